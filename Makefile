@@ -1,11 +1,12 @@
-# make demo    set everything up, run the whole study on a shipped dataset, start the page (SERVE=0: do not start it)
+# make demo    set everything up, run a study on a shipped dataset, start the page with its first verdict, behind which the
+#              rest is run (SERVE=0: run the whole study, and do not start the page)
 # make app     the page; its address with the token of this start is printed
 # make test    the tests to run before a pull request, on three workers  (ARGS='-k catalog' passes arguments to pytest;
 #              WORKERS=0: in one process, whose computations have all cores; CONTRIBUTING.md lists other selections)
 # make test-long   the cases of more than 8 seconds: whole studies, several processes, long ways through the page; CI runs them, too
 # make test-all    all tests but those that need a GPU: test, test-long, and those marked slow and cluster, an hour
 # make check   lint, types, import layers, dependencies, documentation, and the wheel in an empty environment
-# make bench   training speed compared with plain and tuned TRL scripts, 10 to 15 minutes  (ARGS=--quick for a trial)
+# make bench   training speed compared with plain and tuned TRL scripts, half an hour or more  (ARGS=--quick for a trial)
 # make docs    the documentation as a site in site/  (ARGS=serve: at 127.0.0.1:8001, with search)
 # make gpu     the suite that needs a GPU, five minutes on one card; without one it says so (docs/gpu.md)
 # make study-full   the demo with both approaches and three seeds, hours on a CPU
@@ -33,7 +34,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 .PHONY: demo app test test-long test-all check bench docs gpu study-full
 
 demo: $(READY)
-	$(BIN)/assistant-builder run $(DEMO)
+	$(BIN)/assistant-builder run $(DEMO) $(if $(filter 0,$(SERVE)),,--first-verdict)
 ifneq ($(SERVE),0)
 	$(BIN)/assistant-builder app
 endif

@@ -17,8 +17,11 @@ from pydantic import BaseModel, ConfigDict
 
 from assistant_builder.arms import plain_order, with_arm
 from assistant_builder.config import Approach, StudyConfig
+from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.i18n import m
+from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.decline import Mode
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.consent import Consent
 from assistant_builder.study import study as folders
@@ -43,18 +46,23 @@ class Source(BaseModel):
 
 
 class Answer(BaseModel):
-    """An answer of a trained assistant; its text is what ``str`` gives."""
+    """An answer of a trained assistant, or one that was copied from the data; its text is what ``str`` gives."""
 
     model_config = ConfigDict(frozen=True)
 
     question: str
-    arm: str  # who answered, such as ``qlora``
+    arm: str  # who answered, such as ``qlora``; ``copy`` for a copied answer
     text: str
-    tokens: int  # of the answer
+    tokens: int  # of the answer; of a copied one its words
     seconds: float  # without loading the model
     first_token_seconds: float
     sources: tuple[Source, ...]  # the nearest first; empty if the assistant answers from memory
     declined: bool
+    mode: Mode = "tuned"  # whether a trained assistant answered, or the best fact was copied
+    # the rule's estimate that the data answer the question, between 0 and 1; None if no rule judged it
+    confidence: float | None = None
+    evidence: dict[str, float] = {}  # what the rule judged
+    reason: str | None = None  # why the question was declined
 
     def __str__(self) -> str:
         return self.text
@@ -196,9 +204,11 @@ class Study:
         """Lines of text: whether the assistant is good enough, 4-bit or 16-bit, and what to do next."""
         from assistant_builder.quantization import texts_of
         from evals.report.conclusion import conclude
+        from evals.report.to_come import to_come_text
 
+        report = self.report
         with texts_of(self.config.model.quant_type):
-            return list(conclude(self.report).lines)
+            return [*filter(None, [to_come_text(report)]), *conclude(report).lines]
 
     def _repr_html_(self) -> str:
         """The first page of the report; the state of the study before there is one."""
@@ -262,10 +272,18 @@ class Study:
         """The arm that the report recommends; without a report, QLoRA or the only arm."""
         return recommended_arm(self._view)
 
+    @property
+    def trained(self) -> bool:
+        """Whether every arm of the recommended approach is trained."""
+        view = self._view
+        return all(view.step(f"train-{arm}").state == "succeeded" for arm in view.config.arms)
+
     def ask(
         self,
         question: str,
         *,
+        history: Sequence[Mapping[str, str]] = (),
+        mode: Mode | None = None,
         arm: str | None = None,
         look_up: bool = True,
         backend: Literal["local", "llamacpp"] = "local",
@@ -275,18 +293,26 @@ class Study:
 
         Args:
             question: The question.
+            history: The turns before it, the oldest first: ``{"role": "user" | "assistant", "content": …}`` each.
+            mode: ``tuned``, or ``copy`` for the answer of the best fact of the data, which needs no training. Default:
+                ``copy`` until the assistants are trained, unless an arm is named.
             arm: Who answers, such as ``lora``; by default the arm that the report recommends.
             look_up: Whether a grounded assistant reads the facts that are found for the question.
             backend: ``local`` (PyTorch) or ``llamacpp`` (a GGUF file of the study, which is written if missing).
             type: Type of the GGUF file; by default the smallest that the report calls no worse.
 
         Raises:
-            ConfigError: The question is empty, or the study does not train the arm.
+            ConfigError: The question is empty, a turn of the history is not valid, or the study does not train the arm.
+            DataError: Copying: the data cannot be used.
             ModelError: The arm is not trained yet or cannot be loaded.
             ResourceError: The arm does not fit into memory.
         """
-        arms = [arm or self.recommended_arm]
-        (answer,) = self.ask_arms(question, arms, look_up=look_up, backend=backend, type=type)
+        mode = mode or ("tuned" if arm or self.trained else "copy")
+        arms = None if mode == "copy" else [arm or self.recommended_arm]
+        how: Any = {"history": history, "mode": mode}
+        (answer,) = self.ask_arms(
+            question, arms, look_up=look_up, backend=backend, type=type, **how
+        )
         return answer
 
     def ask_arms(
@@ -294,6 +320,8 @@ class Study:
         question: str,
         arms: Sequence[str] | None = None,
         *,
+        history: Sequence[Mapping[str, str]] = (),
+        mode: Mode = "tuned",
         look_up: bool = True,
         backend: str = "local",
         type: str | None = None,
@@ -303,6 +331,21 @@ class Study:
 
         if not question.strip():
             raise ConfigError(m("the question is empty"), remedy=m("Write a question in quotes"))
+        turns = _turns(history)
+        if mode == "copy":
+            if arms:
+                raise ConfigError(
+                    m("copied answers are those of the data, and not of an arm"),
+                    where="--mode copy",
+                    remedy=m("Omit the arm, or ask it with --mode tuned"),
+                )
+            if (COPY, None) not in self._sessions:
+                from assistant_builder.serving.copying import CopySession
+
+                self._sessions[COPY, None] = CopySession({COPY: (self._view, COPY)})
+            copies = self._sessions[COPY, None]
+            records = ask_arms(self._view, question, [COPY], session=copies, history=turns)
+            return [Answer(question=question, arm=COPY, **records[COPY])]
         trained = self.config.arms
         for arm in arms or ():
             if arm not in trained:
@@ -325,7 +368,9 @@ class Study:
         if (backend, type) not in self._sessions:
             self._sessions[backend, type] = self._session(backend, type)
         session, arms = self._sessions[backend, type], arms or trained
-        records = ask_arms(self._view, question, arms, look_up=look_up, session=session)
+        records = ask_arms(
+            self._view, question, arms, look_up=look_up, session=session, history=turns
+        )
         return [Answer(question=question, arm=arm, **records[arm]) for arm in arms]
 
     def _session(self, backend: str, type: str | None) -> Session:
@@ -344,16 +389,17 @@ class Study:
         while self._sessions:
             self._sessions.popitem()[1].close()
 
-    def serve(self, arm: str | None = None) -> Server:
+    def serve(self, arm: str | None = None, *, mode: Mode = "tuned") -> Server:
         """Serve an assistant at an OpenAI-compatible endpoint of this machine: ``with study.serve() as server: …``.
 
         Args:
             arm: Who answers; by default the arm that the report recommends.
+            mode: ``tuned``, or ``copy`` for the answers of the best facts of the data, which need no training.
 
         Raises:
             ModelError: The arm is not trained yet, or the base model is not available.
         """
-        return Server(self._view, arm or self.recommended_arm)
+        return Server(self._view, COPY if mode == "copy" else arm or self.recommended_arm)
 
 
 def run(
@@ -478,6 +524,21 @@ def check_tasks(study: folders.Study) -> None:
         from evals.tasks.extra import ExtraTasks
 
         ExtraTasks(tasks)
+
+
+def _turns(history: Sequence[Mapping[str, str]]) -> list[Message]:
+    """The turns of a history as messages; raises ConfigError for one that is none."""
+    turns = []
+    for place, turn in enumerate(history, start=1):
+        role, content = turn.get("role"), turn.get("content")
+        if role not in ("user", "assistant") or not isinstance(content, str):
+            raise ConfigError(
+                m("turn {place} is {turn!r}", place=place, turn=dict(turn)),
+                where="history",
+                remedy=m('Write {{"role": "user" or "assistant", "content": "…"}} for each turn'),
+            )
+        turns.append(Message(role, content))  # type: ignore[arg-type]
+    return turns
 
 
 def _dotted(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

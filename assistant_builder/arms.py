@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from assistant_builder.i18n import N_, bits, t
+from assistant_builder.i18n import N_, Message, Text, bits, m, t
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.registry import Registry
 
@@ -113,7 +113,7 @@ class CellSpec:
     # type ``train.qat_type``
     merged: Literal["merged", "quantized", "rounded"] | None
     label: str  # name in tables
-    about: str  # description in the report
+    about: Message  # description in the report
 
     def scorable(self, arms: Iterable[str]) -> bool:
         """Whether a study that trains these arms, the one of the adapter among them, can score the cell.
@@ -166,16 +166,18 @@ TWINS = (LORA.name, QLORA.name)
 TWINS_TITLE = N_("Compact (QLoRA, {bits}-bit) or Full (LoRA, 16-bit)?")
 """Title of what compares the twins."""
 _ABOUT = {
-    "B16": "the base model in float16, before any training",
-    "B4": "the base model stored in {bits} bits, before any training",
-    "L16": "the baseline: adapter trained on the float16 base, answering on it",
-    "Q4": "QLoRA as served: adapter trained on the {bits}-bit base, answering on it",
-    "L4": "the 16-bit-trained adapter put on the {bits}-bit base",
-    "Q16": "QLoRA's adapter moved to the full base, as most tools export it",
-    "QD": "QLoRA's adapter merged into its own base, widened back to 16 bits",
-    "QR": "that export quantized to {bits} bits again",
-    "LM": "the 16-bit adapter merged into the float16 base",
-    "LR": "tuned in 16-bit, merged, quantized to {bits} bits afterwards: QLoRA's rival at the same serving memory",
+    "B16": m("the base model in float16, before any training"),
+    "B4": m("the base model stored in {bits} bits, before any training"),
+    "L16": m("the baseline: adapter trained on the float16 base, answering on it"),
+    "Q4": m("QLoRA as served: adapter trained on the {bits}-bit base, answering on it"),
+    "L4": m("the 16-bit-trained adapter put on the {bits}-bit base"),
+    "Q16": m("QLoRA's adapter moved to the full base, as most tools export it"),
+    "QD": m("QLoRA's adapter merged into its own base, widened back to 16 bits"),
+    "QR": m("that export quantized to {bits} bits again"),
+    "LM": m("the 16-bit adapter merged into the float16 base"),
+    "LR": m(
+        "tuned in 16-bit, merged, quantized to {bits} bits afterwards: QLoRA's rival at the same serving memory"
+    ),
 }
 for _cell in (
     CellSpec("B16", UNQUANTIZED, None, None, N_("Untuned, 16-bit"), _ABOUT["B16"]),
@@ -196,19 +198,22 @@ TWIN_CELLS = tuple(_ABOUT)
 
 def register(arm: Arm) -> Arm:
     """Add a further arm, and the cells that its attributes name; ValueError if another arm or cell has the name."""
-    base = arm.storage or "{bits}-bit"
-    base = base if arm.quantized else "16-bit"
+    base: Text = (arm.storage or m("{bits}-bit")) if arm.quantized else m("16-bit")
+    values = {"arm": arm.short, "base": base}
     served = (
-        f"{arm.short} as served: adapter merged into the {base} base and rounded to the format that it was trained for"
+        m(
+            "{arm} as served: adapter merged into the {base} base and rounded to the format that it was trained for",
+            **values,
+        )
         if arm.rounds
-        else f"{arm.short} as served: adapter trained on the {base} base, answering on it"
+        else m("{arm} as served: adapter trained on the {base} base, answering on it", **values)
     )
-    untuned = f"the base model stored as {base}, before any training"
-    merged = f"the adapter of {arm.short} merged into its own base, in 16 bits"
+    untuned = m("the base model stored as {base}, before any training", **values)
+    merged = m("the adapter of {arm} merged into its own base, in 16 bits", **values)
     rounded: Literal["rounded"] | None = "rounded" if arm.rounds else None
     for cell in (
         CellSpec(arm.cell, arm.base, arm.name, rounded, arm.label, served),
-        CellSpec(arm.untuned_cell, arm.base, None, None, f"Untuned, {base}", untuned),
+        CellSpec(arm.untuned_cell, arm.base, None, None, f"Untuned, {arm.storage}", untuned),
         CellSpec(arm.merged_cell, arm.base, arm.name, "merged", f"{arm.short} export", merged),
     ):
         if cell.name not in (LORA.untuned_cell, QLORA.untuned_cell):
@@ -293,12 +298,6 @@ def label(arm: str) -> str:
 def plain(arm: str) -> str:
     """The plain name of an arm in the language of the page; the name itself if the arm is unknown."""
     return t(ARMS[arm].plain) if arm in ARMS else arm
-
-
-def named(arms: Iterable[str], joint: str = "and") -> str:
-    """Short names in a sentence: ``16-bit LoRA, QLoRA and 8-bit QLoRA``."""
-    names = [ARMS[arm].short for arm in arms]
-    return f" {joint} ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def css_variables(*, dark: bool = False) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -209,8 +210,13 @@ def parse_json(text: bytes, content: Any, where: str, remedy: Text = "") -> Any:
         ValueError: It is no JSON, nested too deeply or of another type.
         RecursionError: It is nested far too deeply.
     """
+    # Python calls these for each number, which takes as long as all the rest
+    numbers: dict[str, Any] = {"parse_float": _finite, "parse_int": _whole}
     found = json.loads(
-        text, parse_constant=_refuse, object_hook=lambda entries: _Object(entries, where, remedy)
+        text,
+        parse_constant=_refuse,
+        object_hook=lambda entries: _Object(entries, where, remedy),
+        **numbers if _LARGE_NUMBER.search(text) else {},
     )
     if text.count(b"[") + text.count(b"{") > MAX_DEPTH and exceeds_max_depth(found):
         raise ValueError("nested too deeply")
@@ -223,6 +229,22 @@ def parse_json(text: bytes, content: Any, where: str, remedy: Text = "") -> Any:
 @cache
 def _adapter(content: Any) -> TypeAdapter[Any]:
     return TypeAdapter(content)
+
+
+_MOST_DIGITS = 300  # transformers writes 31 of them for a tokenizer without a longest text
+_LARGE_NUMBER = re.compile(rb"[eE]\+?\d{3}|\d{%d}" % _MOST_DIGITS)
+
+
+def _finite(number: str) -> float:
+    if abs(value := float(number)) == math.inf:
+        raise ValueError("a number is too large")
+    return value
+
+
+def _whole(number: str) -> int:
+    if len(number) > _MOST_DIGITS:
+        raise ValueError("a number is too large")
+    return int(number)
 
 
 def _refuse(constant: str) -> Any:

@@ -28,7 +28,7 @@ _POLL_SECONDS = 0.2
 _LAST_BYTES = 100_000
 _HANDLER = "limited standard error"
 """Name of the log handler of :func:`limit_library_output`."""
-_NICENESS = 10
+_NICENESS, _LOWEST = 10, 19
 """Of 19: a process at 0 gets about nine times as much of a shared core; an idle core is used fully."""
 
 
@@ -146,18 +146,24 @@ def last_line(log: IO[bytes]) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def lower_priority(pid: int) -> None:
-    """Give a process and its later children a lower priority than the page and the user's other programs."""
+def lower_priority(pid: int, *, behind: bool = False) -> None:
+    """Give a process and its later children a lower priority than the page and the user's other programs.
+
+    ``behind`` is the lowest one, for what is computed behind a verdict that people read and an assistant that they ask.
+    """
+    niceness = _LOWEST if behind else _NICENESS
     with contextlib.suppress(psutil.Error):  # it has ended, or the system forbids the change
         process = psutil.Process(pid)
-        process.nice(
-            psutil.BELOW_NORMAL_PRIORITY_CLASS if psutil.WINDOWS else max(process.nice(), _NICENESS)
-        )
+        if psutil.WINDOWS:
+            lower, lowest = psutil.BELOW_NORMAL_PRIORITY_CLASS, psutil.IDLE_PRIORITY_CLASS
+            process.nice(lowest if behind else lower)
+        else:
+            process.nice(max(process.nice(), niceness))
     # Linux shares a processor among sessions first, and niceness counts only within one; every step has its own.
     # A process that does not lead its session may share it with the user's terminal, which must keep its priority.
     with contextlib.suppress(OSError):
         if not psutil.WINDOWS and os.getsid(pid) == pid:
-            Path(f"/proc/{pid}/autogroup").write_text(str(_NICENESS), encoding="ascii")
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness), encoding="ascii")
 
 
 def configure_libraries() -> None:

@@ -49,14 +49,12 @@ _SHARED_MEMORY_SIGNS = (
 _PERMISSION_ERRORS = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-def translate_error(
-    error: BaseException, *, memory: str = TRAINING_MEMORY
-) -> AssistantBuilderError:
-    """Translate an exception to an error for the user; ``memory`` is the remedy if memory ran out."""
+def translate_error(error: BaseException) -> AssistantBuilderError:
+    """Translate an exception to an error for the user."""
     if isinstance(error, ResourceError):
         return error
     if ran_out_of_memory(error):
-        return ResourceError(m("memory ran out"), remedy=m(memory))
+        return ResourceError(m("memory ran out"), remedy=m(TRAINING_MEMORY))
     full = next(
         (cause for cause in _exception_chain(error) if _has_sign(cause, _DISK_ERRORS, _DISK_SIGNS)),
         None,

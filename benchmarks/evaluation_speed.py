@@ -1,8 +1,9 @@
 """``python -m benchmarks.evaluation_speed STUDY``: evaluation speed compared with the usual alternatives.
 
-Three ratios of alternating runs: answers by ``generate`` one at a time against packed batches; a new ``lm-eval run``
-per main cell against the evaluation of the four cells, both with imports and loading; loading an assistant into the
-chat against switching to the base that it shares.
+Ratios of alternating runs: answers by ``generate`` one at a time against packed batches; scoring every item from its
+first token against reading once what prompts share, and the same for a GGUF file in llama.cpp, prompts in their order
+against sorted ones, both in processor time; a new ``lm-eval run`` per main cell against the evaluation of the four
+cells, both with imports and loading; loading an assistant into the chat against switching to the base that it shares.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import argparse
 import os
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from benchmarks.common import log_end
 
 _ONE_AT_A_TIME = 12
 """Questions answered one at a time in a round."""
-PARTS = ["answering", "cells", "switching"]
+PARTS = ["answering", "beginnings", "files", "cells", "switching"]
 
 
 def answering(
@@ -67,6 +71,87 @@ def answering(
             seconds = time.perf_counter() - began
             found.append({"alone": alone, "together": sum(map(len, together.values())) / seconds})
     return found[1:]
+
+
+def beginnings(
+    study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int
+) -> list[dict[str, float]]:
+    """Processor seconds of scoring and answering with the 16-bit assistant, round by round.
+
+    ``apart``: every prompt from the first token that not all share; ``once``: what prompts share is read once. And in
+    how many items they differ: ``nll``, by more than 0.001 nats per token, and ``answers``.
+    """
+    from assistant_builder.inference.batch_scorer import LEAST_SHARED, BatchScorer, Scored
+    from evals.cells import Variant, load_cells
+
+    prompter, size = ChatTokenizer.load(base), study.config.eval.batch_size
+    ids = [prompter.split_ids(item["prompt"], item["target"]) for item in items]
+    found = []
+    for cell in load_cells(study, base, [Variant(CELLS["L16"])]):
+        for number in range(rounds):
+            scores: dict[str, dict[int, Scored]] = {"apart": {}, "once": {}}
+            answers: dict[str, dict[int, list[int]]] = {"apart": {}, "once": {}}
+            seconds = {}
+            for name in ("apart", "once") if number % 2 else ("once", "apart"):
+                least = LEAST_SHARED if name == "once" else sys.maxsize
+                scorer = BatchScorer(
+                    cell.model, prompter.pad_id, prompter.stop_ids, size, least_shared=least
+                )
+                began = time.process_time()
+                scorer.run(
+                    ids,
+                    max_new_tokens=answer_limit(study),
+                    on_scores=scores[name].update,
+                    on_answers=answers[name].update,
+                )
+                seconds[name] = time.process_time() - began
+            nll = sum(
+                abs(float((scores["apart"][place][0] - scores["once"][place][0]).sum()))
+                > 1e-3 * len(target)
+                for place, (_, target) in enumerate(ids)
+            )
+            different = sum(
+                answers["apart"][place] != answers["once"][place] for place in answers["once"]
+            )
+            found.append({**seconds, "nll": nll, "answers": different})
+    return found
+
+
+def files(
+    study: Study, base: Path, items: Sequence[dict[str, Any]], rounds: int
+) -> list[dict[str, float]]:
+    """Processor seconds of llama.cpp for the answers of the smallest file, prompts in their order and sorted.
+
+    And the prompt tokens that it read (``tokens given``, ``tokens sorted``), of which those in its cache are none.
+    """
+    from assistant_builder.export.gguf import GgufFiles
+    from assistant_builder.inference.llamacpp import LlamaServer
+    from evals.formats import SLOTS
+
+    prompter, limit = ChatTokenizer.load(base), answer_limit(study)
+    prompts = [prompter.split_ids(item["prompt"], "")[0] for item in items]
+    path = GgufFiles(study, "lora").path(study.config.formats.types[-1])
+    found = []
+    for number in range(rounds):
+        measured: dict[str, float] = {}
+        for name in ("given", "sorted") if number % 2 else ("sorted", "given"):
+            with LlamaServer(
+                path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS
+            ) as server:
+                before = server.processor_seconds
+                if name == "sorted":
+                    by_place = dict(server.complete_all(prompts, limit, logprobs=True))
+                    answers = list(by_place.values())
+                else:
+                    with ThreadPoolExecutor(SLOTS) as pool:
+                        ask = partial(server.complete, max_new_tokens=limit, logprobs=True)
+                        answers = list(pool.map(ask, prompts))
+                measured[name] = server.processor_seconds - before
+            measured[f"tokens {name}"] = sum(
+                each.prompt_tokens - each.cached_tokens for each in answers
+            )
+        found.append(measured)
+    return found
 
 
 def stored_in_4_bits(study: Study, base: Path, folder: Path) -> Path:
@@ -191,6 +276,14 @@ def table(record: dict[str, Any]) -> str:
         ("answers, one at a time and together", "tokens/s", "answering", "alone", "together"),
         ("four main cells, fresh `lm-eval run` and evaluation", "s", "cells", "lm_eval", "ours"),
         (
+            "scoring and answering, beginnings read apart and once",
+            "s",
+            "beginnings",
+            "apart",
+            "once",
+        ),
+        ("answers of a GGUF file, prompts as given and sorted", "s", "files", "given", "sorted"),
+        (
             "another assistant in the chat, loaded and on a shared base",
             "s",
             "switching",
@@ -207,6 +300,18 @@ def table(record: dict[str, Any]) -> str:
         power = 1 if unit == "s" else -1  # of seconds less is faster, of tokens a second more
         ratio = statistics.median((each[slower] / each[faster]) ** power for each in rounds)
         lines.append(f"| {title} | {before:.3g} {unit} | {after:.3g} {unit} | {ratio:.1f} |")
+    if record["beginnings"]:
+        worst = {key: max(each[key] for each in record["beginnings"]) for key in ("nll", "answers")}
+        lines += [
+            "",
+            f"Beginnings read once: {worst['nll']} other losses (by 0.001), {worst['answers']} other answers.",
+        ]
+    if record["files"]:
+        tokens = [record["files"][-1][f"tokens {name}"] for name in ("given", "sorted")]
+        lines += [
+            "",
+            "Prompt tokens that llama.cpp read: {:,} as given, {:,} sorted.".format(*tokens),
+        ]
     return "\n".join(lines)
 
 
@@ -249,6 +354,10 @@ def main(words: Sequence[str] | None = None) -> None:
         "answering": answering(study, base, items, args.rounds)
         if "answering" in args.parts
         else [],
+        "beginnings": beginnings(study, base, items, args.rounds)
+        if "beginnings" in args.parts
+        else [],
+        "files": files(study, base, items, args.rounds) if "files" in args.parts else [],
         "cells": four_cells(study, base, len(items), args.rounds) if "cells" in args.parts else [],
         "switching": switching(study, args.rounds) if "switching" in args.parts else [],
     }

@@ -171,10 +171,8 @@ def answers(
     prompts = [prompter.split_ids(item["prompt"], item["target"])[0] for item in items]
     limit = answer_limit(study)
     with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=16) as server:
-        found = [
-            prompter.decode(answer.ids)
-            for answer in server.complete_all(prompts, limit, stop_ids=prompter.stop_ids)
-        ]
+        answers = dict(server.complete_all(prompts, limit, stop_ids=prompter.stop_ids))
+    found = [prompter.decode(answers[place].ids) for place in range(len(prompts))]
     write_json(known, found)
     return found
 

@@ -1,7 +1,8 @@
 """``python -m benchmarks.training_speed``: training speed compared with plain and tuned TRL scripts, at equal results.
 
 Every candidate trains the same pairs on the same base with the same adapters in its own process, interleaved with the
-others for several rounds. One function computes the loss of all candidates after training on pairs that none trained
+others for several rounds. There are three cases: pairs as they are, and the demo's, with facts in their prompts, in
+batches of 8 and of 16. One function computes the loss of all candidates after training on pairs that none trained
 on, to check that their results are equal. Prints a table and writes files.
 """
 
@@ -16,8 +17,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,30 @@ DIFFERENCES: tuple[str, ...] = (
 """Differences between the candidates, printed below the table."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """What is trained.
+
+    Attributes:
+        title: Name in the output.
+        facts: Whether prompts have facts.
+        changes: Settings that differ from the defaults.
+    """
+
+    title: str
+    facts: bool
+    changes: Mapping[str, str]
+
+
+CASES = {
+    "pairs": Case("Pairs as they are", facts=False, changes={}),
+    "facts-8": Case("With facts, batches of 8", facts=True, changes={"train.batch_size": "8"}),
+    "facts-16": Case("With facts, batches of 16", facts=True, changes={"train.batch_size": "16"}),
+}
+"""Name on the command line → case; the second is the demo's (datasets_cards/ostrel-sound-ferries/study.yaml)."""
+FILES = {name: f"bench-{name}.json" if name != "pairs" else "bench.json" for name in CASES}
+
+
 def parse(words: Sequence[str]) -> argparse.Namespace:
     """Read the command line; ``--quick`` has smaller defaults."""
     parser = argparse.ArgumentParser(
@@ -77,6 +102,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--data", type=Path, default=FERRIES, help="data file; its training split is used"
+    )
+    parser.add_argument(
+        "--cases", nargs="+", choices=CASES, help=f"of {', '.join(CASES)} (all; quick: the first)"
     )
     parser.add_argument("--rounds", type=positive, help="runs of each candidate (5; quick: 1)")
     parser.add_argument(
@@ -113,6 +141,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
         "--out", type=Path, default=Path("bench-results"), help="folder for the results"
     )
     args = parser.parse_args(words)
+    args.cases = args.cases or [*CASES][: 1 if args.quick else None]
     args.rounds = args.rounds or (1 if args.quick else 5)
     args.steps = args.steps or (1 if args.quick else 2)
     args.changes = dict(args.changes)
@@ -178,36 +207,44 @@ def machine() -> dict[str, Any]:
 
 
 def bench(options: argparse.Namespace, console: Console) -> None:
-    """Measure, print, write."""
-    config = StudyConfig().with_changes({"data.source": str(options.data), **options.changes})
+    """Measure, print, write, case by case."""
+    if options.llama_factory is not None:
+        os.environ[llama_factory.VARIABLE] = str(options.llama_factory)
+    began = time.monotonic()
+    for name in options.cases:
+        _bench_case(name, options, console)
+    console.print("", *DIFFERENCES, sep="\n", highlight=False)
+    seconds = time.monotonic() - began
+    console.print(f"\n{seconds:.0f} s. Written to {options.out}", highlight=False)
+
+
+def _bench_case(name: str, options: argparse.Namespace, console: Console) -> None:
+    case = CASES[name]
+    changes = {"data.source": str(options.data), **case.changes, **options.changes}
     job = make_job(
-        config,
+        StudyConfig().with_changes(changes),
         warmup_steps=options.warmup,
         timed_steps=options.steps,
         validation_pairs=8 if options.quick else 32,
+        facts=case.facts,
     )
-    if options.llama_factory is not None:
-        os.environ[llama_factory.VARIABLE] = str(options.llama_factory)
     count = options.rounds * len(options.candidates)
     console.print(
-        f"{count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them not "
-        "timed",
+        f"\n{case.title}: {count} runs of {job.steps} steps of {job.train.batch_size} pairs, {options.warmup} of them "
+        "not timed",
         highlight=False,
     )
-    began = time.monotonic()
     runs = run_all(job, options.candidates, options.rounds, lambda run: _report_run(run, console))
     rows = summarize(runs)
-    write(options.out, job, runs, rows)
+    write(options.out, job, runs, rows, FILES[name])
     device = runs[0]["device"]
     console.print(f"\n{_caption(job, runs)}", highlight=False)
     console.print(render(rows, device=device))
     ratio = arms_ratio(runs)
     if ratio is not None:
         console.print(f"NF4 arm over 16-bit arm, ours: {spread_text(ratio, 2)}", highlight=False)
-    for line in (*caveats(rows), "", *DIFFERENCES):
+    for line in caveats(rows):
         console.print(line, highlight=False)
-    seconds = time.monotonic() - began
-    console.print(f"\n{seconds:.0f} s. Written to {options.out}/bench.json", highlight=False)
 
 
 def _report_run(run: Run, console: Console) -> None:
@@ -218,8 +255,10 @@ def _report_run(run: Run, console: Console) -> None:
     )
 
 
-def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None:
-    """Write ``bench.json``, all runs and the summary, into a folder, made if missing."""
+def write(
+    out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row], file: str = "bench.json"
+) -> None:
+    """Write a file with all runs and the summary into a folder, made if missing."""
     out.mkdir(parents=True, exist_ok=True)
     ratio = arms_ratio(runs)
     record: dict[str, Any] = {
@@ -235,7 +274,7 @@ def write(out: Path, job: Job, runs: Sequence[Run], rows: Sequence[Row]) -> None
         "nf4_over_16bit": None if ratio is None else asdict(ratio),
         "runs": list(runs),
     }
-    write_json(out / "bench.json", record)
+    write_json(out / file, record)
 
 
 def _caption(job: Job, runs: Sequence[Run]) -> str:

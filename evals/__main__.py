@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
+from assistant_builder.child_process import lower_priority
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS, SUFFIXES
@@ -28,7 +31,8 @@ def main() -> int:
         from evals.score import score_study
 
         if arguments.part is None:
-            return run_as_step(study, "evaluate", lambda: score_study(study))
+            first = partial(_first_report, study)
+            return run_as_step(study, "evaluate", lambda: score_study(study, on_headline=first))
         return run_as_step(
             study, f"score-{arguments.part[0]}", lambda: score_study(study, part=arguments.part)
         )
@@ -48,6 +52,15 @@ def main() -> int:
         return [found for name in names if (found := path.with_name(name)).is_file()]
 
     return run_as_step(study, "report", report)
+
+
+def _first_report(study: Study) -> None:
+    """Write the report with the verdict, and leave the processor to whoever reads it and chats."""
+    from evals.report.build import write_report
+
+    write_report(study)
+    study.record_first_verdict()
+    lower_priority(os.getpid(), behind=True)
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import joined, m
+from assistant_builder.i18n import Message, joined, m, written
 from evals.stats.cluster_checks import (
     correlation_p_value,
     crossed_correlation_p_value,
@@ -84,7 +84,7 @@ class Comparison:
         clustered_by: Names of the labels by which the items were clustered.
         leave_one_out: Smallest and largest ``delta`` if one unit is left out; by the label with the fewest clusters.
         correlation: Label that is no cluster → p-value of the permutation test whether differences within it are alike.
-        warnings: Limitations, one sentence each.
+        limits: Limitations, one sentence each.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
         margin: Largest harm that counts as no worse.
         clusters_needed: Clusters at which the present differences would be decided; further items of the same clusters
@@ -99,7 +99,7 @@ class Comparison:
     verdict: Verdict
     method: str
     n_clusters: int | None
-    warnings: tuple[str, ...]
+    limits: tuple[Message, ...]
     within_margin_but_worse: bool
     margin: float
     higher_is_better: bool
@@ -107,6 +107,11 @@ class Comparison:
     leave_one_out: tuple[float, float] = (math.nan, math.nan)
     correlation: Mapping[str, float] = field(default_factory=dict)
     clusters_needed: int | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """``limits`` in English."""
+        return tuple(written(limit)[0] for limit in self.limits)
 
     @property
     def harm(self) -> tuple[float, float, float]:
@@ -228,9 +233,13 @@ def paired_comparison(
     verdict: Verdict = "worse" if low > 0 else "inconclusive"
     if high <= margin and not saturated:
         verdict = "no worse"
-    warnings = [
-        f"the differences within each {name} are alike (permutation test, p = {correlation[name]:.2g}), so that the "
-        f"interval is at least the one that is clustered by {name}, too"
+    related_alike = [
+        m(
+            "the differences within each {label} are alike (permutation test, p = {p_value:.2g}), so that the "
+            "interval is at least the one that is clustered by {label}, too",
+            label=name,
+            p_value=correlation[name],
+        )
         for name in alike
     ]
     needed = None
@@ -246,7 +255,7 @@ def paired_comparison(
         verdict=verdict,
         method=method,
         n_clusters=units.count if ways else None,
-        warnings=(*_warnings(units, interval, span, saturated, table), *warnings),
+        limits=(*_limits(units, interval, span, saturated, table), *related_alike),
         within_margin_but_worse=verdict == "no worse" and low > 0,
         margin=margin,
         higher_is_better=higher_is_better,
@@ -474,33 +483,47 @@ def _within(differences: Floats, strata: Labels) -> Floats:
     return np.where(np.abs(within) > 1e-12 * np.abs(differences).max(initial=0.0), within, 0.0)
 
 
-def _warnings(
+def _limits(
     units: Units, interval: Interval, span: float | None, saturated: bool, exact: bool
-) -> list[str]:
+) -> list[Message]:
     found = []
     bounded = 0.0 if units.rare else BOUNDED_SKEWNESS_FACTOR
     factor = 0.0 if exact else SKEWNESS_FACTOR if span is None else bounded
     few = _too_few(units, factor)
     if few:
-        found.append(f"too few items: {few}")
+        found.append(few)
     if span is None and units.rare and units.items_differing:
         found.append(
-            f"too few items: only {units.differing} of {units.count} {units.kind} differ, and for a score "
-            "without limits a 95 % interval then covers less than 95 %"
+            m(
+                "too few items: only {differing} of {count} clusters differ, and for a score without limits a 95% "
+                "interval then covers less than 95%",
+                differing=units.differing,
+                count=units.count,
+            )
+            if units.clustered
+            else m(
+                "too few items: only {differing} of {count} items differ, and for a score without limits a 95% "
+                "interval then covers less than 95%",
+                differing=units.differing,
+                count=units.count,
+            )
         )
     if not units.items_differing:
-        found.append("no item differs between the two")
+        found.append(m("no item differs between the two"))
     elif interval[0] == interval[1]:
-        found.append("all differences are equal, so the interval cannot show any uncertainty")
+        found.append(m("all differences are equal, so the interval cannot show any uncertainty"))
     if saturated:
         found.append(
-            f"in both arms the mean score by this metric is below {SATURATED:.0%}, so that it cannot show on "
-            "these items that nothing was lost"
+            m(
+                "in both arms the mean score by this metric is below {share:g}%, so that it cannot show on these items "
+                "that nothing was lost",
+                share=100 * SATURATED,
+            )
         )
     return found
 
 
-def _too_few(units: Units, factor: float) -> str | None:
+def _too_few(units: Units, factor: float) -> Message | None:
     """Why the units are too few for a 95 % interval, if they are: their number, weights or skewness.
 
     ``factor`` times the squared skewness is the number of units needed.
@@ -509,17 +532,41 @@ def _too_few(units: Units, factor: float) -> str | None:
     # half a standard error more, because few units show less skewness than there is
     needed = factor * (abs(units.skewness) + math.sqrt(1.5 / units.count)) ** 2
     if units.count < enough:
-        counted = f"{units.count} clusters" if units.clustered else str(units.count)
-        than = f"{enough} similar clusters" if units.clustered else str(enough)
-        return f"{counted}, and with fewer than {than} a 95 % interval covers less than 95 %"
+        values = {"count": units.count, "enough": enough}
+        if units.clustered:
+            return m(
+                "too few items: {count} clusters, and with fewer than {enough} similar clusters a 95% interval covers "
+                "less than 95%",
+                **values,
+            )
+        return m(
+            "too few items: {count}, and with fewer than {enough} a 95% interval covers less than 95%",
+            **values,
+        )
     if units.effective < (0.75 if units.clustered else 0.5) * enough:
-        return (
-            f"the weights of the {units.count} {units.kind} are so uneven that they count as only "
-            f"{units.effective:.0f} equal ones"
+        weights = {"count": units.count, "effective": units.effective}
+        if units.clustered:
+            return m(
+                "too few items: the weights of the {count} clusters are so uneven that they count as only "
+                "{effective:.0f} equal ones",
+                **weights,
+            )
+        return m(
+            "too few items: the weights of the {count} items are so uneven that they count as only {effective:.0f} "
+            "equal ones",
+            **weights,
         )
     if units.count < needed:
-        return (
-            f"the differences of the {units.count} {units.kind} are so uneven (skewness {units.skewness:.1f}) that "
-            f"with fewer than about {needed:.0f} of them a 95 % interval covers less than 95 %"
+        skewed = {"count": units.count, "skewness": units.skewness, "needed": needed}
+        if units.clustered:
+            return m(
+                "too few items: the differences of the {count} clusters are so uneven (skewness {skewness:.1f}) that "
+                "with fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
+                **skewed,
+            )
+        return m(
+            "too few items: the differences of the {count} items are so uneven (skewness {skewness:.1f}) that with "
+            "fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
+            **skewed,
         )
     return None

@@ -26,6 +26,7 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Pair, load_split
+from assistant_builder.i18n import N_
 from assistant_builder.study import Study, home
 from assistant_builder.study.steps import arm_runs
 from evals.metrics.text import normalise, words
@@ -56,12 +57,12 @@ _LABELS: dict[Estimand, tuple[str, ...]] = {"wordings": (), "facts": ("group", "
 """Labels of the clusters of a claim. Facts are strata of a claim about new wordings of these facts: wordings are drawn
 within them, so that the variance between facts is no part of the error. The items count as independent, which is never
 too little (Cochran, Sampling Techniques, 1977, chapter 5)."""
-LABEL_NAMES = {"cluster": "fact", "answer": "shared answer"}
+LABEL_NAMES = {"cluster": N_("fact"), "answer": N_("shared answer")}
 """Labels whose names in sentences differ."""
 CLAIMS: dict[str, str] = {
-    "wordings": "new wordings of the facts that the test asks for",
-    "facts": "new facts of the same kind",
-    "respelled": "questions of training, respelled",
+    "wordings": N_("new wordings of the facts that the test asks for"),
+    "facts": N_("new facts of the same kind"),
+    "respelled": N_("questions of training, respelled"),
 }
 """What a verdict is about, by the claim (``estimand``); the last one is that of a test without other wordings."""
 LABELS = ("cluster", "family", "group", "answer")

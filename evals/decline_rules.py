@@ -1,53 +1,38 @@
 """Fit the rule by which a grounded assistant declines, on validation questions, before anything is scored.
 
-Every answerable validation question is asked twice: as it is, and with its fact withheld from the index, when it should
-be declined. The training questions that should be declined are asked as well, each looked up without its own row; no
-adapter was trained on them. Questions to decline are also looked up with an unrelated question before them, as the
-second look of a follow-up does. Held-out questions are not used, and whether answers are given in the facts' own words
-is decided for all arms together.
+Each assistant answers the questions of :mod:`assistant_builder.retrieval.validation`. Whether answers are given in the
+facts' own words is decided for all arms together.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
-from assistant_builder.data import Pair, load_split
-from assistant_builder.retrieval.answering import Look, is_verbatim
+from assistant_builder.data import Message, Pair, load_split
+from assistant_builder.retrieval.answering import is_verbatim
+from assistant_builder.retrieval.copying import copy_rule as fit_copy_rule
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FILE,
     FIRST_TOKENS,
     OWN_WORDS,
-    TO_DECLINE,
-    WITHHELD,
     DeclineRule,
-    Evidence,
     RuleFile,
-    decline_sentence,
     evidence_of,
-    far_from_everything,
-    fit,
-    found_alone,
     rule_of,
 )
-from assistant_builder.retrieval.grounding import supporting
-from assistant_builder.retrieval.index import Query, facts_of
+from assistant_builder.retrieval.validation import ValidationQuestions
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 from evals.cells import LoadedCell, Variant, load_cells
 
 if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer
-    from assistant_builder.retrieval.retriever import Retriever
+    from assistant_builder.retrieval.retriever import Found, Retriever
 
-T = TypeVar("T")
-MOST_QUESTIONS, MOST_FOLLOW_UPS = 300, 100
-"""Questions of a kind that are used at most; of more, every n-th."""
 _VERSION = 3  # of the rule; another one is fitted again
 
 
@@ -80,7 +65,7 @@ def fit_rules(
     }
     missing = [each for each in variants if fitted[str(each.run)] != inputs[str(each.run)]]
     if missing:
-        asked = ValidationQuestions(study, retriever)
+        asked = questions_of(study, retriever)
         for cell in load_cells(study, base, missing):
             run = str(Variant(cell.spec, cell.seed).run)
             on_progress(run)
@@ -110,7 +95,7 @@ def _fitted(
         answers: dict[int, list[int]] = {}
         scorer = reader(cell.model, prompter, study.config.eval.batch_size)
         scorer.run(
-            [(prompter.prompt_ids(looked_up[place].messages), ()) for place in places],
+            [_with_draft(looked_up[place], prompter, limit) for place in places],
             max_new_tokens=limit,
             on_scores=lambda scores: None,
             on_answers=answers.update,
@@ -130,6 +115,20 @@ def _fitted(
     return {"rule": rule.to_record(), "shown": len(shown), "verbatim": verbatim}
 
 
+def _with_draft(
+    found: Found, prompter: ChatTokenizer, limit: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of a prompt, and the answer of its best fact, which an assistant often repeats.
+
+    What it repeats is read with the prompt and not generated token by token; the answer is the same.
+    """
+    if found.best is None:
+        return prompter.prompt_ids(found.messages), ()
+    draft = Message("assistant", found.best.answer)
+    turn = prompter.turns(Pair(0, (*found.messages, draft)))[-1]
+    return turn.prompt_ids, turn.answer_ids[:limit]
+
+
 def _decide_own_words(paths: Sequence[Path]) -> None:
     files = {path: read_json(path, RuleFile) for path in paths}
     shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
@@ -140,12 +139,17 @@ def _decide_own_words(paths: Sequence[Path]) -> None:
 
 
 def copy_rule(study: Study, retriever: Retriever) -> DeclineRule:
-    """The rule for copying the answer of the best fact: by what was found alone, on the same questions."""
-    asked = ValidationQuestions(study, retriever)
-    return asked.fit(
-        [found_alone(found.evidence) for found in asked.found],
-        study.config.retrieval.false_declines,
+    """The rule for copying the answer of the best fact, on the same questions."""
+    target = study.config.retrieval.false_declines
+    return fit_copy_rule(questions_of(study, retriever), target)
+
+
+def questions_of(study: Study, retriever: Retriever) -> ValidationQuestions:
+    """The questions of a study by which its rules are fitted."""
+    training, validation = (
+        load_split(study.folder / "data", split) for split in ("train", "validation")
     )
+    return ValidationQuestions(training, validation, retriever)
 
 
 def _inputs(study: Study, run: str) -> dict[str, Any]:
@@ -162,91 +166,3 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
             path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()
         },
     }
-
-
-class ValidationQuestions:
-    """The questions of a study by which rules are fitted.
-
-    Attributes:
-        pairs: The pair of each question.
-        kinds: Its kind. A question is answerable if a fact in the index states its answer; one whose answer is not in
-            the data should be declined.
-        found: What was found for it.
-        follow_ups: What was found for questions to decline with an unrelated question before them.
-        respelled: What was found for respelled questions, which show how the assistant answers and not when it should.
-    """
-
-    def __init__(self, study: Study, retriever: Retriever) -> None:
-        training, pairs = (
-            load_split(study.folder / "data", split) for split in ("train", "validation")
-        )
-        respelled = [pair for pair in pairs if pair.respelled is not None and pair.answerable]
-        self.respelled = retriever.find([_look(pair) for pair in _some(respelled)])
-        taught = [pair for pair in training if not pair.answerable]
-        self._retriever = retriever
-        self._training = _some([pair for pair in training if pair.answerable])
-        self.sentence = decline_sentence(training)
-        self.taught = sorted({pair.answer for pair in taught})
-        # people ask in words that are farther away than respelled ones
-        pairs = tuple(pair for pair in pairs if pair.respelled is None)
-        rows = supporting(retriever.index, [facts_of(pair)[-1] for pair in pairs])
-        with_rows = list(zip(pairs, rows, strict=True))
-        known = _some([(pair, rows) for pair, rows in with_rows if pair.answerable and rows])
-        unknown = _some([pair for pair, rows in with_rows if not (pair.answerable and rows)])
-        questions: list[tuple[str, Pair, Collection[int]]] = [
-            *((ANSWERABLE, pair, ()) for pair, _ in known),
-            *((TO_DECLINE, pair, ()) for pair in unknown),
-            *((TO_DECLINE, pair, {pair.row}) for pair in _some(taught)),
-            *((WITHHELD, pair, rows) for pair, rows in known),
-        ]
-        self.kinds, self.pairs = [each[0] for each in questions], [each[1] for each in questions]
-        self.found = retriever.find(
-            [_look(pair) for pair in self.pairs], exclude=[each[2] for each in questions]
-        )
-        to_decline = _some([each for each in questions if each[0] != ANSWERABLE], MOST_FOLLOW_UPS)
-        rng = random.Random("follow-ups")
-        self.follow_ups = (
-            retriever.find(
-                [self._follow_up(pair, rng) for _, pair, _ in to_decline],
-                exclude=[each[2] for each in to_decline],
-            )
-            if self._training
-            else []
-        )
-
-    def _follow_up(self, pair: Pair, rng: random.Random) -> Look:
-        unrelated = [other for other in self._training if other.answer != pair.answer] or [pair]
-        own, earlier = (facts_of(each)[-1].question for each in (pair, rng.choice(unrelated)))
-        return replace(_look(pair), query=Query(own, earlier))
-
-    def fit(
-        self, evidence: Sequence[Evidence], target: float, follow_ups: Sequence[Evidence] = ()
-    ) -> DeclineRule:
-        """The rule, from the evidence of each question in the order of ``found``, and of ``follow_ups``."""
-        facts = [
-            pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content)
-            for pair in self.pairs
-        ]
-        found = fit(
-            evidence,
-            self.kinds,
-            facts,
-            target=target,
-            sentence=self.sentence,
-            follow_ups=follow_ups,
-        )
-        if found is not None:
-            return found
-        rows = supporting(self._retriever.index, [facts_of(pair)[-1] for pair in self._training])
-        alone = self._retriever.find([_look(pair) for pair in self._training], exclude=rows)
-        return far_from_everything(
-            [each.evidence.similarity for each in alone], target=target, sentence=self.sentence
-        )
-
-
-def _look(pair: Pair) -> Look:
-    return Look.of(pair.messages[:-1])
-
-
-def _some(questions: Sequence[T], most: int = MOST_QUESTIONS) -> Sequence[T]:
-    return questions[:: -(-len(questions) // most) or 1]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -353,8 +353,9 @@ class _FormatScoring:
                 self._clock.tick(_ANSWERS, 1)
             rest = [place for place in range(len(prompts)) if place not in found]
             answers = server.complete_all([prompts[place] for place in rest], limit, **options)
-            for place, completion in zip(rest, self._ticking(answers), strict=True):
-                found[place] = completion
+            for place, completion in answers:
+                found[rest[place]] = completion
+                self._clock.tick(_ANSWERS, 1)
             cost = {
                 "load_seconds": server.load_seconds,
                 "resident_bytes": server.resident_bytes,
@@ -364,11 +365,6 @@ class _FormatScoring:
                 "seconds": {"generate": time.monotonic() - began},
             }
         return _Answers(texts, [found[place] for place in range(len(texts))], cost)
-
-    def _ticking(self, answers: Iterator[Completion]) -> Iterator[Completion]:
-        for completion in answers:
-            self._clock.tick(_ANSWERS, 1)
-            yield completion
 
     def _likelihoods(self, path: Path) -> _Likelihoods:
         from assistant_builder.models import loading

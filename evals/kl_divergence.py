@@ -35,7 +35,7 @@ _KEPT_BYTES = 512_000_000
 class FidelityRecorder:
     """Compares the next-token distributions of the cells while they are scored, one model in memory at a time.
 
-    The logits of the references, which are scored first, are kept in unnamed files in the folder of the scores until
+    The logits of the cell of a pair that is scored first are kept in unnamed files in the folder of the scores until
     the context ends.
 
     Args:
@@ -44,6 +44,7 @@ class FidelityRecorder:
         items: Items with ``item``, ``prompt``, ``target`` and ``tokens``. If the disk lacks space for all, evenly
             spaced ones are compared.
         compute_dtype: That of the cells.
+        order: The names of the cells in the order in which they are scored.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class FidelityRecorder:
         prompter: ChatTokenizer,
         items: Sequence[Mapping[str, Any]],
         compute_dtype: str,
+        order: Sequence[str],
     ) -> None:
         self._evals, self._compute_dtype = study.evals_folder, compute_dtype
         self._dtype, self._vocabulary = loading.DTYPES[compute_dtype], 0
@@ -60,8 +62,9 @@ class FidelityRecorder:
         self._files: dict[str, BinaryIO] = {}
         self._skipped, self._seconds = "", 0.0
         targets = {key: len(prompter.split_ids(*key)[1]) for key in map(_key, items)}
-        references = {reference for reference, _ in self._pairs}
-        row_bytes = len(prompter.tokenizer) * self._dtype.itemsize * len(references)
+        self._first = {pair: min(pair, key=order.index) for pair in self._pairs}
+        stored = len(set(self._first.values()))
+        row_bytes = len(prompter.tokenizer) * self._dtype.itemsize * stored
         needed = sum(targets.values()) * row_bytes
         limit = min(_STORED_BYTES, shutil.disk_usage(self._evals).free // 4)
         count = min(len(items), len(items) * limit // max(needed, 1))
@@ -109,16 +112,15 @@ class FidelityRecorder:
                 continue
             row, seen[key] = self._start[key] + seen.get(key, 0), seen.get(key, 0) + count
             try:
-                if any(reference == cell for reference, _ in self._pairs):
+                if cell in self._first.values():
                     self._store(cell, row, read.logits[begin:end])
             except OSError as error:
                 self._skipped = f"the logits could not be stored: {error.strerror}"
-            for pair in self._pairs:
-                if pair[1] == cell:
-                    reference = torch.log_softmax(
-                        self._stored(pair[0], row, count).to(likely), dim=-1
-                    )
-                    rows = _table(reference, likely[begin:end], read.targets[begin:end])
+            for pair, first in self._first.items():
+                if cell in pair and cell != first:
+                    stored = torch.log_softmax(self._stored(first, row, count).to(likely), dim=-1)
+                    both = {first: stored, cell: likely[begin:end]}
+                    rows = _table(both[pair[0]], both[pair[1]], read.targets[begin:end])
                     self._tables[pair].setdefault(key, []).append(rows)
         self._seconds += time.monotonic() - began
 

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,13 +14,18 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.data import load_split
-from assistant_builder.i18n import Text, m, render, t
+from assistant_builder.i18n import Text, m, render
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import read_config
 from assistant_builder.quantization import UNQUANTIZED
 from assistant_builder.retrieval.answering import reads_conversations
-from assistant_builder.retrieval.decline import DeclineRule, Retrieved, decline_sentence
+from assistant_builder.retrieval.decline import (
+    DeclineRule,
+    Retrieved,
+    decline_sentence,
+    found_alone,
+)
 from assistant_builder.study import Study
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
@@ -28,7 +33,7 @@ from evals.answers import Generated, after_turns, further_prompts, given_answer,
 from evals.baselines import Neighbour, nearest, retrieval_prompt
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
-from evals.decline_rules import copy_rule, fit_rules, found_alone
+from evals.decline_rules import copy_rule, fit_rules
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
@@ -47,8 +52,15 @@ _LONGEST_PROMPT = 2048
 """Maximum tokens of a prompt with retrieved pairs and its reference answer, even if the model's context is longer."""
 
 
-def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterable[Path]:
+def score_study(
+    study: Study,
+    *,
+    part: tuple[int, int] | None = None,
+    on_headline: Callable[[], None] = lambda: None,
+) -> Iterable[Path]:
     """Score what is not scored yet, or one shard of the cells (its number, from 1, and the number of shards).
+
+    What the verdict rests on is scored first, in all approaches; then ``on_headline`` is called, except for a shard.
 
     Returns:
         All files of scores; none for a shard.
@@ -59,14 +71,24 @@ def score_study(study: Study, *, part: tuple[int, int] | None = None) -> Iterabl
     """
     scorings = [_Scoring(view, part) for view in study.views]
     step = "evaluate" if part is None else f"score-{part[0]}"
-    clock = ProgressTracker(
-        study, sum((Counter(each.planned) for each in scorings), Counter()), step
+    planned, first = (
+        sum(map(Counter, amounts), Counter())
+        for amounts in ([each.planned for each in scorings], [each.first for each in scorings])
     )
-    return [path for each in scorings for path in each.run(clock)]
+    clock = ProgressTracker(study, planned, step, first)
+    with ExitStack() as recorders:
+        for each in scorings:
+            each.score_headline(clock, recorders)
+        if part is None:
+            clock.set_message(m("Writing the first report"))
+            on_headline()
+            clock.verdict_reached()
+        return [path for each in scorings for path in each.score_rest()]
 
 
 class _Scoring:
     clock: ProgressTracker
+    recorder: FidelityRecorder | None
 
     def __init__(self, study: Study, part: tuple[int, int] | None) -> None:
         self.study, self.config = study, study.config.eval
@@ -99,10 +121,11 @@ class _Scoring:
             study, self.base, self.tasks.folder / "items.jsonl", self.extra.names, part
         )
         self.planned = self.plan.planned(len(self.items), self.extra.documents)
+        self.first = self.plan.planned_first(len(self.items))
         self.resources = MetricResources()
 
-    def run(self, clock: ProgressTracker) -> list[Path]:
-        """Run the plan, cells of one base together."""
+    def score_headline(self, clock: ProgressTracker, recorders: ExitStack) -> None:
+        """Score what the verdict rests on, after the rule for declining; cells of one base together."""
         self.clock = clock
         freeze(self.study)
         for path in self.plan.obsolete_results():
@@ -124,12 +147,23 @@ class _Scoring:
                     m("{run}: deciding on validation questions when to decline", run=run)
                 ),
             )
-        with self._recorder() or nullcontext() as recorder:
-            self._score_cells(recorder)
+        recorder = self._recorder()
+        self.recorder = recorder and recorders.enter_context(recorder)
+        self._score_cells(self.plan.headline, [piece.variant for piece in self.plan.headline])
         if self.plan.copy:
             self._copy()
         if self.plan.whole and self.config.similarity:
             self._group_questions()
+
+    def score_rest(self) -> list[Path]:
+        """Score the further cells, tasks and next-token distributions; returns all files of scores."""
+        self._score_cells(
+            [piece for piece in self.plan.pieces if piece not in self.plan.headline],
+            self.plan.variants(),
+            behind=True,
+        )
+        if self.recorder is not None:
+            self.recorder.write(self.plan.fidelity_inputs)
         if self.plan.judges:
             from evals.judge.pairwise import judge_study
 
@@ -163,19 +197,23 @@ class _Scoring:
             groups = dict(zip(names, similar_questions(vectors), strict=True))
             write_json(path, {"inputs": inputs, "groups": groups})
 
-    def _score_cells(self, recorder: FidelityRecorder | None) -> None:
-        for cell in load_cells(self.study, self.base, self.plan.variants()):
+    def _score_cells(
+        self, pieces: Sequence[WorkItem], variants: Sequence[Variant], *, behind: bool = False
+    ) -> None:
+        """Score pieces; ``behind`` the headline also the tasks, and the cells that are read again."""
+        recorder = self.recorder
+        for cell in load_cells(self.study, self.base, variants):
             variant = Variant(cell.spec, cell.seed)
             observer = recorder.observer(cell.spec.name) if recorder and cell.seed == 1 else None
-            for piece in self.plan.pieces:
+            for piece in pieces:
                 if piece.variant == variant:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
-            if observer is not None and variant in self.plan.read_again:
+            if behind and observer is not None and variant in self.plan.read_again:
                 self.clock.set_message(m("{cell}: next-token distributions", cell=cell.spec.name))
                 self._lm(
                     cell, self.config.batch_size, lambda kind: "fidelity", observer=observer
                 ).read([(item["prompt"], item["target"]) for item in self.items], answers=False)
-            for name, task in self.plan.tasks:
+            for name, task in self.plan.tasks if behind else ():
                 if (name, 1) == (cell.spec.name, cell.seed):
                     self.clock.set_message(m("{cell}: task {task}", cell=name, task=task))
                     lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
@@ -185,8 +223,6 @@ class _Scoring:
                     self.clock.tick("documents", self.extra.documents[task] - lm.documents)
                     del lm  # like the cell
             del cell  # otherwise its memory stays in use while the next base is loaded
-        if recorder is not None:
-            recorder.write(self.plan.fidelity_inputs)
 
     def _recorder(self) -> FidelityRecorder | None:
         """The comparison of next-token distributions, of the questions that have an answer; None if none is due."""
@@ -196,7 +232,9 @@ class _Scoring:
 
         asked = [item for item in self.items if item["answerable"]] or self.items
         spec = base_of(self.study, self.base, UNQUANTIZED)
-        return FidelityRecorder(self.study, self.prompter, asked, spec.compute_dtype)
+        return FidelityRecorder(
+            self.study, self.prompter, asked, spec.compute_dtype, self.plan.order
+        )
 
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         kinds: dict[str, Text] = {
@@ -271,7 +309,7 @@ class _Scoring:
             samples,
             {
                 "cell": cell.spec.name,
-                "meaning": render(title) if piece.kind != "cell" else t(cell.spec.about),
+                "meaning": render(title if piece.kind != "cell" else cell.spec.about),
                 "base": cell.spec.base,
                 "adapter": cell.spec.adapter,
                 "merged": cell.spec.merged,

@@ -35,6 +35,13 @@ from evals.cells import Variant, fidelity_pairs, in_order_of_loading
 
 HEADLINE_CELLS = (LORA.cell, QLORA.cell)
 """The twins as served: scored for every seed, and, where they are compared, for the noise floor."""
+
+
+def first_cells(arms: Sequence[str]) -> tuple[str, ...]:
+    """The cells of the first verdict: all arms as served, and the untuned base, whose gain sets the loss's margin."""
+    return (*(ARMS[arm].cell for arm in arms), untuned_base(arms))
+
+
 _STEP_FILES = ("status", "evaluate", "score-", "formats")
 """Prefixes of the files that record steps rather than scores."""
 
@@ -80,6 +87,12 @@ class EvaluationPlan:
             for piece in wanted
             if not is_done(piece.folder / "scores.json", self.inputs(piece))
         ]
+        first = first_cells(self._arms) if whole else ()
+        self.headline = [
+            piece
+            for piece in self.pieces
+            if piece.kind == "cell" and piece.variant.cell.name in first
+        ]
         self.tasks = [
             (cell, task)
             for cell in main_cells(self._arms)
@@ -118,10 +131,17 @@ class EvaluationPlan:
         return self._study.cell_folder(cell) / "tasks"
 
     def variants(self) -> list[Variant]:
-        """The cells with remaining work, without duplicates."""
+        """The cells with work that remains after the headline, without duplicates."""
         tasks = [Variant(CELLS[cell]) for cell, _ in self.tasks]
-        scored = [piece.variant for piece in self.pieces]
+        scored = [piece.variant for piece in self.pieces if piece not in self.headline]
         return list(dict.fromkeys([*scored, *tasks, *self.read_again]))
+
+    @property
+    def order(self) -> list[str]:
+        """Cells whose next-token distributions are compared, in the order in which they are scored."""
+        first = {piece.variant.cell.name for piece in self.headline if piece.variant.seed == 1}
+        cells = in_order_of_loading(CELLS[name] for name in self.fidelity_cells)
+        return sorted((cell.name for cell in cells), key=lambda name: name not in first)
 
     @property
     def fidelity_cells(self) -> list[str]:
@@ -165,17 +185,26 @@ class EvaluationPlan:
             and self._study.format_scores_folder not in path.parents
         )
 
-    def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
-        """The amount of each kind of work."""
-        long = sum(self.long(piece) for piece in self.pieces)
-        plain = len(self.pieces) - long
-        embedded = (len(self.pieces) + self.copy) * self._config.similarity
+    def planned_first(self, items: int) -> dict[str, int]:
+        """The amount of each kind of work before the first verdict."""
+        return self._scored(self.headline, items)
+
+    def _scored(self, pieces: Sequence[WorkItem], items: int) -> dict[str, int]:
+        long = sum(self.long(piece) for piece in pieces)
+        plain = len(pieces) - long
+        embedded = (len(pieces) + self.copy) * self._config.similarity
         return {
             "likelihood": items * plain,
             "answers": items * plain,
             "similarity": items * embedded,
             "long likelihood": items * long,
             "long answers": items * long,
+        }
+
+    def planned(self, items: int, documents: Mapping[str, int]) -> dict[str, int]:
+        """The amount of each kind of work."""
+        return {
+            **self._scored(self.pieces, items),
             "documents": sum(documents[task] for _, task in self.tasks),
             "fidelity": items * len(self.read_again),
             "judgements": min(items, self._config.judge_items) if self.judges else 0,
@@ -329,12 +358,21 @@ class ProgressTracker:
     """Writes the progress of an evaluation in seconds, and raises Cancelled between batches if requested.
 
     Seconds are used because the time of an item differs by a factor of ten between kinds of work. ``planned`` is the
-    number of items of each kind.
+    number of items of each kind, ``first`` that of the items before the first verdict.
     """
 
-    def __init__(self, study: Study, planned: Mapping[str, int], step: str = "evaluate") -> None:
+    def __init__(
+        self,
+        study: Study,
+        planned: Mapping[str, int],
+        step: str = "evaluate",
+        first: Mapping[str, int] | None = None,
+    ) -> None:
         self._study, self._step = study, step
         self._left = {kind: float(items) for kind, items in planned.items()}
+        self._first: dict[str, float] = {
+            kind: float(items) for kind, items in (first or {}).items()
+        }
         self._done = dict.fromkeys(planned, 0.0)
         self._seconds = dict.fromkeys(planned, 0.0)
         self._last = time.monotonic()
@@ -356,12 +394,20 @@ class ProgressTracker:
         self._seconds[kind] += now - self._last
         self._last = now
         self._done[kind] += items
-        self._left[kind] = max(0.0, self._left[kind] - items)
+        for left in (self._left, self._first):
+            left[kind] = max(0.0, left.get(kind, 0.0) - items)
         self._write()
         self._study.raise_if_cancelled()
 
+    def verdict_reached(self) -> None:
+        """Note that the first verdict is there."""
+        self._first = {}
+
     def left(self) -> float | None:
         """Estimated remaining seconds; None before the first item."""
+        return self._estimate(self._left)
+
+    def _estimate(self, items: Mapping[str, float]) -> float | None:
         spent = sum(self._seconds.values())
         weighed = sum(PRIORS[kind] * done for kind, done in self._done.items())
         if not weighed:
@@ -370,10 +416,13 @@ class ProgressTracker:
         return sum(
             left
             * (self._seconds[kind] / self._done[kind] if self._done[kind] else unit * PRIORS[kind])
-            for kind, left in self._left.items()
+            for kind, left in items.items()
         )
 
     def _write(self) -> None:
         left, spent = self.left(), sum(self._seconds.values())
         done = int(100 * spent / (spent + left)) if left is not None and spent + left else 0
-        self._study.write_progress(self._step, Progress.saying(done, 100, "%", self._message, left))
+        first = self._estimate(self._first) if any(self._first.values()) else None
+        self._study.write_progress(
+            self._step, Progress.saying(done, 100, "%", self._message, left, first)
+        )

@@ -8,6 +8,7 @@ from typing import Any
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses
+from assistant_builder.study.steps import FORMATS, StepRecord
 from evals.judge.pairwise import counts
 
 Sample = dict[str, Any]
@@ -113,6 +114,7 @@ def with_formats(study: Study, lost: Mapping[tuple[str, str], int]) -> Study:
             kl={"BF16": 0.0002, "Q8_0": 0.0011, "Q4_0": 0.0432}[type],
             kl_items=32,
         )
+    study.write_step(StepRecord(FORMATS, state="succeeded", seconds=240.0))
     return study
 
 

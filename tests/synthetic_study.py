@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 from functools import partial
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 import psutil
 
 from assistant_builder.arms import ARMS
-from assistant_builder.atomic_io import append_jsonl, file_hash, read_jsonl, write_json, write_jsonl
+from assistant_builder.atomic_io import append_jsonl, file_hash, read_jsonl, write_json
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses
 from assistant_builder.study.steps import Progress, StepRecord
 from evals.metrics import METRICS
-from tests.measured_study import with_everything, with_what_one_arm_has
+from tests.measured_study import with_everything, with_what_one_arm_has, write_scored
 
 CARDS = Path(__file__).parents[1] / "datasets_cards"
 SMALL = CARDS / "thimble-row-library" / "data.csv"
@@ -38,7 +39,7 @@ _LEVELS = {
     "QTM": 0.78,
 }
 _ONLY_FORCED = ("L4",)
-_FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
+FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 
 
 def new_study(name: str = "library", source: Path = SMALL, **changes: Any) -> Study:
@@ -90,41 +91,69 @@ def running(study: Study, step: str, progress: Progress | None = None) -> None:
     study.write_run_record("running")
 
 
+def step_event(step: int, of: int, loss: float, seconds: float, **more: Any) -> dict[str, Any]:
+    """The event of an optimizer step that took so many seconds."""
+    return {
+        "event": "step",
+        "step": step,
+        "steps": of,
+        "loss": loss,
+        "learning_rate": 4e-4,
+        "grad_norm": 1.1,
+        "tokens_per_second": 301.0,
+        "memory_bytes": 1_900_000_000,
+        "elapsed_seconds": seconds * step,
+        "eta_seconds": seconds * (of - step),
+        **more,
+    }
+
+
+def validation_event(step: int, of: int, loss: float, seconds: float) -> dict[str, Any]:
+    """The event of a validation after a step."""
+    event = {"event": "validation", "step": step, "steps": of, "loss": loss}
+    return {**event, "best": True, "elapsed_seconds": seconds * step}
+
+
+def arm_files(study: Study, arm: str, storage: str, **more: Any) -> None:
+    """Write ``config.json`` and ``summary.json`` of an arm that was trained for 60 steps."""
+    known = {
+        "arm": arm,
+        "base_storage": storage,
+        "compute_dtype": "bfloat16",
+        "device": "cpu",
+    }
+    config = study.config.model_dump(mode="json")
+    write_json(
+        study.arm_folder(arm) / "config.json",
+        {**known, "model": config["model"], "train": config["train"]},
+    )
+    write_json(
+        study.arm_folder(arm) / "summary.json",
+        {
+            **known,
+            "steps": 60,
+            "epochs": 3.0,
+            "base_bytes": 269_000_000 if storage == "float16" else 110_000_000,
+            "adapter_bytes": 19_500_000,
+            "trainable_parameters": 4_884_480,
+            "total_parameters": 139_400_000,
+            "best_step": 60,
+            "gradient_checkpointing": False,
+            **more,
+        },
+    )
+
+
 def with_metrics(study: Study, arm: str, steps: int, of: int = 60) -> Study:
     """Add the events of an arm's first ``steps`` steps."""
     path = study.arm_folder(arm) / "metrics.jsonl"
     floor = 0.6 if arm == "lora" else 0.66
     for step in range(1, steps + 1):
         loss = floor + 1.9 * math.exp(-step / 14) + 0.05 * math.sin(step * 1.7)
-        append_jsonl(
-            path,
-            {
-                "event": "step",
-                "step": step,
-                "steps": of,
-                "epoch": 3 * step / of,
-                "loss": loss,
-                "learning_rate": 4e-4,
-                "grad_norm": 1.1,
-                "tokens_per_second": 301.0,
-                "tokens": step * 900,
-                "memory_bytes": 1_900_000_000,
-                "elapsed_seconds": step * 3.0,
-                "eta_seconds": (of - step) * 3.0,
-            },
-        )
+        epoch, tokens = 3 * step / of, step * 900
+        append_jsonl(path, step_event(step, of, loss, 3.0, epoch=epoch, tokens=tokens))
         if step % 15 == 0:
-            append_jsonl(
-                path,
-                {
-                    "event": "validation",
-                    "step": step,
-                    "steps": of,
-                    "loss": loss + 0.15,
-                    "best": True,
-                    "elapsed_seconds": step * 3.0,
-                },
-            )
+            append_jsonl(path, validation_event(step, of, loss + 0.15, 3.0))
     return study
 
 
@@ -132,39 +161,17 @@ def trained(study: Study) -> Study:
     """Add the trained arms of the study."""
     for arm in study.config.arms:
         with_metrics(study, arm, 60)
-        write_json(
-            study.arm_folder(arm) / "summary.json",
-            {
-                "arm": arm,
-                "base_storage": "float16" if arm == "lora" else "nf4",
-                "compute_dtype": "bfloat16",
-                "device": "cpu",
-                "steps": 60,
-                "epochs": 3.0,
-                "train_seconds": 186.0 if arm == "lora" else 214.0,
-                "tokens_per_second": 301.0 if arm == "lora" else 276.0,
-                "tokens": 54_000,
-                "peak_memory_bytes": 2_600_000_000,
-                "base_bytes": 269_000_000 if arm == "lora" else 110_000_000,
-                "adapter_bytes": 19_500_000,
-                "trainable_parameters": 4_884_480,
-                "total_parameters": 139_399_488,
-                "best_step": 60,
-                "best_validation_loss": 0.79,
-                "gradient_checkpointing": False,
-                "adapter_sha256": f"{arm}0" * 8,
-            },
-        )
-        write_json(
-            study.arm_folder(arm) / "config.json",
-            {
-                "arm": arm,
-                "base_storage": "float16" if arm == "lora" else "nf4",
-                "compute_dtype": "bfloat16",
-                "device": "cpu",
-                "model": study.config.model.model_dump(mode="json"),
-                "train": study.config.train.model_dump(mode="json"),
-            },
+        arm_files(
+            study,
+            arm,
+            "float16" if arm == "lora" else "nf4",
+            train_seconds=186.0 if arm == "lora" else 214.0,
+            tokens_per_second=301.0 if arm == "lora" else 276.0,
+            tokens=54_000,
+            peak_memory_bytes=2_600_000_000,
+            total_parameters=139_399_488,
+            best_validation_loss=0.79,
+            adapter_sha256=f"{arm}0" * 8,
         )
         done(study, f"train-{arm}", 190.0)
     return study
@@ -178,36 +185,22 @@ def evaluated(study: Study) -> Study:
     for cell in study.config.cells:
         level = _LEVELS[cell]
         samples = [_sample(cell, level, place, pair) for place, pair in enumerate(pairs)]
-        write_jsonl(study.cell_folder(cell) / "samples.jsonl", samples)
-        tokens = sum(sample["tokens"] for sample in samples)
-        nll = sum(sample["nll"] for sample in samples) / tokens
-        names = {name for sample in samples for name in sample["metrics"]} - {"nll_per_token"}
-        values = {
-            name: [s["metrics"][name] for s in samples if name in s["metrics"]]
-            for name in sorted(names)
-        }
-        write_json(
-            study.cell_folder(cell) / "scores.json",
-            {
-                "cell": cell,
-                "items": len(samples),
-                "tokens": tokens,
-                "nll_per_token": nll,
-                "perplexity": math.exp(nll),
-                "metrics": {name: sum(found) / len(found) for name, found in values.items()},
-                "declining": {
-                    "answerable_items": len(samples),
-                    "false_declines": 0,
-                    "unanswerable_items": 0,
-                    "declined": 0,
-                },
-                "base": "4-bit" if cell in _FOUR_BIT else "float16",
-                "adapter": {"L": "lora", "Q": "qlora"}.get(cell[0]),
-                "base_bytes": 110_000_000 if cell in _FOUR_BIT else 269_000_000,
-                "compute_dtype": "bfloat16",
-                "seconds": {"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0},
-                "batch_size": 16,
+        write_scored(
+            study,
+            cell,
+            samples,
+            declining={
+                "answerable_items": len(samples),
+                "false_declines": 0,
+                "unanswerable_items": 0,
+                "declined": 0,
             },
+            base="4-bit" if cell in FOUR_BIT else "float16",
+            adapter={"L": "lora", "Q": "qlora"}.get(cell[0]),
+            base_bytes=110_000_000 if cell in FOUR_BIT else 269_000_000,
+            compute_dtype="bfloat16",
+            seconds={"load": 1.0, "nll": 8.0, "generate": 30.0, "similarity": 2.0},
+            batch_size=16,
         )
     if study.config.compares:
         with_everything(study, seeds=study.config.seeds)
@@ -277,6 +270,32 @@ def finished_study(name: str = "library", source: Path = SMALL, **changes: Any) 
         return study
     study = Study.create_folder(name, partial(_write_again, _FINISHED[asked]))
     allow_addresses(study.config.addresses.values())
+    return study
+
+
+def at_first_verdict(study: Study) -> Study:
+    """Take from a finished study what is scored after its first verdict, whose report is written by the product."""
+    from evals.report.build import write_report
+    from evals.work_items import first_cells
+
+    for view in study.views:
+        first = first_cells(view.config.arms)
+        gone = [
+            *(view.cell_folder(cell) for cell in view.config.cells if cell not in first),
+            *(view.cell_folder(cell) / "tasks" for cell in first),
+            *(view.evals_folder / name for name in ("noise", "formats", "baselines/retrieval")),
+        ]
+        for folder in gone:
+            shutil.rmtree(folder, ignore_errors=True)
+        for name in ("fidelity.json", "fidelity.jsonl", "judge.json"):
+            (view.evals_folder / name).unlink(missing_ok=True)
+    for step in ("formats", "report"):
+        study.status_file(step).unlink(missing_ok=True)
+    for path in study.folder.glob("report*.*"):
+        path.unlink()
+    running(study, "evaluate", Progress(30, 100, "%", "QD: scoring", 60.0))
+    write_report(study)
+    study.record_first_verdict()
     return study
 
 

@@ -2,8 +2,6 @@
 
 import ast
 import html
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +12,19 @@ import pandas
 import pytest
 
 import assistant_builder as ab
+from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, EvaluationError, ModelError, StudyError
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import ChatSession
+from assistant_builder.models.embedding import Embedder
 from assistant_builder.runner import run as runs
 from assistant_builder.runner.backend import Event
+from assistant_builder.study import Study
 from evals.report.schema import Report
-from tests.synthetic_study import SMALL, finished_study, new_study, with_data
+from tests.commands import python
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.retrieval.test_copying import SHEET
+from tests.synthetic_study import SMALL, finished_study, new_study, trained, with_data
 
 ROOT = Path(__file__).parents[1]
 QUESTION = "Which number do I ring to book?"
@@ -28,8 +32,7 @@ QUESTION = "Which number do I ring to book?"
 
 def child_seconds(code: str) -> float:
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    python("-c", code)
     return time.perf_counter() - started
 
 
@@ -164,8 +167,9 @@ def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch):
         yield Chunk("At nine.", 3, 0.1, 0.2, "stop", (source,), 40, declined=arm == "lora")
 
     monkeypatch.setattr(ChatSession, "stream", stream)
-    with ab.Study(with_data(new_study(approaches=["grounded"]))) as study:
+    with ab.Study(trained(with_data(new_study(approaches=["grounded"])))) as study:
         answer = study.ask("When?")
+        assert answer.mode == "tuned" and answer.confidence is None
         assert (str(answer), answer.arm, answer.declined) == ("At nine.", "qlora", False)
         assert (answer.sources[0].row, answer.sources[0].answer) == (3, "At nine.")
         assert study.ask("When?", arm="lora").declined and sessions[0] is sessions[1]
@@ -173,6 +177,42 @@ def test_an_answer_is_typed_and_the_session_is_kept(monkeypatch):
             study.ask(" ")
         with pytest.raises(ConfigError, match="has no qat assistant"):
             study.ask("When?", arm="qat")
+
+
+def test_a_history_comes_before_the_question(monkeypatch):
+    seen: list[Any] = []
+
+    def stream(self: ChatSession, arm: str, messages: Any, *_: Any) -> Any:
+        seen.extend((turn.role, turn.content) for turn in messages)
+        yield Chunk("At nine.", 3, 0.1, 0.2, "stop")
+
+    monkeypatch.setattr(ChatSession, "stream", stream)
+    turns = [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Yes."}]
+    with ab.Study(trained(with_data(new_study(approaches=["grounded"])))) as study:
+        study.ask("When?", history=turns)
+        assert seen[-3:] == [("user", "Open?"), ("assistant", "Yes."), ("user", "When?")]
+        with pytest.raises(ConfigError, match="turn 2 is"):
+            study.ask("When?", history=[turns[0], {"role": "robot", "content": "Yes."}])
+
+
+def test_an_untrained_study_copies_with_its_history(monkeypatch):
+    monkeypatch.setattr(Embedder, "of", lambda model: FakeEmbedder())
+    with ab.Study(Study.create(StudyConfig().named("baths"), SHEET)) as study:
+        assert not study.trained
+        answer = study.ask("How warm is the teaching pool?")
+        assert (answer.arm, answer.mode, str(answer)) == (
+            "copy",
+            "copy",
+            "The teaching pool has 31 degrees.",
+        )
+        assert answer.sources[0].row == 11 and answer.evidence and answer.reason is None
+        history = [
+            {"role": "user", "content": "What does a swimming course for children cost?"},
+            {"role": "assistant", "content": "108 for twelve lessons."},
+        ]
+        followed = study.ask("And the cost?", history=history, mode="copy")
+        assert followed.text == "The children's course costs 108 for twelve lessons."
+        assert study.ask("xylophone zebra quartz?").declined
 
 
 @pytest.mark.train
@@ -194,3 +234,17 @@ def test_the_example_resumes_answers_and_serves(bundled_models):
         httpx.post(url, json=request)
     with pytest.raises(ModelError, match="study example: the server did not start"):
         study.serve("qat")
+
+
+@pytest.mark.train
+@pytest.mark.long
+def test_an_untrained_study_serves_copied_answers(bundled_models):
+    with (
+        ab.Study(Study.create(StudyConfig().named("baths"), SHEET)) as study,
+        study.serve(mode="copy") as server,
+    ):
+        question = [{"role": "user", "content": "how warm is the teaching pool"}]
+        request = {"model": server.model, "messages": question}
+        answer = httpx.post(f"{server.url}/chat/completions", json=request, timeout=120).json()
+    assert answer["choices"][0]["message"]["content"] == "The teaching pool has 31 degrees."
+    assert answer["assistant_builder"]["mode"] == "copy"

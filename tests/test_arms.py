@@ -1,9 +1,6 @@
 """The registry of arms: what an arm brings, and that one registered outside of the product is found everywhere."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,6 @@ from assistant_builder.arms import (
     headline_arms,
     label,
     main_cells,
-    named,
     plain_order,
 )
 from assistant_builder.chat.client import WorkerPool
@@ -28,7 +24,6 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
 from assistant_builder.planning.advice import to_document
 from assistant_builder.planning.plan import plan_study
-from assistant_builder.registry import PLUGIN_VARIABLE
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.chat.view import PaneState, pane
 from assistant_builder.ui.export.tab import ExportTab
@@ -37,6 +32,15 @@ from assistant_builder.ui.html import arm_styles as page_styles
 from assistant_builder.ui.settings_form import study_options
 from evals.report.build import build_report, write_report
 from evals.report.render import arm_styles as report_styles
+from tests.commands import (
+    FEW_SCORES,
+    QUICK,
+    command,
+    python,
+    record_of,
+    set_words,
+    with_plugin,
+)
 from tests.evals.report.synthetic_study import ALL_CELLS, Recipe, write_study
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
@@ -51,35 +55,12 @@ register(Arm("dummy", "Dummy (FP4)", "dummy FP4", "#7a3fb0", "#c79bf0", storage=
 outside = pytest.mark.skipif(
     "dummy" not in ARMS, reason="runs in a process with the plugin, see below"
 )
-QUICK = {
-    "approaches": "memory",
-    "formats.types": "[]",
-    "arms": "dummy,qlora,lora",
-    "data.max_train": 24,
-    "data.max_heldout": 4,
-    "train.max_steps": 2,
-    "train.evaluations": 1,
-    "train.rank": 4,
-    "train.micro_batch_size": 4,
-    "train.batch_size": 8,
-    "train.sample_answers": 1,
-    "eval.max_new_tokens": 4,
-    "eval.batch_size": 8,
-    "eval.retention": False,
-    "eval.fidelity": False,
-    "eval.noise_floor": False,
-    "eval.similarity": False,
-    "eval.bootstrap_resamples": 200,
-}
 
 
 @pytest.fixture
 def plugged(tmp_path: Path) -> dict[str, str]:
     """The environment of a process in which the dummy arm is registered by a module outside of the repository."""
-    (tmp_path / "plug").mkdir()
-    (tmp_path / "plug" / "dummy_arm.py").write_text(PLUGIN)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), str(tmp_path / "plug")])
-    return {**os.environ, PLUGIN_VARIABLE: "dummy_arm", "PYTHONPATH": path}
+    return with_plugin(tmp_path / "plug", "dummy_arm", PLUGIN)
 
 
 def test_the_twins_have_their_cells_in_order():
@@ -120,7 +101,6 @@ def test_an_arm_with_an_unusable_name_or_colour_is_refused(change):
 def test_the_headline_is_the_twins_or_the_first_arm():
     assert headline_arms(["lora", "qlora", "dummy"]) == TWINS
     assert headline_arms(["qlora", "dummy"]) == ("qlora",) == headline_arms(["qlora"])
-    assert named(TWINS) == "16-bit LoRA and QLoRA"
 
 
 def test_page_and_report_give_an_arm_one_colour_and_one_name():
@@ -154,15 +134,9 @@ def test_outside_config_knows_it():
 
 
 @outside
-@pytest.mark.parametrize("command", ["ask", "export", "serve", "sweep"])
-def test_outside_command_line_offers_it(command):
-    shown = subprocess.run(
-        [sys.executable, "-m", "assistant_builder", command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert "dummy" in shown
+@pytest.mark.parametrize("name", ["ask", "export", "serve", "sweep"])
+def test_outside_command_line_offers_it(name):
+    assert "dummy" in command(f"{name} --help").stdout
 
 
 @outside
@@ -221,26 +195,8 @@ def check_report(report: dict[str, Any]) -> None:
 
 @pytest.mark.long
 def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plugged):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "test_outside",
-            __file__,
-            "-m",
-            "not train",
-        ],
-        capture_output=True,
-        text=True,
-        env=plugged,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    words = "-m pytest -q -p no:cacheprovider -k test_outside -m".split()
+    done = python(*words, "not train", __file__, env=plugged)
     assert "skipped" not in done.stdout.splitlines()[-1]
 
 
@@ -249,20 +205,9 @@ def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plu
 def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     bundled_models, tmp_path, plugged
 ):
-    def run_json(*words: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "assistant_builder", *words, "--json"],
-            capture_output=True,
-            text=True,
-            env=plugged,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return json.loads(done.stdout)
-
-    values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
-    sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    status = run_json("run", str(SMALL), "--name", "three", *sets)
+    base = tiny_base(tmp_path / "base")
+    settings = {**QUICK, **FEW_SCORES, "arms": "dummy,qlora,lora", "model.base": base}
+    status = record_of(f"run {SMALL} --name three", *set_words(settings), env=plugged)
     assert [
         step["name"] for step in status["steps"]
     ] == "data data-embed train-lora train-qlora train-dummy evaluate report".split()
@@ -274,11 +219,9 @@ def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     )
     assert report["cells"]["D4"]["nll_per_token"] != report["cells"]["Q4"]["nll_per_token"]
 
-    assert list(run_json("ask", "three", "Where are the maps?", "--arm", "dummy")["answers"]) == [
-        "dummy"
-    ]
-    export = run_json(
-        "export", "three", "--arm", "dummy", "--to", str(tmp_path / "taken"), "--sample", "2"
-    )
+    asked = record_of("ask three 'Where are the maps?' --arm dummy", env=plugged)
+    assert list(asked["answers"]) == ["dummy"]
+    taken = tmp_path / "taken"
+    export = record_of("export three --arm dummy --sample 2 --to", taken, env=plugged)
     assert export["cell"] == "D4"
     assert "Dummy (FP4)" in (tmp_path / "taken" / "README.md").read_text()

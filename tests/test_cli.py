@@ -1,8 +1,7 @@
 import json
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -10,16 +9,22 @@ from typer.testing import CliRunner
 from assistant_builder import api
 from assistant_builder.atomic_io import write_json
 from assistant_builder.cli import app
+from assistant_builder.config import StudyConfig
+from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import ChatSession
+from assistant_builder.models.embedding import Embedder
 from assistant_builder.runner.backend import QUEUE, Event, waiting_message
 from assistant_builder.runner.display import run_display
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
+from tests.commands import python
 from tests.evals.judge.fake_server import judge_server
-from tests.synthetic_study import finished_study, new_study, with_data
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.retrieval.test_copying import SHEET
+from tests.synthetic_study import at_first_verdict, finished_study, new_study, trained, with_data
 
 FERRIES = Path(__file__).parents[1] / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
 SPLIT = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 20}}
@@ -101,11 +106,12 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up, monkeyp
         )
 
     monkeypatch.setattr(ChatSession, "stream", stream)
-    name = with_data(new_study(approaches=["grounded"], arms=["lora"])).name
+    name = trained(with_data(new_study(approaches=["grounded"], arms=["lora"]))).name
     words = ["ask", name, "When?", *([] if look_up else ["--no-look-up"])]
     document = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
     answer = document["answers"]["lora"]
     assert (answer["sources"], answer["declined"]) == ([source] if look_up else [], False)
+    assert answer["mode"] == "tuned"
     shown = CliRunner().invoke(app, words).stdout
     assert ("row 4: Opening" in shown) is look_up and "\x1b" not in shown, (
         "the header is row 1 of the user's file"
@@ -113,11 +119,66 @@ def test_ask_tells_sources_and_declining_and_asks_without_facts(look_up, monkeyp
     assert shown.startswith("Full (LoRA, 16-bit) (3 tokens")
 
 
+def test_ask_copies_before_the_training_and_says_so(monkeypatch):
+    monkeypatch.setattr(Embedder, "of", lambda model: FakeEmbedder())
+    monkeypatch.setattr(ChatSession, "load", None)  # no model is loaded
+    name = Study.create(StudyConfig().named("baths"), SHEET).name
+    words = ["ask", name, "How warm is the teaching pool?"]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    assert "Looked up, not trained: the answer is copied from the data." in shown.stderr
+    first, source, *_ = shown.stdout.splitlines()
+    assert first == "Looked up, not trained: The teaching pool has 31 degrees."
+    assert source.startswith("  row 12: How warm is the teaching pool?"), "the header is row 1"
+    asked = CliRunner().invoke(app, [*words, "--mode", "copy", "--json"])
+    answer = json.loads(asked.stdout)["answers"]["copy"]
+    assert asked.stderr == ""
+    assert (answer["mode"], answer["declined"], "reason" in answer) == ("copy", False, False)
+    assert answer["confidence"] > 0.5 and answer["evidence"]["similarity"] > 0.9
+    far = CliRunner().invoke(app, ["ask", name, "xylophone zebra quartz?", "--json"])
+    answer = json.loads(far.stdout)["answers"]["copy"]
+    assert answer["declined"] and answer["sources"] == [] and "nearest question" in answer["reason"]
+    named = CliRunner().invoke(app, [*words, "--mode", "copy", "--arm", "lora"])
+    assert named.exit_code == 1 and "not of an arm" in str(named.exception)
+
+
+def test_wordings_asks_the_questions_of_a_file_once(tmp_path, monkeypatch):
+    def stream(
+        self: ChatSession, speaker: str, messages: Sequence[Message], *_: object
+    ) -> Iterator[Chunk]:
+        seen.append(messages[-1].content)
+        yield Chunk("That is for the desk.", 3, 0.1, 0.2, "stop", declined="moon" in seen[-1])
+
+    seen: list[str] = []
+    monkeypatch.setattr(ChatSession, "stream", stream)
+    monkeypatch.setattr(Embedder, "of", lambda model: FakeEmbedder())
+    sheet, own = tmp_path / "sheet.csv", tmp_path / "own.csv"
+    sheet.write_text(
+        "question,answer\n"
+        + "".join(f"Where is shelf {n}?,Shelf {n} is here.\n" for n in range(60))
+    )
+    own.write_text("question,answer\nthe seventh one,Shelf 7 is here.\nis the moon cheese,-\n")
+    study = with_data(new_study("once", sheet, arms=["lora"]))
+    facts = CliRunner().invoke(app, ["wordings", "once"]).stdout
+    assert facts.startswith("Nothing was tested in other words") and facts.count("row ") == 10
+    kept = CliRunner().invoke(app, ["wordings", "once", str(own)])
+    assert "2 questions are kept; no assistant is trained yet" in kept.stderr and not seen
+    assert "  Copying an answer: " in kept.stdout
+    trained(study)
+    shown = CliRunner().invoke(app, ["wordings", "once"]).stdout
+    assert seen == ["the seventh one", "is the moon cheese"]
+    assert "the seventh one (Shelf 7 is here.)" in shown
+    assert "Full was right on 0 of your 1 own wording" in shown
+    document = json.loads(CliRunner().invoke(app, ["wordings", "once", "--json"]).stdout)
+    assert document["arms"]["lora"]["declined"] == 1 and len(seen) == 2
+
+
 @pytest.mark.parametrize("level", ["ERROR", "WARNING"])
 def test_the_terminal_shows_only_errors_of_libraries_and_logs_show_warnings(level):
     code = f"""
 import logging, sys, warnings
 from assistant_builder import child_process, cli
+from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError
 from assistant_builder.study import Study
 
@@ -140,8 +201,7 @@ Study.open = load
 sys.argv[1:] = ["ask", "library", "When?"]
 cli.main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
+    done = python("-c", code, ends=1)
     *lines, last = done.stderr.splitlines()
     assert last == "assistant-builder: the study is damaged. Repair it" and done.stdout == ""
     if level == "ERROR":
@@ -204,6 +264,66 @@ def test_progress_in_a_terminal_is_a_bar(capsys, monkeypatch):
     with run_display() as display:
         display(Event("train-lora", "running", Progress(20, 40, "steps", "Training lora", 60.0)))
     assert " 50 %" in (shown := capsys.readouterr().err) and "train-lora: started" not in shown
+
+
+def test_a_step_is_one_line_of_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    message = "L16: scoring the reference answers and answering the test questions"
+    with run_display() as display:
+        display(Event("evaluate", "running", Progress(5, 100, "%", message, 500.0, None, 80.0)))
+        display(Event("report", "succeeded"))
+    first, second = capsys.readouterr().err.rpartition("evaluate")[2].strip().splitlines()[:2]
+    assert "verdict in 1 min 20 s, 8 min 20 s left L16" in first and "done" in second
+
+
+def test_a_run_names_the_first_verdict_and_can_end_with_it(monkeypatch):
+    study = finished_study()
+    at_first_verdict(study)
+    path = next(study.evals_folder.glob("*.verdict.json"))
+    record, started = path.read_bytes(), []
+    monkeypatch.setattr(
+        "assistant_builder.runner.open_study.open_or_create", lambda *_, **__: study
+    )
+    monkeypatch.setattr(
+        "assistant_builder.runner.run.start_run", lambda name, **_: started.append(name)
+    )
+
+    def run_study(study: Study, on_event: Any, **_: Any) -> None:
+        path.unlink(missing_ok=True)
+        on_event(Event("evaluate", "running", None))
+        path.write_bytes(record)
+        on_event(Event("evaluate", "running", None))
+        started.append("rest")
+
+    monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
+    whole = CliRunner().invoke(app, ["run", study.name])
+    assert whole.exit_code == 0, whole.exception
+    assert started == ["rest"] and whole.stdout.count("First verdict after") == 1
+    assert api.Study(study).report.sentence in whole.stdout
+    path.unlink()
+    early = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])
+    assert early.exit_code == 0, early.exception
+    assert started == ["rest", study.name] and "in the background" in early.stderr
+    assert "Still to come: further cells." in early.stdout and "Is it good enough?" in early.stdout
+    again = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])  # while that runs
+    assert again.stdout.count("Is it good enough?") == 1 and started == ["rest", study.name]
+    found = json.loads(CliRunner().invoke(app, ["run", study.name, "--json"]).stdout)
+    assert found["first_verdict_seconds"] == json.loads(record)["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("margin", "fail_if", "code"), [(0.001, "worse", 3), (0.5, "worse", 0), (0.001, None, 0)]
+)
+def test_the_first_verdict_fails_a_build_as_the_final_one(margin, fail_if, code):
+    study = finished_study(eval__margin=margin)
+    words = ["report", study.name, *(["--fail-if", fail_if] if fail_if else [])]
+    final = CliRunner().invoke(app, words)
+    at_first_verdict(study)
+    first = CliRunner().invoke(app, words)
+    assert first.exit_code == final.exit_code == code
+    if fail_if:
+        assert first.stderr == final.stderr
 
 
 def test_run_and_report_end_with_the_conclusion(monkeypatch):

@@ -1,16 +1,11 @@
 """The recipes of CONTRIBUTING.md: each module is written to a folder, named as a plugin, and found in the product."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-from assistant_builder.registry import PLUGIN_VARIABLE
+from tests.commands import ROOT, python, with_plugin
 
-ROOT = Path(__file__).resolve().parents[1]
 RECIPES = {
     name: code
     for code, name in re.findall(
@@ -97,22 +92,12 @@ def test_every_recipe_is_checked():
 
 @pytest.mark.parametrize("module", CHECKS)
 def test_recipe_adds_its_entry(module, tmp_path, home):
-    (tmp_path / f"{module}.py").write_text(RECIPES[module], encoding="utf-8")
+    environment = with_plugin(tmp_path, module, RECIPES[module])
     light = (
         ""
         if module == "notes_tab"
         else "heavy = {'torch', 'transformers', 'gradio'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", f"{PREAMBLE}{CHECKS[module]}{light}print('checked')"],
-        capture_output=True,
-        text=True,
-        env={
-            **os.environ,
-            PLUGIN_VARIABLE: module,
-            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
-        },
-        timeout=300,
-    )
-    assert done.stdout.endswith("checked\n"), done.stderr
+    code = f"{PREAMBLE}{CHECKS[module]}{light}print('checked')"
+    assert python("-c", code, env=environment).stdout.endswith("checked\n")

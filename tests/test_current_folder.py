@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -23,28 +21,11 @@ from assistant_builder.planning.probe import probe
 from assistant_builder.runner.run import rerender_report
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study
+from tests.commands import FEW_SCORES, QUICK, ROOT, record_of, served, set_words
 from tests.export.tiny import tiny_base, tiny_study
 from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel
 from tests.shadowing_modules import Shadows, installed_command
 from tests.synthetic_study import SMALL, new_study
-
-ROOT = Path(__file__).resolve().parents[1]
-QUICK = {
-    "train.max_steps": "2",
-    "train.batch_size": "4",
-    "train.micro_batch_size": "2",
-    "train.evaluations": "1",
-    "train.rank": "4",
-    "data.max_heldout": "4",
-    "eval.max_new_tokens": "8",
-    "eval.bootstrap_resamples": "500",
-    "eval.fidelity": "false",
-    "eval.noise_floor": "false",
-    "eval.baselines": "false",
-    "eval.similarity": "false",
-    "eval.cells": "L16,Q4",
-    "formats.types": "[]",
-}
 
 
 @pytest.fixture
@@ -69,9 +50,16 @@ def cli(*words: str) -> str:
 @pytest.mark.long
 def test_a_study_is_run_reported_again_and_exported(bundled_models, shadows, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    values = {**QUICK, "model.base": str(tiny_base(tmp_path / "base"))}
-    settings = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    document = json.loads(cli("run", str(SMALL), "--name", "shadowed", *settings, "--json"))
+    settings = {
+        **QUICK,
+        **FEW_SCORES,
+        "approaches": "grounded",
+        "eval.retention": True,
+        "eval.cells": "L16,Q4",
+        "model.base": tiny_base(tmp_path / "base"),
+    }
+    words = ("run", str(SMALL), "--name", "shadowed", *set_words(settings), "--json")
+    document = json.loads(cli(*words))
     assert document["state"] == "succeeded" and shadows.run == []
     study = Study(Path(document["folder"]))
     rerender_report(study)
@@ -95,22 +83,13 @@ def test_a_trained_study_answers_chats_and_serves(shadows, tmp_path, monkeypatch
     assert replies["lora"].error is None and shadows.run == []
 
     words = installed_command("serve", "shadowed:lora", "--port", "0", "--json")
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
-        assert process.stdout is not None
-        said = ""
-        while not said.endswith("}\n}\n"):
-            line = process.stdout.readline()
-            assert line, "the server ended"
-            said += line
+    with served(words) as (ready, _):
         asked = {
             "model": "shadowed-lora",
             "messages": [{"role": "user", "content": "Hello"}],
             "max_tokens": 2,
         }
-        found = httpx.post(f"{json.loads(said)['url']}/chat/completions", json=asked, timeout=120)
-        process.send_signal(signal.SIGINT)
+        found = httpx.post(f"{ready['url']}/chat/completions", json=asked, timeout=120)
     assert found.status_code == 200 and shadows.run == []
 
 
@@ -196,13 +175,7 @@ def test_python_m_removes_the_current_folder_from_its_path(tmp_path, shadows):
     for name in tuple("assistant_builder random queue socket tempfile statistics platform".split()):
         for path in (shadows.folder / name, shadows.folder / f"{name}.py"):
             path.rename(tmp_path / path.name) if path.exists() else None
-    done = subprocess.run(
-        [sys.executable, "-m", "assistant_builder", "list", "--json"],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-    )
-    assert done.returncode == 0 and json.loads(done.stdout) == [], done.stderr
+    assert record_of("list") == []
     assert shadows.run == []
 
 

@@ -1,12 +1,11 @@
 """What importing loads, and that the import contracts of pyproject.toml name every package."""
 
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
 import assistant_builder
 import evals
+from tests.commands import python
 
 ROOT = Path(assistant_builder.__file__).parents[1]
 HEAVY = set(
@@ -72,7 +71,4 @@ def test_importing_the_light_modules_loads_no_heavy_library():
         f"    loaded = sorted(sys.modules.keys() & {HEAVY})\n"
         "    assert not loaded, (name, loaded)\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *names], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", code, *names)

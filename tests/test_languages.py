@@ -34,6 +34,7 @@ from assistant_builder.ui.home.view import StudyList, study_list_view, welcome_v
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.study_snapshot import new_study_strip
 from evals.report.format import count, percent, size
+from evals.report.glossary import messages as report_texts
 from tests.texts import parts
 
 ROOT = Path(i18n.__file__).parents[2]
@@ -46,8 +47,9 @@ def sources() -> list[Path]:
 
 
 def templates() -> list[Path]:
-    """The templates of the page."""
-    return sorted(ROOT.glob("assistant_builder/ui/templates/*.j2"))
+    """The templates of the page, and of reports."""
+    folders = ("assistant_builder/ui", "evals/report")
+    return sorted(path for each in folders for path in (ROOT / each).glob("templates/*.html.j2"))
 
 
 def extracted() -> set[Key]:
@@ -60,6 +62,7 @@ def extracted() -> set[Key]:
         for field in section.model_fields.values()
         if field.description
     }
+    found |= {("", text, "") for text in report_texts()}
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call):
@@ -80,6 +83,8 @@ def extracted() -> set[Key]:
         with path.open("rb") as file:
             for _, name, texts, _ in babel_extract(file, ("t", "tm", "tn", "tc"), [], {}):
                 one, many, *_ = (*texts, "") if isinstance(texts, tuple) else (texts, "")
+                if not one:  # a text of texts.yaml or of a table of constants
+                    continue
                 found.add(
                     ("", one, many)
                     if name == "tn"
@@ -197,7 +202,7 @@ ALLOWED = set(
     )
 )
 """Names, formats, and labels of components that nobody sees."""
-NAMES = {"Assistant Builder", "GB", "Python", "Tmp", "kB"}
+NAMES = {"Assistant Builder", "GB", "Holm", "KL", "Python", "QLoRA", "Tmp", "kB"}
 
 
 def literals(node: ast.expr) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,14 @@ def test_it_is_the_same_after_a_file():
     assert english == str(EVERYTHING) and text_of(record, "") == again
 
 
+def nested(id: str) -> dict[str, Any]:
+    """A record of half a kilobyte that would be rendered as ten billion characters."""
+    record: Any = "x"
+    for _ in range(10):
+        record = {"id": id, "values": {"a": record}}
+    return dict(record)
+
+
 @pytest.mark.parametrize(
     "record",
     [
@@ -82,6 +91,11 @@ def test_it_is_the_same_after_a_file():
         {"id": "{count} row", "plural": "{count} rows", "values": {"count": "many"}},
         {"id": "{0} {", "values": {"a": 1}},
         {"id": "{a}", "values": {"a": {"page": 3}}},
+        {"id": "{a:c}", "values": {"a": -1}},
+        {"id": "{a:f}", "values": {"a": 10**400}},
+        nested("{a}" * 10),
+        nested("{A}" * 10),
+        nested("{a!r}" * 10),
     ],
 )
 def test_a_damaged_record_leaves_the_english_text(record):

@@ -1,12 +1,8 @@
 """The registry of quantization methods, and a method that a module outside the product registers."""
 
-import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +15,8 @@ from assistant_builder.export.adapter import ADAPTER
 from assistant_builder.export_formats import LoadingContext
 from assistant_builder.planning.memory_check import require_device
 from assistant_builder.quantization import METHODS, method_of, quantizing
-from assistant_builder.registry import PLUGIN_VARIABLE
 from assistant_builder.ui.settings_form import study_options
+from tests.commands import FEW_SCORES, QUICK, python, record_of, set_words, with_plugin
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
 
@@ -71,25 +67,12 @@ METHODS.register(Int8Rows(name="int8_rows", label="INT8 by rows", bits=8))
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A method ``int8_rows``, registered in this process and in those that it starts."""
-    folder = tmp_path / "plugins"
-    folder.mkdir()
-    (folder / "int8_plugin.py").write_text(PLUGIN, encoding="utf-8")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    )
-    monkeypatch.setenv(PLUGIN_VARIABLE, "int8_plugin")
+    for name, value in with_plugin(tmp_path / "plugins", "int8_plugin", PLUGIN).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
     monkeypatch.setattr(registry, "_loaded", set())
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.delitem(sys.modules, "int8_plugin", raising=False)
-
-
-def cli(*words: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-m", "assistant_builder", *words], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods():
@@ -97,10 +80,7 @@ def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods():
         "import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
         "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
-        == "[]\n"
-    )
+    assert python("-c", code).stdout == "[]\n"
 
 
 def test_methods_that_quantize_are_the_choices_of_a_study():
@@ -127,7 +107,7 @@ def test_a_method_from_outside_is_a_choice_of_configuration_and_form():
 
 @pytest.mark.usefixtures("plugin")
 def test_the_planner_counts_the_bytes_of_a_method_from_outside():
-    plan = cli("plan", "smollm2-135m-instruct", "--json", "--set", "model.quant_type=int8_rows")
+    plan = record_of("plan smollm2-135m-instruct --set model.quant_type=int8_rows")
     layers = {layer["name"]: layer["bytes"] for layer in plan["methods"]["qlora"]["layers"]}
     assert layers["model.layers.0.mlp.up_proj"] == 1536 * 576 + 4 * 1536
     wide = {layer["name"]: layer["bytes"] for layer in plan["methods"]["lora"]["layers"]}
@@ -233,26 +213,15 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path):
 @pytest.mark.long
 def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(tmp_path):
     settings = {
+        **QUICK,
+        **FEW_SCORES,
         "model.base": tiny_base(tmp_path / "base"),
         "model.quant_type": "int8_rows",
+        "approaches": "grounded",
         "arms": "qlora",
-        "train.max_steps": 2,
-        "train.batch_size": 4,
-        "train.micro_batch_size": 2,
-        "train.evaluations": 1,
-        "train.rank": 4,
-        "train.sample_answers": 0,
-        "data.max_heldout": 4,
-        "eval.max_new_tokens": 4,
-        "eval.bootstrap_resamples": 500,
         "eval.cells": "Q4",
-        "eval.retention": "false",
-        "eval.baselines": "false",
-        "eval.similarity": "false",
-        "eval.noise_floor": "false",
     }
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    document = cli("run", str(SMALL), "--name", "rows", *words, "--json")
+    document = record_of(f"run {SMALL} --name rows", *set_words(settings))
     assert document["state"] == "succeeded"
     folder = Path(document["folder"])
     trained = read_json(folder / "arms" / "qlora" / "summary.json")
@@ -266,17 +235,7 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     assert f"Training qlora on {computed_on} (" in (
         folder / "arms" / "qlora" / "log.txt"
     ).read_text(encoding="utf-8")
-    exported = cli(
-        "export",
-        "rows",
-        "--arm",
-        "qlora",
-        "--format",
-        "adapter",
-        "--to",
-        str(tmp_path / "out"),
-        "--json",
-    )
+    exported = record_of("export rows --arm qlora --format adapter --to", tmp_path / "out")
     assert exported["rescore"]["outcome"] == "as measured"
 
 
@@ -285,26 +244,15 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
 @pytest.mark.long
 def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path):
     settings = {
+        **QUICK,
+        **FEW_SCORES,
+        "eval.noise_floor": True,
+        "eval.fidelity": True,
         "model.base": tiny_base(tmp_path / "base"),
         "model.quant_type": "int8",
-        "approaches": "memory",
-        "train.max_steps": 2,
-        "train.batch_size": 4,
-        "train.micro_batch_size": 2,
-        "train.evaluations": 1,
-        "train.rank": 4,
-        "train.sample_answers": 0,
-        "data.max_heldout": 4,
-        "eval.max_new_tokens": 4,
-        "eval.bootstrap_resamples": 500,
         "eval.cells": "B16,B4,L16,Q4,LR,QR",
-        "eval.retention": "false",
-        "eval.baselines": "false",
-        "eval.similarity": "false",
-        "formats.types": "[]",
     }
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    folder = Path(cli("run", str(SMALL), "--name", "bytes", *words, "--json")["folder"])
+    folder = Path(record_of(f"run {SMALL} --name bytes", *set_words(settings))["folder"])
     trained = read_json(folder / "arms" / "qlora" / "summary.json")
     assert trained["base_storage"] == "int8"
     assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
@@ -319,19 +267,9 @@ def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path):
         text = (folder / f"report.{ending}").read_text(encoding="utf-8").replace("\\", "")
         assert "8-bit" in text and not re.search(r"\b4-bit|\b4 bits|NF4", text)
     for kind, cell in (("adapter", "Q4"), ("prequantized", "QR")):
-        type = ("--type", "INT8") if kind == "prequantized" else ()
-        exported = cli(
-            "export",
-            "bytes",
-            "--arm",
-            "qlora",
-            "--format",
-            kind,
-            *type,
-            "--to",
-            str(tmp_path / kind),
-            "--json",
-        )
+        type = "--type INT8" if kind == "prequantized" else ""
+        words = f"export bytes --arm qlora --format {kind} {type} --to"
+        exported = record_of(words, tmp_path / kind)
         assert exported["cell"] == exported["rescore"]["cell"] == cell
         assert exported["rescore"]["batch_dependent"] == (kind == "adapter")
         card = (tmp_path / kind / "README.md").read_text(encoding="utf-8")

@@ -6,9 +6,7 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from assistant_builder.redaction import (
     terminal_text,
 )
 from assistant_builder.study import Study
+from tests.http_server import Handler, Server, running
 
 ROOT = Path(__file__).parents[1]
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
@@ -31,7 +30,7 @@ TOKEN = "hf_canaryCANARYcanaryCANARYcanary1234"
 KEY = "judge-canary-key"
 
 
-class Repeating(BaseHTTPRequestHandler):
+class Repeating(Handler):
     """A hub that answers every request with an error that holds what it was sent."""
 
     asked: list[str] = []
@@ -39,31 +38,18 @@ class Repeating(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         sent = self.headers.get("Authorization", "")
         self.asked.append(sent)
-        body = f"no: {sent}".encode()
+        why = f"refused {sent}"
         # the reason stands in the first line of what the library raises
-        self.send_response(418, f"refused {sent}")
-        self.send_header("X-Error-Message", f"refused {sent}")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
+        self.send(418, f"no: {sent}".encode(), {"X-Error-Message": why}, why)
 
     do_HEAD = do_POST = do_GET  # noqa: N815 - the names are those of the library
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
     Repeating.asked.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Repeating)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(Server(Repeating)) as server:
+        yield server.endpoint
 
 
 def command(home: Path, hub: str, *words: str) -> subprocess.CompletedProcess[str]:

@@ -1,18 +1,14 @@
 """Kinds of stores: what a URL stands for, and one that a module outside the product registers."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StoreError
-from assistant_builder.registry import PLUGIN_VARIABLE
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.store_kinds import STORE_KINDS, example_urls, store_kind
+from tests.commands import python, with_plugin
 
 KIND = """
 from assistant_builder.store_kinds import STORE_KINDS, StoreKind
@@ -28,7 +24,7 @@ from assistant_builder.errors import ConfigError, StoreError
 from assistant_builder.runner.consent import Consent
 from assistant_builder.store_kinds import store_kind
 from assistant_builder.store.object_store import ObjectStore
-from assistant_builder.ui.train.preflight import contacts_note
+from assistant_builder.ui.train.preflight_view import contacts_note
 
 config = StudyConfig().with_changes({"executor.store": "vault://shelf/studies"})
 Consent(False, ["vault://shelf/studies"])(config)
@@ -94,13 +90,7 @@ def test_a_missing_library_is_named_with_the_package(monkeypatch):
 
 
 def test_a_kind_from_outside_is_in_settings_page_and_command_line(tmp_path, home):
-    (tmp_path / "vault_plugin.py").write_text(KIND)
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
-    environment = {**os.environ, PLUGIN_VARIABLE: "vault_plugin", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", SHOWN], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-c", SHOWN, env=with_plugin(tmp_path, "vault_plugin", KIND))
     shown = json.loads(done.stdout)
     assert shown["examples"][-1] == "vault://shelf/studies"
     assert "vault://shelf/studies" in shown["wrong"]

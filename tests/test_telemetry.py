@@ -68,17 +68,28 @@ def test_telemetry_of_libraries_is_disabled(home):
 
 
 SERVE = """
+import os, signal
+from concurrent.futures import ThreadPoolExecutor
 import httpx
 from assistant_builder.ui.app import build_app
 from assistant_builder.ui.server import serve_page
 from assistant_builder.web.access import Access
-serving = serve_page(build_app, Access(port=0), block=False)
-client = httpx.Client(base_url=serving.url, timeout=120, follow_redirects=True)
-page = client.get("/", params={"token": serving.access.token})
-assert page.status_code == 200 and "gradio_config" in page.text
-config = client.get("/config").json()
-assert config["analytics_enabled"] is False
-serving.close()
+with socket.create_server(("127.0.0.1", 0)) as free:
+    access = Access(port=free.getsockname()[1])
+def ask():
+    try:
+        patient = httpx.HTTPTransport(retries=8)
+        client = httpx.Client(base_url=access.url, timeout=120, follow_redirects=True, transport=patient)
+        page = client.get("/", params={"token": access.token})
+        assert page.status_code == 200 and "gradio_config" in page.text
+        config = client.get("/config").json()
+        assert config["analytics_enabled"] is False
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+with ThreadPoolExecutor() as pool:
+    said = pool.submit(ask)
+    serve_page(build_app, access)
+    said.result()
 """
 STEP = """
 from pathlib import Path

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from assistant_builder.models.chat_template import ChatTokenizer
-from tests.export.tiny import CHATML
+from tests.export.tiny import CHATML, SPECIALS
+from tests.tiny_models import byte_tokenizer
 
-SPECIALS = ("<|im_start|>", "<|im_end|>")
 WIDTH, INNER, LAYERS = 64, 128, 2
 
 
@@ -21,25 +21,9 @@ def tokens() -> list[str]:
 
 def prompter(template: str = CHATML, *, adds_bos: bool = False) -> ChatTokenizer:
     """The tokenizer of the file; one that ``adds_bos`` adds the token to plain text."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(
-        models.BPE(
-            vocab={token: place for place, token in enumerate(tokens())}, merges=[("t", "h")]
-        )
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=SPECIALS[0],
-        eos_token=SPECIALS[1],
-        pad_token=SPECIALS[1],
-        additional_special_tokens=list(SPECIALS),
-    )
-    fast.chat_template, fast.add_bos_token = template, adds_bos
-    return ChatTokenizer(fast)
+    tokenizer = byte_tokenizer(SPECIALS, pairs=(("t", "h"),), template=template)
+    tokenizer.add_bos_token = adds_bos
+    return ChatTokenizer(tokenizer)
 
 
 def write_tiny_gguf(

@@ -17,7 +17,7 @@ Events::
     {"event": "loaded", "id": "8"}                    final event of "load"
     {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
     {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled",
-     "sources": [{"row", "question", "answer", "similarity"}, …], "declined": false}
+     "sources": [{"row", "question", "answer", "similarity"}, …], "declined": false, "judged": {…}}
                                             the first chunk of a grounded answer has sources and prompt_tokens, too
     {"event": "error", "id": "7", "error": {"type", "what", "where", "remedy"}}
     {"event": "idle"}                       the process ends after an idle time, or because a run has started
@@ -170,7 +170,7 @@ class Server:
             values = asdict(chunk)
             values["text"] = values.pop("text_delta")
             if not chunk.finish:
-                del values["declined"]
+                del values["declined"], values["judged"]
             if chunk.prompt_tokens is None:
                 del values["prompt_tokens"]
                 if not chunk.finish:
@@ -227,8 +227,8 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _run_start_watcher() -> Callable[[], bool]:
-    """A function that returns whether a run has started on this machine since this call; runs need the free memory."""
+def _run_start_watcher(holds_models: Callable[[], bool]) -> Callable[[], bool]:
+    """A function that returns whether a run, which needs the memory, has started here while models were held."""
 
     def modified() -> int:
         try:
@@ -236,8 +236,15 @@ def _run_start_watcher() -> Callable[[], bool]:
         except OSError:
             return 0
 
-    before = modified()
-    return lambda: modified() != before
+    seen = modified()
+
+    def started() -> bool:
+        nonlocal seen
+        if not holds_models():
+            seen = modified()
+        return modified() != seen
+
+    return started
 
 
 def run_server(
@@ -249,12 +256,13 @@ def run_server(
 ) -> None:
     """Serve on standard input and output until the page closes them, then exit immediately.
 
-    With ``exit_on_run`` the process also ends when a run starts on this machine and no request is pending.
+    With ``exit_on_run`` a process that holds models also ends when a run starts on this machine and no request is
+    pending.
     ``concurrency`` questions to one arm are answered at a time.
     """
     events = Events()
     requests = open(0, encoding="utf-8", closefd=False)
-    should_exit = _run_start_watcher() if exit_on_run else lambda: False
+    should_exit = _run_start_watcher(lambda: session.holds_models) if exit_on_run else lambda: False
     Server(
         session, lambda event: events.emit(**event), idle_seconds, should_exit, concurrency
     ).serve(requests)

@@ -13,6 +13,7 @@ from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import ChatSession, Session
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.study.contents import PairLine
 from assistant_builder.study.limits import answer_limit, pair_limit
@@ -20,6 +21,9 @@ from assistant_builder.study.limits import answer_limit, pair_limit
 MIN_CONTEXT = 4096
 """Smallest default context in tokens, enough for several questions and answers. Its KV cache takes 0.5 GiB with
 Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
+
+WHOLE = 1_000_000
+"""Words of a copied answer at most: it is as long as it is in the data."""
 
 
 def ask_arms(
@@ -29,25 +33,30 @@ def ask_arms(
     *,
     look_up: bool = True,
     session: Session | None = None,
+    history: Sequence[Message] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Answer a question greedily with each of the trained arms, with the study's system prompt.
+    """Answer a question greedily with each of the trained arms, with the study's system prompt, or copy an answer.
 
-    ``session`` answers; by default one with PyTorch.
+    ``session`` answers, by default one with PyTorch; ``history`` has the turns before the question.
 
     Returns:
-        Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``, ``sources``, ``declined``.
+        Arm → ``text``, ``tokens``, ``seconds``, ``first_token_seconds``, ``sources``, ``declined``, ``mode``, and of
+        an answer that a rule judged ``confidence``, ``evidence``, and ``reason`` if it was declined.
 
     Raises:
         ModelError: An arm is not trained or cannot be loaded.
         ResourceError: An arm does not fit into memory.
     """
     session = session or ChatSession(study, arms)
-    system = default_system_prompt(study)
-    messages = [*([Message("system", system)] if system else []), Message("user", question)]
+    copies = list(arms) == [COPY]
+    system = "" if copies else default_system_prompt(study)
+    longest = WHOLE if copies else longest_answer(study)
+    first = [Message("system", system)] if system else []
+    messages = [*first, *history, Message("user", question)]
     answers: dict[str, dict[str, Any]] = {}
     for arm in arms:
         try:
-            sampling = Sampling(longest_answer(study), look_up=look_up)
+            sampling = Sampling(longest, look_up=look_up)
             chunks = list(session.stream(arm, messages, sampling, threading.Event()))
         except Exception as error:
             if not ran_out_of_memory(error):
@@ -66,6 +75,8 @@ def ask_arms(
             "first_token_seconds": round(chunks[-1].first_token_seconds or 0.0, 3),
             "sources": list(chunks[-1].sources),
             "declined": chunks[-1].declined,
+            "mode": "tuned",
+            **chunks[-1].judged,
         }
     return answers
 
@@ -74,7 +85,8 @@ def default_system_prompt(study: Study) -> str:
     """The system prompt that all training pairs share; empty if there is none."""
     if study.config.data.system:
         return study.config.data.system
-    records = read_jsonl(study.split_file("train"), PairLine)
+    path = study.split_file("train")
+    records = read_jsonl(path, PairLine) if path.is_file() else []
     found = {
         turn["content"]
         for record in records

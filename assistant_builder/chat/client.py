@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
@@ -50,6 +50,8 @@ class Reply:
     sources: tuple[Any, ...] = ()  # facts in the prompt of a grounded answer
     prompt_tokens: int | None = None  # tokens of that prompt
     declined: bool = False  # whether the question was declined instead of answered
+    # what the rule for declining says about it, see :attr:`Chunk.judged`
+    judged: Mapping[str, Any] = field(default_factory=dict)
     ahead: int = 0  # number of questions, of all users, that are answered before this one
 
     @property
@@ -141,6 +143,7 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
         seconds=event["seconds"],
         sources=tuple(event.get("sources", reply.sources)),
         declined=event.get("declined", False),
+        judged=event.get("judged", {}),
         prompt_tokens=event.get("prompt_tokens", reply.prompt_tokens),
     )
 
@@ -317,13 +320,14 @@ class WorkerPool:
         """The worker of a study; the previous one is closed if it has read files of another study or older ones."""
         from assistant_builder.retrieval.build import lookup_stamp
 
-        stamps = (study.step(f"train-{arm}").outputs for arm in ARMS)
+        stamps = [study.step(f"train-{arm}").outputs for arm in ARMS]
         report = study.report_file  # names the file to ship
         key = (
             str(study.folder),
             study.approach or "",
             *(json.dumps(outputs, sort_keys=True) for outputs in stamps),
-            lookup_stamp(study, ARMS),
+            # an untrained study copies its answers, and its process reads the index again
+            lookup_stamp(study, ARMS) if any(stamps) else "",
             file_hash(report) if report.is_file() else "",
         )
         with self._lock:

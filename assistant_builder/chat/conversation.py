@@ -20,6 +20,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.retrieval.copying import COPY
 
 Choice = Literal["a", "b", "tie", "both bad"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "tie", "both bad")
@@ -38,10 +39,12 @@ def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
     if speaker == SHIPPED:
         return t("As shipped (GGUF file in llama.cpp)")
+    if speaker == COPY:
+        return t("Looked up, not trained")
     return (
         label(speaker)
         if speaker != BASE
-        else t("Base model, untuned ({kind})", kind=ARMS[base_owner(arms)].base_label)
+        else t("Base model, untuned ({kind})", kind=ARMS[base_owner(arms or TWINS)].base_label)
     )
 
 
@@ -152,7 +155,7 @@ def conversation_from_record(record: Any) -> Conversation:
         except (ValueError, ConfigError):
             continue
         if sorted(turn.sides) == sorted(DEFAULT_SIDES):
-            known = [name for name in (*ARMS, SHIPPED, BASE) if name in turn.answers]
+            known = [name for name in (*ARMS, SHIPPED, BASE, COPY) if name in turn.answers]
             turns.append(replace(turn, answers={name: turn.answers[name] for name in known}))
     return Conversation(tuple(turns[-MAX_TURNS:]))
 
@@ -190,7 +193,7 @@ def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TW
 
 
 def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE]
+    order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE, COPY]
     names = (
         {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)}
         if turn.hidden

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import TypedDict
 
-from assistant_builder.arms import LORA, QLORA, TWINS, plain
+from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
@@ -30,7 +30,9 @@ from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
-from assistant_builder.i18n import localize, m, t
+from assistant_builder.i18n import Message as Shown
+from assistant_builder.i18n import m, render, t
+from assistant_builder.retrieval.own_questions import keep_questions, read_questions
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from evals.metrics.refusal import is_refusal
@@ -186,27 +188,36 @@ def log_evidence(wins: int, losses: int, share: float) -> float:
 
 
 def tally_sentence(found: Tally) -> str:
+    """:func:`tally_message` in the current language."""
+    return render(tally_message(found))
+
+
+def tally_message(found: Tally) -> Shown:
     """A sentence with the counts, their interpretation and the p-value."""
     if not found.counted:
-        return t("No votes yet.")
-    counts = [f"{plain(QLORA.name)} {found.candidate}", f"{plain(LORA.name)} {found.baseline}"]
+        return m("No votes yet.")
+    counts = [
+        Shown("{arm} {count}", {"arm": Shown(arm.plain), "count": count})
+        for arm, count in ((QLORA, found.candidate), (LORA, found.baseline))
+    ]
     if found.ties:
-        counts.append(t("{number} the same", number=found.ties))
+        counts.append(m("{number} the same", number=found.ties))
     if found.both_bad:
-        counts.append(t("{number} both bad", number=found.both_bad))
+        counts.append(m("{number} both bad", number=found.both_bad))
     decided = found.candidate + found.baseline
     if not decided:
-        shown = t("no vote prefers one assistant yet")
+        shown = m("no vote prefers one assistant yet")
     elif found.p_value > SIGNIFICANT:
-        shown = t("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
+        shown = m("no preference shown, p = {p_value:.2f}", p_value=found.p_value)
     else:
         winner = QLORA if found.candidate > found.baseline else LORA
-        tiny = found.p_value < 0.001
-        p_value = "p < " + localize("0.001") if tiny else "p = " + localize(f"{found.p_value:.3f}")
-        shown = t(
-            "{assistant} is preferred, {p_value}", assistant=plain(winner.name), p_value=p_value
+        text = "p < {value:.3f}" if found.p_value < 0.001 else "p = {value:.3f}"
+        shown = m(
+            "{assistant} is preferred, {p_value}",
+            assistant=Shown(winner.plain),
+            p_value=Shown(text, {"value": max(found.p_value, 0.001)}),
         )
-    return f"{', '.join(counts)}: {shown}."
+    return Shown("{counts}: {shown}.", {"counts": counts, "shown": shown})
 
 
 MAX_EPOCHS = 1000
@@ -356,15 +367,19 @@ def remove_correction(study: Study, time: str) -> None:
 
 
 def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
-    """Find questions that are in the held-out set, by the rule that finds leaks when data is split.
+    """Find test questions: of the held-out set or typed by the owner, by the rule that finds leaks when data is split.
 
     Returns:
-        Index of a question → rows of its exact or near duplicates in the held-out set.
+        Index of a question → rows of its exact or near duplicates; 0 for a question that the file does not answer.
     """
     if not questions:
         return {}
     pairs = load_split(study.folder / "data", "heldout")
-    heldout = [pair for pair in pairs if pair.respelled is None]
+    own = [
+        Pair(each.row or 0, (Message("user", each.question), Message("assistant", each.answer)))
+        for each in read_questions(study)
+    ]
+    heldout = [*(pair for pair in pairs if pair.respelled is None), *own]
     threshold = study.config.data.near_duplicate_threshold
     matches: dict[int, list[int]] = {}
     for index, question in enumerate(questions):
@@ -456,6 +471,7 @@ def create_retraining_study(
         created = Study.create(parse_config(tree, where="settings"), corrected)
         origin = {"study": study.name, "corrections": [asdict(each) for each in plan.trained]}
         write_json(created.folder / "made_from.json", origin)
+        keep_questions(study, created)
         created.record_template_date(like=study)
         return created
 

@@ -23,6 +23,7 @@ from assistant_builder.cli import (
     serve,
     sweep,
     versions,
+    wordings,
 )
 from assistant_builder.cli.options import with_choices
 from assistant_builder.config.serving import SERVING_BACKENDS
@@ -59,6 +60,7 @@ app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)
 app.command(cls=with_choices(backend=SERVING_BACKENDS))(serve.serve)
 app.command()(inbox.inbox)
 app.command()(versions.versions)
+app.command()(wordings.wordings)
 app.command("app")(app_commands.open_app)
 app.command("password")(app_commands.save_password)
 app.command("step", hidden=True)(run.step)

@@ -26,6 +26,7 @@ def ask(
     name: Name,
     question: str,
     *,
+    mode: Literal["tuned", "copy"] | None = None,
     arm: str = "both",
     look_up: Annotated[bool, typer.Option("--look-up/--no-look-up")] = True,
     backend: Literal["local", "llamacpp"] = "local",
@@ -34,10 +35,12 @@ def ask(
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
-    """Ask the trained assistants one question.
+    """Ask the assistants one question.
 
     Args:
         question (QUESTION): The question, in quotes.
+        mode: tuned (the trained assistants) or copy (the answer of the best fact of the data, looked up and not
+            trained). Default: tuned, or copy before the training.
         arm: Who answers: {arms}, or both (every arm that the study trains).
         look_up: Whether a grounded assistant reads the facts that are found for the question. Without them it answers
             from memory.
@@ -53,8 +56,18 @@ def ask(
     study = api.open(name, approach=approach)
     user_consent(trust_remote_code).allow(study.config)
     arms = None if arm == "both" else [arm]
+    if mode is None:
+        plain = arms is None and look_up and backend == "local"
+        mode = "copy" if plain and not study.trained else "tuned"
+        if mode == "copy":
+            output.note(
+                f"Looked up, not trained: the answer is copied from the data. 'assistant-builder run {study.name}' "
+                "trains the assistants."
+            )
     with study:
-        answers = study.ask_arms(question, arms, look_up=look_up, backend=backend, type=type)
+        answers = study.ask_arms(
+            question, arms, mode=mode, look_up=look_up, backend=backend, type=type
+        )
     if as_json:
         records = {
             answer.arm: answer.model_dump(exclude={"question", "arm"}, exclude_unset=True)
@@ -63,9 +76,14 @@ def ask(
         return output.print_json({"question": question, "answers": records})
     numbers = row_numbers(study.folder / "data")
     with texts_of(study.config.model.quant_type):
-        titles = [label(answer.arm) for answer in answers]
+        titles = [
+            f"{label(answer.arm)} ({answer.tokens} tokens, {answer.seconds:.1f} s)"
+            if answer.mode == "tuned"
+            else "Looked up, not trained"
+            for answer in answers
+        ]
     for title, answer in zip(titles, answers, strict=True):
-        output.echo(f"{title} ({answer.tokens} tokens, {answer.seconds:.1f} s): {answer.text}")
+        output.echo(f"{title}: {answer.text}")
         for source in answer.sources:
             row = "" if source.row is None else f"row {numbers.shown(source.row)}: "
             output.echo(f"  {row}{source.question} {source.answer}")

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from assistant_builder import api
-from assistant_builder.atomic_io import read_json
+from assistant_builder.atomic_io import read_json, write_text
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
-from assistant_builder.i18n import Message, Text, m
+from assistant_builder.i18n import (
+    ENGLISH,
+    Message,
+    Text,
+    environment_language,
+    m,
+    use_language,
+)
 from assistant_builder.quantization import texts_of
+
+if TYPE_CHECKING:
+    from evals.report.schema import Report
 
 _FAILING = {"worse": ("worse",), "inconclusive": ("worse", "inconclusive")}
 """Value of ``--fail-if`` → verdicts that fail."""
@@ -62,11 +73,27 @@ def report(
     if format == "json":
         output.print_json(read_json(path))
     else:
-        output.echo(
-            str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n")
-        )
+        output.echo(_in_the_language(document, path, format))
     with texts_of(study.config.model.quant_type):
         _exit_if_failing(fail_if, [document.verdict.outcome], document.message("sentence"))
+
+
+def _in_the_language(report: Report, path: Path, format: Literal["html", "md"]) -> str:
+    """The text of a report, or the path of its page, in the language of the environment.
+
+    Files of a study are in English; a page in another language is written next to them, as ``report.de.html``.
+    """
+    language = environment_language()
+    if language == ENGLISH:
+        return str(path) if format == "html" else path.read_text(encoding="utf-8").rstrip("\n")
+    from evals.report.render import render_html, render_markdown
+
+    with use_language(language):
+        if format == "md":
+            return render_markdown(report).rstrip("\n")
+        translated = path.with_suffix(f".{language}.html")
+        write_text(translated, render_html(report))
+    return str(translated)
 
 
 @documented()

@@ -42,6 +42,7 @@ def run(
     settings: Settings = [],
     redo: bool = False,
     now: bool = False,
+    first_verdict: bool = False,
     trust_remote_code: TrustRemoteCode = False,
     trust_address: TrustAddress = [],
     as_json: Json = False,
@@ -49,7 +50,8 @@ def run(
     """Run a study: train its arms, evaluate them and write the report.
 
     An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start. The
-    last lines say how good the assistant is and what to do next.
+    verdict comes first, and then what does not change it: further cells and GGUF files. The last lines say how good the
+    assistant is and what to do next.
 
     Args:
         source (SOURCE): A data file, a study.yaml, the name of a study, or its URL in a store.
@@ -58,6 +60,7 @@ def run(
         redo: Run the steps whose inputs changed, and all later steps, again. If no inputs changed, run every step
             again.
         now: Start at once, without waiting for other studies.
+        first_verdict: End with the first verdict; a process in the background runs the rest.
     """
     from assistant_builder.runner.open_study import open_or_create
 
@@ -67,15 +70,56 @@ def run(
         source, name=name, like=like, changes=changes, redo=redo, before=consent
     )
     study = api.Study(opened)
+    run_until = partial(_run, opened, redo, now, trust_remote_code, first_verdict)
     if as_json:
         try:
-            study.run(redo=redo, now=now, on_event=lambda event: None)
+            run_until(lambda event: None)
         finally:
             output.print_json(study.status())
         return
     with run_display() as display:
-        study.run(redo=redo, now=now, on_event=_event_handler(opened, display))
+        run_until(_event_handler(opened, display))
     _print_conclusion(study)
+
+
+class _FirstVerdict(Exception):
+    """Ends a run whose first verdict is there."""
+
+
+def _run(
+    study: Study,
+    redo: bool,
+    now: bool,
+    trust: bool,
+    first_verdict: bool,
+    show: Callable[[Event], None],
+) -> None:
+    """Run a study; with ``first_verdict`` until there is one, and the rest in a process that outlives this one.
+
+    On a cluster it is run to its end, because the runner there has no steps that outlive it.
+    """
+    ends = first_verdict and study.config.executor.kind == "local"
+    if ends and study.state == "running" and study.first_verdict_seconds is not None:
+        return  # by an earlier call of this command
+
+    def on_event(event: Event) -> None:
+        show(event)
+        # the next run waits for a step whose process has recorded that it runs
+        if ends and event.state == "running" and study.step(event.step).state == "running":
+            if study.first_verdict_seconds is not None:
+                raise _FirstVerdict
+
+    try:
+        api.Study(study).run(redo=redo, now=now, on_event=on_event)
+    except _FirstVerdict:
+        from assistant_builder.runner.run import start_run
+
+        start_run(study.name, now=now, trust=trust)
+        output.echo(
+            f"The rest runs in the background: 'assistant-builder status {study.name}' shows it, and "
+            f"'assistant-builder cancel {study.name}' stops it.",
+            err=True,
+        )
 
 
 def _print_conclusion(study: api.Study) -> None:
@@ -87,9 +131,15 @@ def _print_conclusion(study: api.Study) -> None:
 def _event_handler(study: Study, display: Callable[[Event], None]) -> Callable[[Event], None]:
     """Display events, and print what is known after each step, once: all arms leave out the same rows."""
     printed: set[str] = set()
+    known = study.first_verdict_seconds
 
     def show(event: Event) -> None:
+        nonlocal known
         display(event)
+        before, known = known, study.first_verdict_seconds
+        if known not in (before, None) and event.state == "running":
+            after = human_seconds(known)
+            output.echo(f"First verdict after {after}: {api.Study(study).report.sentence}")
         if event.state == "succeeded" and not event.reused:
             for line in _notes_after(study, event.step):
                 if line and line not in printed:

@@ -32,16 +32,16 @@ def serve(
     as_json: Json = False,
     **settings: Any,
 ) -> None:
-    """Serve trained assistants over an OpenAI-compatible API.
+    """Serve assistants over an OpenAI-compatible API.
 
-    The models are NAME-ARM for each arm, and NAME for the recommended one. To serve other machines, set --host and put
-    an API key into ASSISTANT_BUILDER_API_KEY.
+    The models are NAME-ARM for each arm, and NAME for the recommended one; with --mode copy NAME-copy, and NAME. To
+    serve other machines, set --host and put an API key into ASSISTANT_BUILDER_API_KEY.
 
     Args:
         names (NAME[:ARM]): Studies to serve; append :ARM to serve only one arm ({arms}).
     """
     from assistant_builder.serving.auth import take_key
-    from assistant_builder.serving.registry import select_models
+    from assistant_builder.serving.registry import select_copies, select_models
 
     key = take_key()
     try:
@@ -57,7 +57,8 @@ def serve(
             remedy=m("Correct it; 'serve --help' lists all options"),
         ) from error
     backend = SERVING_BACKENDS[config.backend]
-    models = select_models(names, api.recommended_arm, approach)
+    copies = config.mode == "copy"
+    models = select_copies(names) if copies else select_models(names, api.recommended_arm, approach)
     consent = user_consent(trust_remote_code, trust_address)
     consent.connect(backend.contacts(models.assistants[0].study.config))
     for assistant in models.assistants:
@@ -75,4 +76,9 @@ def serve(
             where=m("serve --remember"),
             remedy=m("Choose another --backend: {able}", able=able),
         )
+    if copies:
+        from assistant_builder.serving.copying import serve_copies
+
+        output.note("Answers are looked up in the data, not trained.")
+        return serve_copies(models, config, key, as_json=as_json)
     backend.start(models, config, key, as_json=as_json, notify=consent.note)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from assistant_builder.errors import ResourceError
 from assistant_builder.i18n import m
-from assistant_builder.planning.advice import gigabytes
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.planning.memory_check import LOW_MEMORY_SETTING, step_memory
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
@@ -70,9 +70,9 @@ def resources_for_step(study: Study, step: str, nodes: Sequence[Node]) -> Resour
             m(
                 "it needs about {gigabytes} of memory, {gigabytes_2} at the very least, and no node of the cluster has "
                 "more than {gigabytes_3} for its steps",
-                gigabytes=gigabytes(planned.expected_bytes),
-                gigabytes_2=gigabytes(planned.least_bytes),
-                gigabytes_3=gigabytes(most),
+                gigabytes=format_bytes(planned.expected_bytes),
+                gigabytes_2=format_bytes(planned.least_bytes),
+                gigabytes_3=format_bytes(most),
             ),
             where=m("step {step}", step=step),
             remedy=m(
@@ -110,6 +110,6 @@ def _describe(cpus: float, gpus: float, memory_bytes: int) -> str:
     parts = [
         f"{cpus:g} CPU{'s' if cpus != 1 else ''}",
         f"{gpus:g} GPU{'s' if gpus != 1 else ''}" if gpus else "",
-        gigabytes(memory_bytes) if memory_bytes else "",
+        format_bytes(memory_bytes) if memory_bytes else "",
     ]
     return ", ".join(filter(None, parts))

@@ -65,6 +65,8 @@ class ServingConfig(ConfigModel):
     # validation of the backend imports all backends
     model_config = ConfigDict(validate_default=False)
 
+    mode: Literal["tuned", "copy"] = Field("tuned", title="Mode")
+    """Who answers: tuned (trained assistants) or copy (answers copied from the data, before and without training)."""
     backend: str = Field("local", title="Backend", json_schema_extra=_add_backends)
     """What runs the models."""
     host: str = Field("127.0.0.1", min_length=1, title="Address")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from assistant_builder.atomic_io import read_json, write_json, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.card import dataset_card, write_card
-from assistant_builder.data.reading_process import load_pairs
+from assistant_builder.data.reading_process import load_pairs, read_table
 from assistant_builder.data.split import Split, split_pairs
 from assistant_builder.data.types import Pair, RowNumbers
 from assistant_builder.data.validate import Findings, TokenCounter, check_pairs
@@ -22,15 +23,24 @@ from assistant_builder.study.contents import Findings as FindingsFile
 def row_numbers(folder: Path) -> RowNumbers:
     """The row numbers that the user sees of the prepared data in a study's ``data`` folder."""
     path = folder / "findings.json"
-    try:
+    with suppress(OSError):
         return _row_numbers(path, path.stat().st_mtime_ns)
-    except OSError:  # not prepared yet
-        return RowNumbers()
+    with suppress(OSError, StopIteration):  # not prepared yet
+        source = next(folder.glob("source.*"))
+        return _source_numbers(source, source.stat().st_mtime_ns)
+    return RowNumbers()
 
 
 @functools.lru_cache(maxsize=16)
 def _row_numbers(path: Path, changed: int) -> RowNumbers:
     return RowNumbers.of_record(read_json(path, FindingsFile))
+
+
+@functools.lru_cache(maxsize=16)
+def _source_numbers(source: Path, changed: int) -> RowNumbers:
+    with suppress(DataError):
+        return read_table(source).numbers
+    return RowNumbers()
 
 
 class PreparedData(NamedTuple):

@@ -185,7 +185,7 @@ def _verdict(report: Report | None) -> dict[str, Any] | None:
     claim = verdict.estimand
     facts: dict[str, str] = {"Outcome": verdict.outcome}
     if claim in CLAIMS:
-        facts["Claim"] = inline(f"{CLAIMS[claim]}{clustered_text(verdict)}", 500)
+        facts["Claim"] = inline(f"{CLAIMS[claim]}, {clustered_text(verdict)}", 500)
     if compared:
         margin = two_significant_digits(verdict.margin * how.factor)
         facts |= {

@@ -125,7 +125,7 @@ def text_of(record: object, english: object) -> Text:
     try:
         message = message_from(record)
         render(message)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return str(english or "")
     return message
 

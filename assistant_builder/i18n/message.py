@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -34,7 +35,7 @@ class Message:
     """
 
     id: str
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     plural: str = ""
     context: str = ""
 
@@ -237,6 +238,9 @@ def capitalized(text: Text) -> Text:
 
 _FORMAT = re.compile(r"[,+]?(0?\d{1,2})?(\.\d{1,2})?[a-zA-Z%]?")
 """Formats of numbers in messages; others, such as a width of a gigabyte, are no message of this product."""
+_NAMES = re.compile(r"\{([^{}!:]*)")
+_MOST = 10_000
+"""Characters of a message whose values are repeated in it: nested, they would multiply to any length."""
 
 
 def message_from(record: object) -> Message:
@@ -245,6 +249,14 @@ def message_from(record: object) -> Message:
     Raises:
         ValueError: It is not such a record.
     """
+    message = _message_of(record)
+    once, rendered = _lengths(message)
+    if rendered > max(_MOST, 3 * once):
+        raise ValueError("its values are repeated too often")
+    return message
+
+
+def _message_of(record: object) -> Message:
     if not isinstance(record, Mapping) or not isinstance(record.get("id"), str):
         raise ValueError("not the record of a message")
     values = record.get("values", {})
@@ -260,6 +272,25 @@ def message_from(record: object) -> Message:
     return Message(
         record["id"], {str(name): _value_of(value) for name, value in values.items()}, **texts
     )
+
+
+def _lengths(value: Any) -> tuple[int, int]:
+    """Characters of a value: of all its texts, and at most when it is rendered."""
+    if isinstance(value, Message):
+        text = value.id + value.plural
+        # a name with a capital is the same value, as a sentence begins with it
+        times = Counter(_NAMES.findall(text.casefold()))
+        inside = [(times[name.casefold()], *_lengths(each)) for name, each in value.values.items()]
+        return (
+            len(text) + sum(once for _, once, _ in inside),
+            len(text) + sum(repeated * rendered for repeated, _, rendered in inside),
+        )
+    if isinstance(value, ByPlace | list):
+        parts = [value.command, value.page] if isinstance(value, ByPlace) else value
+        both = list(map(_lengths, parts))
+        return sum(once for once, _ in both), sum(rendered for _, rendered in both)
+    length = value.bit_length() // 3 if isinstance(value, int) else len(str(value))
+    return length, length
 
 
 def _value_of(record: object) -> Any:
@@ -278,8 +309,8 @@ def _value_of(record: object) -> Any:
         ):
             return Rows(tuple(numbers))
         if "page" in record:
-            return ByPlace(message_from(record.get("command")), message_from(record["page"]))
-        return message_from(record)
+            return ByPlace(_message_of(record.get("command")), _message_of(record["page"]))
+        return _message_of(record)
     return ""
 
 

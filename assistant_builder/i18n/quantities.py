@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from assistant_builder.i18n import localize, t
+from assistant_builder.i18n import Message, localize, m, render
 
 
 def format_bytes(value: float | None) -> str:
     """Bytes in decimal units: ``269 MB``; a dash for None."""
-    if value is None:
-        return "–"
+    return "–" if value is None else render(bytes_of(value))
+
+
+def bytes_of(value: float) -> Message:
+    """:func:`format_bytes` as a value of messages."""
     for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if value >= power:
-            return f"{localize(format(value / power, '.3g'))} {unit}"
-    return t("{bytes:.0f} bytes", bytes=value)
+            digits = ".3g" if value < 9.995e11 else ",.0f"
+            return Message(f"{{value:{digits}}} {unit}", {"value": value / power})
+    return m("{bytes:.0f} bytes", bytes=value)
 
 
 def format_duration(seconds: float | None) -> str:

@@ -4,7 +4,8 @@
 the answer in that pass, and generates the model's own answer from the cached keys and values. The pass also predicts
 the token after each token of the reference answer, so that the model's own answer is known up to its first token that
 differs (speculative decoding with the reference as the draft, Leviathan et al. 2023), and generated from there on. The
-common prefix of all prompts (system prompt, template header) is read once. When an answer ends, its slot is reused.
+common prefix of all prompts (system prompt, template header) is read once, and so is what several prompts share beyond
+it, such as facts (:mod:`assistant_builder.inference.prefix_tree`). When an answer ends, its slot is reused.
 Every pass has the same number of rows, and the computation of a sequence depends only on its own length, so its scores
 are bit-identical whatever else is in the batch (see :mod:`assistant_builder.inference.batch_invariant`).
 
@@ -16,9 +17,8 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import accumulate, islice
 from typing import Any
 
 import torch
@@ -39,15 +39,17 @@ from assistant_builder.inference.padded_batch import (
     padded,
     supervised_logits,
 )
+from assistant_builder.inference.prefix_tree import Beginning, shared_beginnings
 
 ROWS = 512  # rows of a prefill pass
-HEAD_ROWS = 256  # rows that the head computes at once in a prefill pass
+HEAD_ROWS = 128  # rows that the head computes at once in a prefill pass
 DECODE_ROWS = 64  # rows of a decoding pass: the number of answers generated at once
 MAX_CACHE_BYTES = 1 << 30
 """Maximum bytes of the KV cache on a CPU, and the least on a GPU; see :func:`max_cache_bytes`."""
 # slot lengths are multiples of the first number, and beyond 512 tokens of the second
 _SHORT, _LONG = 128, 256
-_MIN_PREFIX = 8
+LEAST_SHARED = 8  # tokens of a beginning that is worth its copies
+_WINDOW = 0.25  # share of the cache for the beginnings that sequences share
 
 Tokens = tuple[Sequence[int], Sequence[int]]
 """Token ids of a prompt and of its target; the target may be empty."""
@@ -62,14 +64,121 @@ OnAnswers = Callable[[dict[int, list[int]]], None]
 that it can raise to cancel."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    # Tokens that are read after ``start``: a sequence, or a beginning that several sequences share
+    index: int  # of the sequence; a beginning has the place in its tree and neither scores nor an answer
+    prompt: Sequence[int]
+    target: Sequence[int]
+    start: int
+    parent: int = -1  # the beginning that it continues
+    shared: bool = False  # whether it is a beginning
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.prompt, *self.target[:-1]]
+
+    @property
+    def last_rows(self) -> int:
+        # rows in its last prefill pass; its earlier passes are full and contain only this part
+        tokens = len(self.prompt) + max(0, len(self.target) - 1)
+        return (tokens - self.start - 1) % ROWS + 1
+
+
 @dataclass
 class _ActiveSequence:
-    # A sequence in its slot; the last token of ``answer`` is at ``next_position`` and not yet read
-    index: int
+    # A part in its slot; the last token of ``answer`` is at ``next_position`` and not yet read
+    part: _Part
     slot: int
     next_position: int = 0
     answer: list[int] = field(default_factory=list)
     certainty: list[float] = field(default_factory=list)  # log-probabilities of these tokens
+
+
+class _Waiting:
+    """The parts of a group that are not read yet; a part waits for the beginning that it continues.
+
+    The group is divided into windows of prompts that follow each other in the order of their tokens, each with its own
+    tree, so that the keys and values of beginnings need no more memory than those of a window.
+    """
+
+    def __init__(
+        self,
+        group: Sequence[int],
+        sequences: Sequence[Tokens],
+        known: int,
+        *,
+        most: int,
+        least: int,
+    ) -> None:
+        self._sequences, self._known, self._least = sequences, known, least
+        self._windows: deque[list[int]] = deque()
+        tokens = 0
+        for index in sorted(group, key=lambda index: list(sequences[index][0])):
+            new = len(sequences[index][0]) - known
+            if not self._windows or tokens + new > most:
+                self._windows.append([])
+                tokens = 0
+            self._windows[-1].append(index)
+            tokens += new
+        self._beginnings: list[Beginning] = []
+        self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._children: dict[int, list[_Part]] = {}
+        self._ready: list[_Part] = []
+        self._open_window()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def _open_window(self) -> None:
+        while not self._ready and self._windows:
+            window = self._windows.popleft()
+            prompts = [self._sequences[index][0] for index in window]
+            self._beginnings, longest = shared_beginnings(prompts, self._known, self._least)
+            self._states, self._children = {}, {}
+            parts = [
+                _Part(place, each.ids, (), each.start, each.parent, shared=True)
+                for place, each in enumerate(self._beginnings)
+            ]
+            for index, parent in zip(window, longest, strict=True):
+                start = len(self._beginnings[parent].ids) if parent >= 0 else self._known
+                parts.append(_Part(index, *self._sequences[index], start, parent))
+            for part in parts:
+                self._children.setdefault(part.parent, []).append(part)
+            self._release(-1)
+
+    def _release(self, parent: int) -> None:
+        self._ready += self._children.pop(parent, [])
+        self._ready.sort(key=lambda part: (not part.shared, -part.last_rows, part.index))
+
+    def next_pass(self, most: int) -> list[_Part]:
+        """Parts that fit a pass together, at most so many: beginnings, for which others wait, then the longest."""
+        chosen: list[_Part] = []
+        rows = ROWS
+        for part in self._ready:
+            if part.last_rows <= rows and len(chosen) < most:
+                chosen.append(part)
+                rows -= part.last_rows
+        return chosen
+
+    def start(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence]) -> None:
+        """Copy what is known of parts into their slots; they no longer wait."""
+        for row in rows:
+            self._ready.remove(row.part)
+            place = row.part.parent
+            while place >= 0:
+                slots.fill_slot(row.slot, self._beginnings[place].start, self._states[place])
+                place = self._beginnings[place].parent
+
+    def finish(self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence]) -> None:
+        """Keep the keys and values of beginnings that were read; what continues them can be read next."""
+        for row in rows:
+            part = row.part
+            if part.shared:
+                states = slots.prefix_states(len(part.prompt), part.start, row.slot)
+                self._states[part.index] = states
+                self._release(part.index)
+        self._open_window()
 
 
 @dataclass(frozen=True)
@@ -85,14 +194,25 @@ class ScoredChunk:
 class BatchScorer:
     """Scores and generates with packed sequences, at most ``size`` at once.
 
-    The model must support packing, see :func:`~assistant_builder.inference.packed_batch.supports_packing`.
+    The model must support packing, see :func:`~assistant_builder.inference.packed_batch.supports_packing`. A beginning
+    of at least ``least_shared`` tokens that several sequences share is read once.
     """
 
-    def __init__(self, model: Any, pad_id: int, stop_ids: Sequence[int], size: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        stop_ids: Sequence[int],
+        size: int,
+        *,
+        least_shared: int = LEAST_SHARED,
+    ) -> None:
         self._packed = PackedModel(model, pad_id)
         self._stop = set(stop_ids)
         self._size = min(size, DECODE_ROWS)
         self._max_tokens = max_cache_bytes(model.device) // bytes_per_token(model)
+        self._window = max(int(self._max_tokens * _WINDOW), 2 * ROWS)
+        self._least_shared = least_shared
         self._prefix: tuple[int, ...] = ()
         self._prefix_states: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.seconds = {"nll": 0.0, "generate": 0.0}
@@ -117,19 +237,23 @@ class BatchScorer:
         self.certainties = {}
         self._read_prefix(sequences)
         for group, slots in self._groups(sequences, max_new_tokens or room):
-            waiting, free = deque(group), deque(range(slots.count))
+            waiting = self._waiting(group, sequences)
+            free = deque(range(slots.count))
             active: dict[int, _ActiveSequence] = {}
             while waiting or active:
-                count = self._next_count(waiting, len(free), sequences)
+                parts = waiting.next_pass(len(free))
                 # decoding continues until there are enough free slots for a full prefill pass
-                if count and (not active or count == len(waiting) or count < len(free)):
-                    places = [(waiting.popleft(), free.popleft()) for _ in range(count)]
-                    rows = [_ActiveSequence(*place) for place in places]
-                    on_scores(self._read(slots, rows, sequences, max_new_tokens, on_read))
+                full = len(parts) == len(waiting) or len(parts) < len(free)
+                if parts and (full or not active):
+                    rows = [_ActiveSequence(part, free.popleft()) for part in parts]
+                    waiting.start(slots, rows)
+                    on_scores(self._read(slots, rows, max_new_tokens, on_read))
+                    waiting.finish(slots, rows)
+                    answering = [row for row in rows if max_new_tokens and not row.part.shared]
+                    active |= {row.slot: row for row in answering}
+                    free.extend(row.slot for row in rows if row.slot not in active)
                     if not max_new_tokens:
-                        free.extend(row.slot for row in rows)
                         continue
-                    active |= {row.slot: row for row in rows}
                 else:
                     self._decode(slots, active)
                 ended = [
@@ -140,23 +264,25 @@ class BatchScorer:
                 for row in ended:
                     del active[row.slot]
                     free.append(row.slot)
-                    self.certainties[row.index] = row.certainty
-                on_answers({row.index: row.answer for row in ended})
+                    self.certainties[row.part.index] = row.certainty
+                on_answers({row.part.index: row.answer for row in ended})
 
     def passes(self, sequences: Sequence[Tokens]) -> Iterator[ScoredChunk]:
         """Read every prompt with its target, pass by pass, without generating."""
         self._read_prefix(sequences)
         for group, slots in self._groups(sequences, 0, max_tokens=2 * ROWS):
-            waiting = deque(group)
+            waiting = self._waiting(group, sequences)
             while waiting:
-                count = self._next_count(waiting, slots.count, sequences)
-                rows = [_ActiveSequence(waiting.popleft(), slot) for slot in range(count)]
-                yield from self._scored_chunks(slots, rows, sequences)
+                parts = waiting.next_pass(slots.count)
+                rows = [_ActiveSequence(part, slot) for slot, part in enumerate(parts)]
+                waiting.start(slots, rows)
+                yield from self._scored_chunks(slots, rows)
+                waiting.finish(slots, rows)
 
     def _read_prefix(self, sequences: Sequence[Tokens]) -> None:
         # the last token of every prompt is excluded, since its logits are needed
         shared = os.path.commonprefix([list(prompt[:-1]) for prompt, _ in sequences])
-        self._prefix = tuple(shared) if len(sequences) > 1 and len(shared) >= _MIN_PREFIX else ()
+        self._prefix = tuple(shared) if len(sequences) > 1 and len(shared) >= LEAST_SHARED else ()
         self._prefix_states = []
         if self._prefix:
             slots = SlottedKVCache(1, _slot_length(len(self._prefix)))
@@ -168,63 +294,57 @@ class BatchScorer:
     def _groups(
         self, sequences: Sequence[Tokens], max_new_tokens: int, *, max_tokens: int | None = None
     ) -> Iterator[tuple[list[int], SlottedKVCache]]:
-        # sequence indices grouped by slot length, shortest first, with the slots
+        # sequence indices grouped by slot length, the shortest slots first, with the slots
         lengths = [
             _slot_length(len(prompt) + max(len(target), max_new_tokens))
             for prompt, target in sequences
         ]
         for length in sorted(set(lengths)):
             group = [index for index in range(len(sequences)) if lengths[index] == length]
-            group.sort(key=lambda index: (sum(map(len, sequences[index])), index))
-            capacity = (max_tokens or self._max_tokens) // length
+            capacity = (max_tokens or int(self._max_tokens * (1 - _WINDOW))) // length
             slots = SlottedKVCache(max(1, min(self._size, capacity, len(group))), length)
             if self._prefix_states:
                 slots.fill_prefix(self._prefix_states)
             yield group, slots
 
-    def _next_count(self, waiting: Iterable[int], free: int, sequences: Sequence[Tokens]) -> int:
-        # number of waiting sequences that are read in the next pass
-        parts = (self._last_rows(sequences[index]) for index in islice(waiting, free))
-        rows = list(accumulate(parts))
-        return max(sum(total <= ROWS for total in rows), min(1, len(rows)))
-
-    def _last_rows(self, sequence: Tokens) -> int:
-        # rows of a sequence in its last prefill pass; its earlier passes are full and contain only this sequence
-        return (len(sequence[0]) + max(0, len(sequence[1]) - 1) - len(self._prefix) - 1) % ROWS + 1
+    def _waiting(self, group: Sequence[int], sequences: Sequence[Tokens]) -> _Waiting:
+        known, least = len(self._prefix), self._least_shared
+        return _Waiting(group, sequences, known, most=self._window, least=least)
 
     def _scored_chunks(
-        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence], sequences: Sequence[Tokens]
+        self, slots: SlottedKVCache, rows: Sequence[_ActiveSequence]
     ) -> Iterator[ScoredChunk]:
-        last: list[tuple[int, SequenceChunk, Tokens]] = []
+        last: list[tuple[_Part, SequenceChunk]] = []
         for row in rows:
-            prompt, target = sequences[row.index]
-            ids = [*prompt, *target[:-1]]
-            end = len(ids) - self._last_rows((prompt, target))
-            for start in range(len(self._prefix), end, ROWS):
+            ids = row.part.ids
+            end = len(ids) - row.part.last_rows
+            for start in range(row.part.start, end, ROWS):
                 chunk = SequenceChunk(row.slot, start, ids[start : start + ROWS])
-                yield self._score_pass(slots, [(row.index, chunk, (prompt, target))])
-            last.append((row.index, SequenceChunk(row.slot, end, ids[end:]), (prompt, target)))
+                yield self._score_pass(slots, [(row.part, chunk)])
+            last.append((row.part, SequenceChunk(row.slot, end, ids[end:])))
         yield self._score_pass(slots, last)
 
     def _score_pass(
-        self, slots: SlottedKVCache, read: Sequence[tuple[int, SequenceChunk, Tokens]]
+        self, slots: SlottedKVCache, read: Sequence[tuple[_Part, SequenceChunk]]
     ) -> ScoredChunk:
         keep: list[int] = []
         targets: list[int] = []
         counts, row = [], 0
-        for _, chunk, (prompt, target) in read:
-            answers = list(target) or [0]
-            first = max(chunk.start, len(prompt) - 1)  # the logits of a token predict the next one
-            end = chunk.start + len(chunk.ids)
-            keep += range(row + first - chunk.start, row + len(chunk.ids))
-            if end >= len(prompt):
-                targets += answers[first - len(prompt) + 1 : end - len(prompt) + 1]
-            counts.append(max(0, end - first))
+        for part, chunk in read:
+            if not part.shared:
+                answers, known = list(part.target) or [0], len(part.prompt)
+                # the logits of a token predict the next one
+                first, end = max(chunk.start, known - 1), chunk.start + len(chunk.ids)
+                keep += range(row + first - chunk.start, row + len(chunk.ids))
+                if end >= known:
+                    targets += answers[first - known + 1 : end - known + 1]
+                counts.append(max(0, end - first))
             row += len(chunk.ids)
-        logits = self._pass(slots, [chunk for _, chunk, _ in read], keep or [0])
+        logits = self._pass(slots, [chunk for _, chunk in read], keep or [0])
         logits = logits[: len(keep)].float()
         followed = torch.tensor(targets, dtype=torch.long, device=logits.device)
-        return ScoredChunk([index for index, _, _ in read], logits, followed, counts)
+        indices = [part.index for part, _ in read if not part.shared]
+        return ScoredChunk(indices, logits, followed, counts)
 
     def _pass(
         self, slots: SlottedKVCache, chunks: Sequence[SequenceChunk], keep: Sequence[int]
@@ -236,28 +356,27 @@ class BatchScorer:
         self,
         slots: SlottedKVCache,
         rows: Sequence[_ActiveSequence],
-        sequences: Sequence[Tokens],
         max_new_tokens: int,
         on_read: OnRead | None,
     ) -> dict[int, Scored]:
         began = time.monotonic()
-        chunks: dict[int, list[tuple[torch.Tensor, ...]]] = {row.index: [] for row in rows}
-        for read in self._scored_chunks(slots, rows, sequences):
-            for index, part in _scores(read, on_read):
+        scored = [row for row in rows if not row.part.shared]
+        chunks: dict[int, list[tuple[torch.Tensor, ...]]] = {row.part.index: [] for row in scored}
+        for read in self._scored_chunks(slots, rows):
+            for index, part in _scores(read, on_read if read.sequences else None):
                 chunks[index].append(part)
-        joined = {
-            index: [torch.cat(part) for part in zip(*parts, strict=True)]
-            for index, parts in chunks.items()
-        }
-        scored = {index: (chosen, top.tolist()) for index, (chosen, top, _) in joined.items()}
-        for row in rows:
-            (prompt, target), likeliest = sequences[row.index], scored[row.index][1]
-            count = _known_tokens(likeliest[:max_new_tokens], target, self._stop)
-            row.next_position = len(prompt) + count - 1
+        found: dict[int, Scored] = {}
+        for row in scored:
+            chosen, top, sure = map(torch.cat, zip(*chunks[row.part.index], strict=True))
+            likeliest = top.tolist()
+            count = _known_tokens(likeliest[:max_new_tokens], row.part.target, self._stop)
+            row.next_position = len(row.part.prompt) + count - 1
             row.answer = likeliest[:count]
-            row.certainty = joined[row.index][2][:count].tolist()
+            row.certainty = sure[:count].tolist()
+            if row.part.target:
+                found[row.part.index] = chosen, likeliest
         self.seconds["nll"] += time.monotonic() - began
-        return {index: pair for index, pair in scored.items() if sequences[index][1]}
+        return found
 
     def _decode(self, slots: SlottedKVCache, active: dict[int, _ActiveSequence]) -> None:
         began = time.monotonic()

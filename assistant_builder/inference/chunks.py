@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from assistant_builder.errors import ConfigError
@@ -56,3 +56,5 @@ class Chunk:
     sources: tuple[dict[str, Any], ...] = ()
     prompt_tokens: int | None = None
     declined: bool = False  # whether the question was declined; in the last chunk
+    # in the last chunk of an answer that a rule judged, see :func:`assistant_builder.retrieval.decline.judgement`
+    judged: dict[str, Any] = field(default_factory=dict)

@@ -6,12 +6,13 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
 from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
-from assistant_builder.retrieval.decline import FIRST_TOKENS, evidence_of
+from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.decline import DeclineRule
@@ -128,13 +129,21 @@ class _Attempt:
     def text(self) -> str:
         return "".join(chunk.text_delta for chunk in self.held)
 
+    @cached_property
+    def evidence(self) -> Evidence:
+        certainties, taught = self.generation.certainties, self.grounded.taught
+        return evidence_of(self.found.evidence, self.text, certainties, taught)
+
     @property
     def judged(self) -> Judged:
-        rule, found = self.grounded.rule, self.found
-        assert rule is not None
-        certainties, taught = self.generation.certainties, self.grounded.taught
-        evidence = evidence_of(found.evidence, self.text, certainties, taught)
-        return Judged(rule.confidence(evidence), found.best)
+        assert self.grounded.rule is not None
+        return Judged(self.grounded.rule.confidence(self.evidence), self.found.best)
+
+    def judgement(self, *, declined: bool = False) -> dict[str, Any]:
+        rule, nearest = self.grounded.rule, self.found.nearest
+        if rule is None:
+            return {}
+        return judgement("tuned", self.evidence, rule, nearest=nearest, declined=declined)
 
     def close(self) -> None:
         self.generation.chunks.close()  # type: ignore[attr-defined]
@@ -160,6 +169,7 @@ class _Attempt:
             seconds=seconds,
             finish=finish,
             declined=declined,
+            judged=self.judgement(declined=declined),
             **self._extra(sources=not declined),
         )
 
@@ -171,7 +181,7 @@ class _Attempt:
         more = iter(()) if self.complete else self.generation.chunks
         later = (replace(chunk, seconds=chunk.seconds + self.offset) for chunk in more)
         for chunk in itertools.chain(self.held, later):
-            extra = self._extra() if chunk.finish else {}
+            extra = {**self._extra(), "judged": self.judgement()} if chunk.finish else {}
             yield replace(chunk, first_token_seconds=shown, **extra)
 
     def _extra(self, *, sources: bool = True) -> dict[str, Any]:

@@ -23,9 +23,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -200,6 +201,12 @@ class LlamaServer(RuntimeServer):
         except psutil.Error:
             return 0
 
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of the process."""
+        times = psutil.Process(self._process.pid).cpu_times()
+        return float(times.user + times.system)
+
     def complete(
         self,
         ids: Sequence[int],
@@ -208,6 +215,7 @@ class LlamaServer(RuntimeServer):
         stop_ids: Sequence[int] = (),
         logprobs: bool = False,
         sampling: Sampling = GREEDY,
+        slot: int = -1,
     ) -> Completion:
         """Answer a prompt.
 
@@ -217,13 +225,13 @@ class LlamaServer(RuntimeServer):
             stop_ids: Tokens that end it, in addition to those that the file names.
             logprobs: Whether log-probabilities are returned, which takes time.
             sampling: Temperature, top-p and seed; greedy by default.
+            slot: Slot that computes it; -1: the one whose last prompt is the most similar.
 
         Raises:
             ModelError: The process has ended, or refuses the prompt.
         """
-        reply = self._post(
-            "/completion", self._body(ids, max_new_tokens, logprobs, sampling), seconds=None
-        )
+        body = {**self._body(ids, max_new_tokens, logprobs, sampling), "id_slot": slot}
+        reply = self._post("/completion", body, seconds=None)
         tokens = [int(token) for token in reply["tokens"]]
         end = next((place for place, token in enumerate(tokens) if token in stop_ids), len(tokens))
         ended, text = end < len(tokens), reply["content"]
@@ -250,22 +258,32 @@ class LlamaServer(RuntimeServer):
         *,
         stop_ids: Sequence[int] = (),
         logprobs: bool = False,
-    ) -> Iterator[Completion]:
-        """Answer prompts greedily, as many at a time as there are slots; yields the answers in their order.
+    ) -> Iterator[tuple[int, Completion]]:
+        """Answer prompts greedily, as many at a time as there are slots.
+
+        Each slot answers prompts that follow each other in the order of their tokens, so that it computes again as
+        little as possible of a prompt that begins as the one before it.
+
+        Yields:
+            The place of a prompt and its answer, as soon as it is complete.
 
         Raises:
             ModelError: See :meth:`complete`.
         """
-        pool = ThreadPoolExecutor(self.slots)
+        order = sorted(range(len(prompts)), key=lambda place: list(prompts[place]))
+        share = -(-len(order) // self.slots)
+        threads = [ThreadPoolExecutor(1) for _ in range(self.slots)]
         try:
-            yield from pool.map(
-                lambda ids: self.complete(
-                    ids, max_new_tokens, stop_ids=stop_ids, logprobs=logprobs
-                ),
-                prompts,
-            )
+            places: dict[Future[Completion], int] = {}
+            for number, place in enumerate(order):
+                slot = number // share
+                ask = partial(self.complete, stop_ids=stop_ids, logprobs=logprobs, slot=slot)
+                places[threads[slot].submit(ask, prompts[place], max_new_tokens)] = place
+            for answered in as_completed(places):
+                yield places[answered], answered.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for thread in threads:
+                thread.shutdown(wait=False, cancel_futures=True)
 
     def stream(
         self,

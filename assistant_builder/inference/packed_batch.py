@@ -66,11 +66,22 @@ class SlottedKVCache(Cache):
         """Required by models that compute positions themselves; here every pass passes its own."""
         return 0
 
-    def prefix_states(self, length: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Keys and values of the first ``length`` tokens of the first slot, for each layer."""
+    def prefix_states(
+        self, length: int, start: int = 0, slot: int = 0
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of the tokens from ``start`` to ``length`` of a slot, for each layer."""
         return [
-            (keys[0, :length].clone(), values[0, :length].clone()) for keys, values in self.stored
+            (keys[slot, start:length].clone(), values[slot, start:length].clone())
+            for keys, values in self.stored
         ]
+
+    def fill_slot(
+        self, slot: int, start: int, states: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> None:
+        """Copy the result of :meth:`prefix_states` into a slot, from the position ``start`` on."""
+        for stored, read in zip(self.stored, states, strict=True):
+            for target, source in zip(stored, read, strict=True):
+                target[slot, start : start + len(source)] = source
 
     def fill_prefix(self, start: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         """Copy the result of :meth:`prefix_states` of another cache to the start of every slot."""

@@ -141,6 +141,11 @@ class Session(abc.ABC):
             read = messages if self._conversations_read.get(speaker, True) else alone(messages)
             yield from generate(read).chunks
 
+    @property
+    def holds_models(self) -> bool:
+        """Whether the session holds memory that a run needs."""
+        return bool(self._loaded)
+
     def close(self) -> None:  # noqa: B027 - PyTorch's models are freed with the session
         """End processes that the session has started."""
 

@@ -329,6 +329,45 @@ def _exclude_fused_experts(config: LoraConfig, model: PreTrainedModel) -> LoraCo
     return config
 
 
+_PLAIN_NAME = re.compile(r"[\w.]+")
+_OF_EXPERTS = re.compile(r"\.\*\\\.[\w\\.]+")
+"""The patterns that PEFT writes for the fused experts of a mixture: a name of which the dots are escaped."""
+_MAX_RANK = 1024
+"""That of ``train.rank``."""
+
+
+def _config_of(folder: Path, base: PreTrainedModel) -> LoraConfig:
+    # the settings that training writes; others would replicate layers, change the base, take any memory, or match
+    # names by a pattern without end
+    file = LoraConfig.from_pretrained(str(folder))
+    names, parameters = file.target_modules, file.target_parameters or ()
+    patterns = [*file.rank_pattern, *file.alpha_pattern]
+    if not (
+        isinstance(names, set | list)
+        and all(map(_PLAIN_NAME.fullmatch, (*names, *parameters)))
+        and all(map(_OF_EXPERTS.fullmatch, patterns))
+    ):
+        raise ValueError("its layers are not given by their names")
+    fused = (rank / 4 for rank in file.rank_pattern.values())  # up to so many matrices in one
+    if not all(0 < rank <= _MAX_RANK for rank in (file.r, *fused)):
+        raise ValueError(f"its rank is not between 1 and {_MAX_RANK}")
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=file.r,
+        lora_alpha=file.lora_alpha,
+        lora_dropout=file.lora_dropout,
+        target_modules=names,
+        exclude_modules=_outside_decoder(base),
+        target_parameters=file.target_parameters,
+        rank_pattern=file.rank_pattern,
+        alpha_pattern=file.alpha_pattern,
+        base_model_name_or_path=file.base_model_name_or_path,
+        inference_mode=True,
+    )
+    config._register_custom_module(ADAPTER_LAYERS)
+    return config
+
+
 def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") -> PeftModel:
     """Attach a trained adapter for inference to a base, or to a PeftModel with other adapters.
 
@@ -340,8 +379,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, name: str = "default") ->
             m("there is no trained adapter"), where=str(folder), remedy=m("Train the {study} first")
         )
     try:
-        config = LoraConfig.from_pretrained(str(folder))
-        config._register_custom_module(ADAPTER_LAYERS)
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        config = _config_of(folder, base)
         # PEFT would read to any GPU, also of Apple or Intel
         device = {"torch_device": str(next(model.parameters()).device)}
         if isinstance(model, PeftModel):

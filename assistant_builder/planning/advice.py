@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS
-from assistant_builder.i18n import localize, percentage, t
+from assistant_builder.i18n import percentage, t
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
@@ -72,13 +73,6 @@ def method_label(method: Method) -> str:
     return "full fine-tuning" if method == FULL_TUNING else ARMS[method].short
 
 
-def gigabytes(value: float) -> str:
-    """Format bytes for a sentence: ``12.3 GB``, ``157 MB``."""
-    if value < 1e9:
-        return localize(f"{value / 1e6:.3g} MB")
-    return localize(f"{value / 1e9:.3g} GB" if value < 1e12 else f"{value / 1e9:,.0f} GB")
-
-
 @dataclass(frozen=True)
 class Advice:
     """A recommendation."""
@@ -94,9 +88,9 @@ def advise(plan: Plan) -> Advice:
     """Recommend a method for a plan."""
     lora, qlora = plan.lora, plan.qlora
     needs = {
-        "lora": gigabytes(lora.expected_bytes),
-        "qlora": gigabytes(qlora.expected_bytes),
-        "available": gigabytes(plan.memory_bytes),
+        "lora": format_bytes(lora.expected_bytes),
+        "qlora": format_bytes(qlora.expected_bytes),
+        "available": format_bytes(plan.memory_bytes),
     }
     if lora.fit == "room":
         spared = max(lora.expected_bytes - qlora.expected_bytes, 0)
@@ -106,7 +100,7 @@ def advise(plan: Plan) -> Advice:
             saves = t(
                 "Compact would save {spared}, which this machine does not need, and could lower the quality of the "
                 "answers.",
-                spared=gigabytes(spared),
+                spared=format_bytes(spared),
             )
         return Advice(LORA.name, f"{fits} {saves}", {})
     if qlora.fit != "no":
@@ -159,8 +153,8 @@ def advise_when_nothing_fits(plan: Plan) -> Advice:
     why = t(
         "This model does not fit with these settings: {method} needs {needed}, and {available} are available.",
         method=method_label(smaller.method),
-        needed=gigabytes(smaller.expected_bytes),
-        available=gigabytes(plan.memory_bytes),
+        needed=format_bytes(smaller.expected_bytes),
+        available=format_bytes(plan.memory_bytes),
     )
     remedies: list[str] = []
     arms = plan.config.arms
@@ -313,7 +307,7 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
             "While the base model loads, the {processes} processes together need about {memory} of main memory, "
             "until its shards are on the GPUs. Make sure that the computer has this much memory.",
             processes=plan.shards,
-            memory=gigabytes(host),
+            memory=format_bytes(host),
         )
     if plan.machine.device != "cpu":
         return

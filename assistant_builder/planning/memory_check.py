@@ -16,11 +16,11 @@ from assistant_builder.atomic_io import read_json, read_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError, ResourceError
 from assistant_builder.i18n import m
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.planning.advice import (
     advise_when_nothing_fits,
     advise_without_twin,
     cheapest_card,
-    gigabytes,
     method_label,
 )
 from assistant_builder.planning.hardware import Machine, this_machine, with_speed
@@ -82,10 +82,10 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
             "has {gigabytes_3}",
             method_label=method_label(worst.method),
             model=plan.model,
-            gigabytes=gigabytes(worst.expected_bytes),
-            gigabytes_2=gigabytes(least_bytes(worst)),
+            gigabytes=format_bytes(worst.expected_bytes),
+            gigabytes_2=format_bytes(least_bytes(worst)),
             name=plan.machine.name,
-            gigabytes_3=gigabytes(plan.machine.memory_bytes),
+            gigabytes_3=format_bytes(plan.machine.memory_bytes),
         ),
         remedy=m(
             "{suggestions} To start anyway, set {low_memory_setting}",
@@ -198,7 +198,7 @@ def memory_note(study: Study) -> str:
     if needed <= plan.memory_bytes:
         return ""
     return (
-        f"Training needs about {gigabytes(needed)} of memory, and {gigabytes(plan.memory_bytes)} are free. Close "
+        f"Training needs about {format_bytes(needed)} of memory, and {format_bytes(plan.memory_bytes)} are free. Close "
         "other programs, or lower train.micro_batch_size."
     )
 

@@ -178,10 +178,9 @@ class MeasuredRuns:
         return known.get((machine.device, LORA.name if method == "full" else method))
 
 
-def load_measured_runs(parameters: int, folders: Iterable[Path] | None = None) -> MeasuredRuns:
-    """Load the finished runs of this machine (``folders`` of studies) with a model of a similar size."""
-    if folders is None:
-        folders = [study.folder for study in Study.all() if is_plain(study.folder)]
+def load_measured_runs(parameters: int) -> MeasuredRuns:
+    """Load the finished runs of this machine with a model of a similar size."""
+    folders = [study.folder for study in Study.all() if is_plain(study.folder)]
     ratios = ((run, run["total_parameters"] / parameters) for run in _latest_summaries(folders))
     runs = [run for run, ratio in ratios if 1 / _MAX_SIZE_RATIO <= ratio <= _MAX_SIZE_RATIO]
     memory: dict[tuple[str, str], list[float]] = {}

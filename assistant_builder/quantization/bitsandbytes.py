@@ -243,23 +243,20 @@ class _LlmInt8(QuantizationMethod):
 
 
 METHODS = (
-    _BitsAndBytes4Bit(
-        name="nf4",
-        label="NF4",
-        bits=4,
-        about=N_("4 bits, levels for normally distributed weights"),
-        library="bitsandbytes",
-        shardable=True,
-        operator="bitsandbytes::gemm_4bit",
-    ),
-    _BitsAndBytes4Bit(
-        name="fp4",
-        label="FP4",
-        bits=4,
-        about=N_("4 bits, levels of a floating-point number"),
-        library="bitsandbytes",
-        shardable=True,
-        operator="bitsandbytes::gemm_4bit",
+    *(
+        _BitsAndBytes4Bit(
+            name=name,
+            label=name.upper(),
+            bits=4,
+            about=about,
+            library="bitsandbytes",
+            shardable=True,
+            operator="bitsandbytes::gemm_4bit",
+        )
+        for name, about in (
+            ("nf4", N_("4 bits, levels for normally distributed weights")),
+            ("fp4", N_("4 bits, levels of a floating-point number")),
+        )
     ),
     _LlmInt8(
         name="int8",

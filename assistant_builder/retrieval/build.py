@@ -23,6 +23,7 @@ from assistant_builder.retrieval.index import (
     FILES,
     MAX_FACTS,
     RECORD,
+    Fact,
     Index,
     Progress,
     TextEncoder,
@@ -96,6 +97,25 @@ ADDED = "added.json"
 """File of a final index: ``{"added": answers, "rows": [rows of the data file]}``."""
 
 
+def with_missing_answers(
+    index: Index, pairs: Sequence[Pair], embedder: TextEncoder
+) -> tuple[Index, list[Fact]]:
+    """An index with the answers of further pairs that it lacks, and the facts that were added."""
+    answers = {fact.answer_key for fact in index.facts}
+    clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
+    new = [
+        fact
+        for pair in pairs
+        if pair.answerable
+        for fact in facts_of(pair)
+        if fact.answer_key not in answers and fact.cluster not in clusters
+    ]
+    if not new:
+        return index, new
+    vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])
+    return Index([*index.facts, *new], vectors, index.embedder), new
+
+
 def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder) -> list[Path]:
     """Write the final index next to the measured one, if it lacks answers.
 
@@ -111,20 +131,10 @@ def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder
     shutil.rmtree(folder, ignore_errors=True)
     if not study.config.retrieval.final_index:
         return []
-    index = Index.load(study.retrieval_folder)
-    answers = {fact.answer_key for fact in index.facts}
-    clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
-    new = [
-        fact
-        for pair in pairs
-        if pair.answerable
-        for fact in facts_of(pair)
-        if fact.answer_key not in answers and fact.cluster not in clusters
-    ]
+    index, new = with_missing_answers(Index.load(study.retrieval_folder), pairs, embedder)
     if not new:
         return []
-    vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])
-    files = Index([*index.facts, *new], vectors, index.embedder).save(folder)
+    files = index.save(folder)
     rows = sorted({fact.row for fact in new})
     write_json(folder / ADDED, {"added": len({fact.answer_key for fact in new}), "rows": rows})
     return [*files, folder / ADDED]

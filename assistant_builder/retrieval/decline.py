@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NotRequired
+from typing import Any, Literal, NotRequired
 from zlib import crc32
 
 import numpy as np
@@ -34,10 +34,12 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m, written
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
+Mode = Literal["tuned", "copy"]
+"""Whether a trained assistant answers, or the best fact is copied."""
 FIRST_TOKENS = 16
 """Tokens of an answer on which the decision rests, so that a longer answer need not be complete before it is shown."""
 RIDGE = 3.0  # penalty of the squared weights of standardized evidence, in units of one question
@@ -229,6 +231,46 @@ def evidence_of(
 def found_alone(found: Retrieved) -> Evidence:
     """The evidence where no model answers and the best fact is copied."""
     return Evidence(found.similarity, found.certainty, found.nearby, probability=0.0, grounded=1.0)
+
+
+def judgement(
+    mode: Mode,
+    evidence: Evidence,
+    rule: DeclineRule,
+    *,
+    nearest: tuple[str, float] | None,
+    declined: bool,
+) -> dict[str, Any]:
+    """What is said about a judged answer: ``mode``, ``confidence``, ``evidence``, and ``reason`` if it was declined.
+
+    Args:
+        mode: How the answer was made.
+        evidence: What was judged.
+        rule: The rule that judged it.
+        nearest: Question and cosine similarity of the best fact; ``None`` if none was found.
+        declined: Whether the question was declined.
+    """
+    confidence = rule.confidence(evidence)
+    # of the five, copying knows what the search says
+    names = NAMES[:3] if mode == "copy" else NAMES
+    said: dict[str, Any] = {
+        "mode": mode,
+        "confidence": round(confidence, 4),
+        "evidence": {name: round(getattr(evidence, name), 4) for name in names},
+    }
+    if not declined:
+        return said
+    reason: Text = m("No answer of the data can be looked up for it.")
+    if nearest is not None:
+        reason = m(
+            "The nearest question of the data is “{question}” (similarity {similarity:.2f}). The confidence is "
+            "{confidence:.2f}, and {threshold:.2f} is needed.",
+            question=nearest[0],
+            similarity=nearest[1],
+            confidence=confidence,
+            threshold=rule.threshold,
+        )
+    return {**said, "reason": written(reason)[0]}
 
 
 def fit(

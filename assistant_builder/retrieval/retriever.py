@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from assistant_builder.data import Message
+from assistant_builder.data import Message, Pair
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
-from assistant_builder.retrieval.build import served_index_folder
+from assistant_builder.retrieval.build import served_index_folder, with_missing_answers
 from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
-from assistant_builder.retrieval.index import Fact, Hit, Index
+from assistant_builder.retrieval.index import Fact, Hit, Index, TextEncoder
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
-
-if TYPE_CHECKING:
-    from assistant_builder.models.embedding import Embedder
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,11 @@ class Found:
         """The best fact in the prompt; ``None`` if none was found or none fits."""
         return self.sources[0].fact if self.sources else None
 
+    @property
+    def nearest(self) -> tuple[str, float] | None:
+        """Question and similarity of the best fact."""
+        return (self.sources[0].fact.question, self.sources[0].similarity) if self.sources else None
+
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
         return [
@@ -50,17 +52,35 @@ class Found:
         ]
 
 
-class Retriever:
-    """Finds facts and writes them into prompts."""
+@dataclass(frozen=True)
+class Chooser:
+    """Chooses at most ``count`` facts and writes them into no prompt: a grounder without a tokenizer."""
 
-    def __init__(self, study: Study, index: Index, embedder: Embedder, grounder: Grounder) -> None:
+    count: int
+
+    def ground(
+        self, messages: Sequence[Message], facts: Sequence[Fact], context: int | None = None
+    ) -> tuple[list[Message], list[Fact]]:
+        """The conversation as it is, and the facts; arguments as of :meth:`Grounder.ground`."""
+        return list(messages), list(facts[: self.count])
+
+
+class Retriever:
+    """Finds facts and writes them into prompts; with a :class:`Chooser` it only finds them."""
+
+    def __init__(
+        self, study: Study, index: Index, embedder: TextEncoder, grounder: Grounder | Chooser
+    ) -> None:
         self.study, self.index, self._embedder, self._grounder = study, index, embedder, grounder
 
     @classmethod
-    def load(cls, study: Study, prompter: ChatTokenizer, *, served: bool = True) -> Retriever:
+    def load(
+        cls, study: Study, prompter: ChatTokenizer | None, *, served: bool = True
+    ) -> Retriever:
         """The retriever of a study; loads the sentence embedder, so that only worker processes call it.
 
-        Without ``served`` it has the index that is measured, else the final one if there is one.
+        Without ``served`` it has the index that is measured, else the final one if there is one. Without a tokenizer
+        (``prompter``) it writes no prompts.
 
         Raises:
             StudyError: The study has no index, or one of another embedder.
@@ -79,7 +99,18 @@ class Retriever:
                 where=str(folder),
                 remedy=m("Run 'assistant-builder run {name} --redo'", name=study.name),
             )
-        return cls(study, index, embedder, Grounder.of(study, prompter))
+        count = study.config.retrieval.facts
+        return cls(
+            study,
+            index,
+            embedder,
+            Chooser(count) if prompter is None else Grounder.of(study, prompter),
+        )
+
+    def with_answers(self, pairs: Sequence[Pair]) -> Retriever:
+        """A retriever whose index has the answers of further pairs, too."""
+        index, _ = with_missing_answers(self.index, pairs, self._embedder)
+        return Retriever(self.study, index, self._embedder, self._grounder)
 
     def find(
         self,

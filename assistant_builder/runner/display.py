@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from assistant_builder.redaction import terminal_text
 from assistant_builder.runner.backend import QUEUE, Event
@@ -40,12 +41,15 @@ def run_display() -> Iterator[Callable[[Event], None]]:
     if not console.is_terminal:
         yield _ProgressLines()
         return
-    columns = ("{task.percentage:>3.0f} %", "{task.fields[message]}", "{task.fields[eta]}")
+    one_line = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     with Progress(
         TextColumn("{task.fields[mark]} {task.description:<12}"),
-        BarColumn(bar_width=30),
-        *map(TextColumn, columns),
+        BarColumn(bar_width=10),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[eta]}"),
+        TextColumn("{task.fields[message]}", table_column=one_line),
         console=console,
+        expand=True,
     ) as progress:
         yield _progress_bars(progress)
 
@@ -58,7 +62,7 @@ def _progress_bars(progress: Progress) -> Callable[[Event], None]:
         fields: dict[str, Any] = {}
         if event.state == "succeeded":
             message = "already done" if event.reused else "done"
-            fields = {"total": 1, "completed": 1, "message": message, "eta": ""}
+            fields = {"total": 1, "completed": 1, "message": "", "eta": message}
         elif at is not None:
             message = terminal_text(at.message)
             fields = {
@@ -115,6 +119,11 @@ class _ProgressLines:
 
 
 def _time_left(event: Event) -> str:
-    """The estimated rest of a step, such as ``2 min 5 s left``; empty if it is not known."""
-    seconds = event.progress.eta_seconds if event.progress is not None else None
-    return "" if seconds is None else f"{human_seconds(seconds)} left"
+    """The estimated rest of a step, such as ``2 min 5 s left``, and until the verdict; empty if it is not known."""
+    at = event.progress
+    if at is None or at.eta_seconds is None:
+        return ""
+    left = f"{human_seconds(at.eta_seconds)} left"
+    if at.verdict_seconds is None:
+        return left
+    return f"verdict in {human_seconds(at.verdict_seconds)}, {left}"

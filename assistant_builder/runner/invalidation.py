@@ -165,6 +165,8 @@ def queue_if_stale(study: Study, step: str) -> bool:
         return False
     if record.inputs and changed:
         study.delete_step_outputs(step, scores=False)
+        if step == "evaluate":  # its first report is of the other inputs
+            study.delete_step_outputs("report")
         record = StepRecord(step)
     study.write_step(replace(record, state="queued", inputs=inputs))
     return True

@@ -29,7 +29,7 @@ from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home, run_marker
 from assistant_builder.study.locks import process_alive, process_identity
-from assistant_builder.study.steps import needed_before
+from assistant_builder.study.steps import FORMATS, needed_before
 
 _POLL_SECONDS = 0.25
 _QUEUE_POLL_SECONDS = 0.5
@@ -89,7 +89,7 @@ def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> boo
                 start_new_session=True,
                 env=compute_environment(),
             )
-        lower_priority(process.pid)
+        lower_priority(process.pid, behind=step == FORMATS)
     cancelled_at: float | None = None
     while process.poll() is None if process is not None else study.step(step).state == "running":
         try:
@@ -129,11 +129,14 @@ class Ticket:
         """Whether later runs must wait: its process or one of its steps is running; a step can outlive its run."""
         if process_alive(self.pid, self.process_started):
             return True
-        study = Study(self.study)
-        try:
-            return any(study.step(step).state == "running" for step in study.steps)
-        except (AssistantBuilderError, OSError):  # the study was deleted, or its files are damaged
-            return False
+        return _step_runs(Study(self.study))
+
+
+def _step_runs(study: Study) -> bool:
+    try:
+        return any(study.step(step).state == "running" for step in study.steps)
+    except (AssistantBuilderError, OSError):  # the study was deleted, or its files are damaged
+        return False
 
 
 def queue_folder() -> Path:
@@ -180,7 +183,8 @@ def machine_lock(
             run_marker().touch()
         yield
     finally:
-        ticket.path.unlink(missing_ok=True)
+        if not _step_runs(study):  # a step that outlives this run keeps the machine
+            ticket.path.unlink(missing_ok=True)
 
 
 def _take_ticket(study: Study) -> Ticket:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import Text, m
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.redaction import API_KEY
 from assistant_builder.serving.schemas import ApiError, unknown_host
 from assistant_builder.web.access import (
@@ -20,10 +21,10 @@ from assistant_builder.web.access import (
     is_from_this_machine,
     is_loopback,
 )
+from assistant_builder.web.body_limit import read_body, replay_body
 from assistant_builder.web.connections import mark_trusted
-from assistant_builder.web.middleware import read_body, replay_body
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import TrustedProxies, format_size
+from assistant_builder.web.request_limits import TrustedProxies
 
 API_KEY_VARIABLE = API_KEY
 MIN_KEY_LENGTH = 16
@@ -134,7 +135,7 @@ class ApiKeyMiddleware:
             if not (length.isdigit() and int(length) > MAX_BODY_BYTES):
                 body = await read_body(receive, MAX_BODY_BYTES)
             if body is None:
-                raise ApiError(413, f"the request is larger than {format_size(MAX_BODY_BYTES)}")
+                raise ApiError(413, f"the request is larger than {format_bytes(MAX_BODY_BYTES)}")
         except ClientDisconnect:
             return
         except ApiError as error:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, cast
 
 from assistant_builder.child_process import compute_environment, configure_libraries, python_command
@@ -97,15 +98,16 @@ class Endpoints:
 
 
 def main() -> int:
-    """Serve ``NAME:ARM [APPROACH]`` until standard input closes.
+    """Serve ``NAME:ARM [APPROACH]`` until standard input closes; ``NAME:copy`` copies answers.
 
     The event ``ready`` has the fields of :class:`EndpointState`. Without an approach it is the recommended one.
     """
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.error_translation import translate_error
-    from assistant_builder.serving.engine import start_worker
+    from assistant_builder.retrieval.copying import COPY
+    from assistant_builder.serving.engine import COPIES, start_worker
     from assistant_builder.serving.local import serve_with
-    from assistant_builder.serving.registry import select_models
+    from assistant_builder.serving.registry import select_copies, select_models
 
     end_with_standard_input()
     configure_libraries()
@@ -117,11 +119,14 @@ def main() -> int:
         events.emit("ready", url=ready["url"], model=model, token=token)
 
     try:
-        name, approach = sys.argv[1], cast("Approach | None", (*sys.argv[2:], None)[0])
-        models = select_models([name], lambda study: name.partition(":")[2], approach)
+        wanted, approach = sys.argv[1], cast("Approach | None", (*sys.argv[2:], None)[0])
+        name, _, arm = wanted.partition(":")
+        copies = arm == COPY
         serve_with(
-            start_worker,
-            models,
+            partial(start_worker, module=COPIES) if copies else start_worker,
+            select_copies([name])
+            if copies
+            else select_models([wanted], lambda study: arm, approach),
             ServingConfig(port=0, widget=True),
             None,
             as_json=True,

@@ -33,6 +33,8 @@ from assistant_builder.serving.schemas import (
 Health = Literal["ok", "loading", "failed"]
 _TOKENIZER_THREADS = 2
 """Threads that wait for the tokenizer of one study, separately for short and for long prompts."""
+COPIES = "assistant_builder.serving.copying"
+"""Module of the process that copies answers, for :func:`start_worker`."""
 _RETRY_SECONDS = 2
 """``Retry-After`` of a request that was rejected because the queue is full."""
 
@@ -261,6 +263,7 @@ def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:
     if not assistant.grounded:
         return None
     return {
+        "mode": assistant.mode,
         "declined": reply.declined,
         "sources": list(reply.sources) if assistant.shows_sources else [],
     }

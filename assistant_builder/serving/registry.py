@@ -8,7 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from assistant_builder.arms import ARMS, QLORA, plain_order, with_arm
-from assistant_builder.chat.ask import context_tokens, default_system_prompt, longest_answer
+from assistant_builder.chat.ask import (
+    WHOLE,
+    context_tokens,
+    default_system_prompt,
+    longest_answer,
+)
 from assistant_builder.config import Approach
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError, StudyError
@@ -19,7 +24,8 @@ from assistant_builder.models.download import fetch_base
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import lookup_stamp
-from assistant_builder.retrieval.decline import FILE, rule_of
+from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.decline import FILE, Mode, rule_of
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 
@@ -29,11 +35,11 @@ _LONG = 50_000
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One trained assistant."""
+    """One assistant: a trained one, or one that copies answers."""
 
     id: str  # name of the model in a request: ``STUDY-ARM``
     folder: Path
-    arm: str
+    arm: str  # :data:`COPY` for one that copies answers
     created: int  # Unix time at which its training began
     grounded: bool = False  # whether it looks facts up
     shows_sources: bool = False  # whether completions may contain the facts that were found
@@ -63,15 +69,22 @@ class ServedModel:
         return self.study.arm_folder(self.arm) / "adapter"
 
     @property
+    def mode(self) -> Mode:
+        """Whether it was trained, or copies answers."""
+        return "copy" if self.arm == COPY else "tuned"
+
+    @property
     def latest_lookup(self) -> str:
         """The present stamp of its rule and index; ``lookup`` while they are being evaluated."""
+        if self.arm == COPY:  # its session reads them again
+            return ""
         evaluated = self.grounded and _is_evaluated(self.study)
         return lookup_stamp(self.study, [self.arm]) if evaluated else self.lookup
 
     @property
     def declines(self) -> bool:
         """Whether it has a rule for declining."""
-        return rule_of(self.study.arm_folder(self.arm) / FILE) is not None
+        return self.arm == COPY or rule_of(self.study.arm_folder(self.arm) / FILE) is not None
 
 
 @dataclass(frozen=True)
@@ -191,12 +204,53 @@ def select_models(
                 raise ModelError(
                     m("the {arm} assistant is not trained yet", arm=arm),
                     where=m("{study} {name}", name=name),
-                    remedy=m("Train it with 'assistant-builder run {name}'", name=name),
+                    remedy=m(
+                        "Train it with 'assistant-builder run {name}', or serve copied answers with --mode copy",
+                        name=name,
+                    ),
                 )
             assistants.append(replace(found, lookup=found.latest_lookup))
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
-    names = [*aliases, *(assistant.id for assistant in assistants)]
+    _require_different([*aliases, *(assistant.id for assistant in assistants)])
+    return ModelRegistry(
+        tuple(assistants), aliases, partial(select_models, wanted, recommended, approach)
+    )
+
+
+def select_copies(wanted: Sequence[str]) -> ModelRegistry:
+    """The copying assistants of studies, which need not be trained, by name.
+
+    Raises:
+        StudyError: There is no study of that name.
+        ConfigError: A name has an arm, or two assistants would have one name.
+    """
+    assistants = []
+    for name in dict.fromkeys(wanted):
+        if ":" in name:
+            raise ConfigError(
+                m("copied answers are those of the data, and not of an arm"),
+                where=name,
+                remedy=m("Write {name}", name=name.partition(":")[0]),
+            )
+        first = Study.open(name)
+        study = served_version(first)
+        found = ServedModel(
+            f"{name}-{COPY}",
+            study.folder.resolve(),
+            COPY,
+            int((study.folder / "study.yaml").stat().st_mtime),
+            grounded=True,
+            shows_sources=study.config.retrieval.sources_in_endpoint,
+            first=first.folder.resolve(),
+        )
+        assistants.append(replace(found, lookup=found.latest_lookup))
+    aliases = {name: f"{name}-{COPY}" for name in dict.fromkeys(wanted)}
+    _require_different([*aliases, *aliases.values()])
+    return ModelRegistry(tuple(assistants), aliases, partial(select_copies, wanted))
+
+
+def _require_different(names: Sequence[str]) -> None:
     double = sorted({name for name in names if names.count(name) > 1})
     if double:
         raise ConfigError(
@@ -204,9 +258,6 @@ def select_models(
             where="serve",
             remedy=m("Serve them separately, or rename one of the {studies}"),
         )
-    return ModelRegistry(
-        tuple(assistants), aliases, partial(select_models, wanted, recommended, approach)
-    )
 
 
 @dataclass(frozen=True)
@@ -223,6 +274,14 @@ class PromptLimits:
     longest_answer: int = Sampling().max_new_tokens
 
 
+def _count_words(messages: Sequence[Message]) -> int:
+    return sum(len(message.content.split()) for message in messages)
+
+
+# a request is bounded by its characters, and an answer is as long as it is in the data
+_COPY_LIMITS = PromptLimits(_count_words, WHOLE, "", longest_answer=WHOLE)
+
+
 def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str, PromptLimits]:
     """The limits of every assistant, by its id.
 
@@ -235,8 +294,9 @@ def prompt_limits(models: ModelRegistry, context: int | None = None) -> dict[str
     found = {
         assistant.folder: study_prompt_limits(assistant.study, context)
         for assistant in models.assistants
+        if assistant.mode == "tuned"
     }
-    return {assistant.id: found[assistant.folder] for assistant in models.assistants}
+    return {each.id: found.get(each.folder, _COPY_LIMITS) for each in models.assistants}
 
 
 def is_long(messages: Sequence[Message]) -> bool:

@@ -31,6 +31,7 @@ from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import direction, language, m, negotiate, t, use_language
+from assistant_builder.retrieval.decline import Mode
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 from assistant_builder.serving.remember import remembered
@@ -48,7 +49,7 @@ from assistant_builder.serving.schemas import (
 from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
-from assistant_builder.web.middleware import read_body, replay_body
+from assistant_builder.web.body_limit import read_body, replay_body
 from assistant_builder.web.passwords import client_key
 from assistant_builder.web.request_limits import TrustedProxies
 
@@ -240,11 +241,14 @@ class Widget:
         limits = Limits()
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, assistant = widget_assistant(engine.models)
-        study, root = assistant.study, assistant.root
+        root = assistant.root
         self._token, self._logs = site_token(root), logs or {}
         self._proxies = TrustedProxies(config.proxy)
         self._title = config.title or root.title
-        self._shows_sources = study.config.retrieval.sources_in_endpoint and study.config.grounded
+        self._shows_sources, self._mode = (
+            assistant.shows_sources and assistant.grounded,
+            assistant.mode,
+        )
         self._visitors, self._line = VisitorLimits(limits), Line(engine.slots, limits.waiting)
         self._voters = VisitorLimits(limits)
         self._script = (_FOLDER / "widget.js").read_bytes()
@@ -340,7 +344,7 @@ class Widget:
                     "language": language(),
                     "longest": MAX_QUESTION,
                     "turns": MAX_TURNS,
-                    "texts": widget_texts(),
+                    "texts": widget_texts(self._mode),
                     "feedback": self._config.remember,
                 },
                 headers={"Cache-Control": "no-store"},
@@ -441,8 +445,11 @@ def cors(origin: str) -> dict[str, str]:
     }
 
 
-def widget_texts() -> dict[str, str]:
-    """The texts of the script in the current language."""
+def widget_texts(mode: Mode = "tuned") -> dict[str, str]:
+    """The texts of the script in the current language, for an assistant of the mode."""
+    machine = t("Answers are written by a program and may be wrong.")
+    if mode == "copy":
+        machine = t("Looked up, not trained: answers are copied, and may not fit the question.")
     return {
         "open": t("Ask a question"),
         "close": t("Close"),
@@ -461,5 +468,5 @@ def widget_texts() -> dict[str, str]:
         "thanks": t("Thank you."),
         "better": t("What should it have said?"),
         "again": t("New conversation"),
-        "machine": t("Answers are written by a program and may be wrong."),
+        "machine": machine,
     }

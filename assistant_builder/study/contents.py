@@ -4,6 +4,7 @@ An entry that is not declared may have any value, and any may be missing, as in 
 :func:`~assistant_builder.atomic_io.read_json` says so where a missing entry is used.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, overload
 
 from annotated_types import Len
@@ -369,9 +370,48 @@ class MadeFrom(TypedDict, total=False):
     corrections: list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class OwnQuestion:
+    """A question of the owner, which is asked and never trained on."""
+
+    question: str
+    row: int | None = (
+        None  # of the fact that it asks for in other words; None: the file does not answer it
+    )
+    known: str = ""  # question of that fact in the file
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class OwnQuestions:
+    """``own_questions.json``."""
+
+    questions: tuple[OwnQuestion, ...] = ()
+
+
+class OwnAnswer(TypedDict, total=False):
+    """An answer to one of these questions."""
+
+    text: str
+    declined: bool
+
+
+class OwnAnswers(TypedDict, total=False):
+    """Those of one training run in ``own_answers.json``; ``model`` identifies its adapter, index and rule."""
+
+    model: str
+    answers: dict[str, OwnAnswer]
+
+
 class _File(TypedDict, total=False):
     name: str
     arm: str
+
+
+class FirstVerdict(TypedDict):
+    """``evals/evaluate.verdict.json``: when the first verdict was there."""
+
+    seconds: float
 
 
 class ReportChoice(TypedDict, total=False):

@@ -158,7 +158,8 @@ class RunRecord(TypedDict):
 class Progress:
     """Progress of a running step: ``done`` of ``total`` ``unit``, and the estimated seconds that remain.
 
-    ``message`` is English in files; ``said`` is the record of the message.
+    ``message`` is English in files; ``said`` is the record of the message. ``verdict_seconds`` is the estimated time
+    until the first verdict; None if it is there, or not known.
     """
 
     done: int
@@ -167,14 +168,21 @@ class Progress:
     message: str = ""
     eta_seconds: float | None = None
     said: dict[str, Any] | None = None
+    verdict_seconds: float | None = None
 
     @classmethod
     def saying(
-        cls, done: int, total: int, unit: str, text: Text, eta_seconds: float | None = None
+        cls,
+        done: int,
+        total: int,
+        unit: str,
+        text: Text,
+        eta_seconds: float | None = None,
+        verdict_seconds: float | None = None,
     ) -> Progress:
         """Progress with a message."""
         message, said = written(text)
-        return cls(done, total, unit, message, eta_seconds, said)
+        return cls(done, total, unit, message, eta_seconds, said, verdict_seconds)
 
     @property
     def text(self) -> Text:

@@ -18,6 +18,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from assistant_builder.atomic_io import read_json, write_bytes, write_json, write_text
 from assistant_builder.config import (
     BEFORE_APPROACHES,
@@ -35,7 +37,7 @@ from assistant_builder.errors import (
 )
 from assistant_builder.i18n import ByPlace, m
 from assistant_builder.study.containment import check_folder
-from assistant_builder.study.contents import ArmSummary, ReportChoice
+from assistant_builder.study.contents import ArmSummary, FirstVerdict, ReportChoice
 from assistant_builder.study.locks import (
     folder_lock,
     is_lease_fresh,
@@ -489,7 +491,7 @@ class Study:
         self.status_file(step).unlink(missing_ok=True)
         self._progress_file(step).unlink(missing_ok=True)
         if step == "evaluate":
-            for path in self.step_folder(step).glob("score-*.json"):
+            for path in (*self.step_folder(step).glob("score-*.json"), self._verdict_file):
                 path.unlink(missing_ok=True)
         if step.startswith("train-"):
             shutil.rmtree(self.step_folder(step), ignore_errors=True)
@@ -526,6 +528,36 @@ class Study:
     def _progress_file(self, step: str) -> Path:
         name = self._own(step) if step.startswith("train-") else step
         return self.step_folder(step) / f"{name}.progress.json"
+
+    # the first verdict
+
+    @property
+    def _verdict_file(self) -> Path:
+        return self.step_folder("evaluate") / "evaluate.verdict.json"
+
+    @property
+    def first_verdict_seconds(self) -> float | None:
+        """Seconds from the start of the run to the first verdict, the sum of the steps' times if it was resumed.
+
+        None before it. In a study of an earlier release it came with the report.
+        """
+        if self._verdict_file.is_file():
+            seconds: float = read_json(self._verdict_file, FirstVerdict)["seconds"]
+            return seconds
+        reported = self.step("report").state == "succeeded"
+        return round(sum(self.step(step).seconds for step in self.steps), 3) if reported else None
+
+    def record_first_verdict(self) -> None:
+        """Record that this process, which evaluates the study, has written the first report, unless one was before."""
+        if self._verdict_file.is_file():
+            return
+        begun, run = self.step("data").started, self.run_record()
+        if run is not None and run["state"] == "running" and begun and begun >= run["time"]:
+            seconds = time.time() - run["time"]
+        else:
+            seconds = sum(self.step(name).seconds for name in self.steps)
+            seconds += time.time() - psutil.Process().create_time()
+        write_json(self._verdict_file, {"seconds": round(seconds, 3)})
 
     # the run
 
@@ -614,6 +646,7 @@ class Study:
             "folder": str(self.folder),
             "behind": self.queued_behind,
             "dashboard": self.dashboard,
+            "first_verdict_seconds": self.first_verdict_seconds,
         }
 
     # disk space that is freed when the disk is full

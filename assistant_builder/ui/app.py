@@ -15,8 +15,9 @@ import gradio as gr
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import ENGLISH, N_, language, t, use_language
+from assistant_builder.retrieval.own_questions import takes_own_questions
 from assistant_builder.study.admin import purge_deleted
-from assistant_builder.ui.chat.tab import ChatTab
+from assistant_builder.ui.chat.tab import ChatTab, can_answer
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
@@ -221,6 +222,13 @@ def _is_done(step: str) -> Callable[[StudyView], bool]:
     return done
 
 
+def _takes_questions(look: StudyView) -> bool:
+    try:
+        return look.study is not None and takes_own_questions(look.study)
+    except AssistantBuilderError:
+        return False
+
+
 def _has_report(look: StudyView) -> bool:
     return look.study is not None and (look.study.folder / "report.html").is_file()
 
@@ -232,12 +240,12 @@ PLAN_TAB = Tab("plan", lambda pool: PlanTab(), label=N_("Plan"), optional=True)
 TRAIN_TAB = Tab("train", lambda pool: TrainTab(), label=N_("Train"), done=lambda look: look.trained)
 EVALUATE_TAB = Tab(
     "evaluate",
-    lambda pool: EvaluateTab(),
+    EvaluateTab,
     label=N_("Results"),
-    ready=lambda look: look.trained or _has_report(look),
+    ready=lambda look: look.trained or _has_report(look) or _takes_questions(look),
     done=_is_done("evaluate"),
 )
-CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=lambda look: look.trained)
+CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=can_answer)
 REPORT_TAB = Tab(
     "report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report
 )

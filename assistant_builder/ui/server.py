@@ -10,7 +10,6 @@ import json
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -45,12 +44,12 @@ from assistant_builder.web.access import (
     is_readable_by_others,
     listen,
 )
+from assistant_builder.web.body_limit import BodyLimitMiddleware
 from assistant_builder.web.connections import limited_config
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
 from assistant_builder.web.middleware import (
     AuthMiddleware,
-    BodyLimitMiddleware,
     Login,
     PasswordLogin,
     ProxyMiddleware,
@@ -219,49 +218,8 @@ _LOG_IN_AGAIN, _LANGUAGE, _FRAMES = (
 )
 
 
-class Serving:
-    """A running server of the page with its address and access rules."""
-
-    def __init__(self, server: uvicorn.Server, access: Access) -> None:
-        self._server = server
-        self._thread: threading.Thread | None = None
-        self.access = access
-
-    @property
-    def url(self) -> str:
-        """URL of the page, without the token."""
-        return self.access.url
-
-    def run(self, listener: socket.socket) -> None:
-        """Serve until interrupted."""
-
-        def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-            raise SystemExit(128 + number)  # a normal exit, so that exit handlers run
-
-        previous = signal.signal(signal.SIGTERM, exit_on_signal)
-        try:
-            self._server.run(sockets=[listener])
-        except KeyboardInterrupt:
-            pass  # uvicorn has already stopped and re-raises the signal
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-
-    def start(self, listener: socket.socket) -> None:
-        """Serve from a thread; connections are accepted at once and answered when the server is ready."""
-        self._thread = threading.Thread(
-            target=self._server.run, args=([listener],), name="page", daemon=True
-        )
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop serving, and wait for the end of the thread."""
-        self._server.should_exit = True
-        if self._thread is not None:
-            self._thread.join()
-
-
-def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True) -> Serving:
-    """Serve a page until it is interrupted, or without ``block`` from a thread; it is built after the socket is bound.
+def serve_page(build: Callable[[], Page], access: Access) -> None:
+    """Serve a page until it is interrupted; it is built after the socket is bound.
 
     Raises:
         ConfigError: The page would be open to everyone, or the address cannot be bound.
@@ -290,22 +248,24 @@ def serve_page(build: Callable[[], Page], access: Access, *, block: bool = True)
         ssl_certfile=access.certificate,
         ssl_keyfile=access.key,
     )
-    if block and access.needs_token and is_readable_by_others(sys.stdout):
+    if access.needs_token and is_readable_by_others(sys.stdout):
         warnings.append(
             "the output has the token of the page and is written to a file that other users may read; run "
             "'umask 077' before, or use --auth USER"
         )
     ready = [f"warning: {line}" for line in warnings]
-    if block:
-        ready.append(
-            f"Assistant Builder is at {access.start_url} (Ctrl-C ends the page; runs go on)"
-        )
-    serving = Serving(_Server(config, ready, stop), access)
-    if block:
-        serving.run(listener)
-    else:
-        serving.start(listener)
-    return serving
+    ready.append(f"Assistant Builder is at {access.start_url} (Ctrl-C ends the page; runs go on)")
+
+    def exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)  # a normal exit, so that exit handlers run
+
+    previous = signal.signal(signal.SIGTERM, exit_on_signal)
+    try:
+        _Server(config, ready, stop).run(sockets=[listener])
+    except KeyboardInterrupt:
+        pass  # uvicorn has already stopped and re-raises the signal
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 _LIGHT_AND_DARK = {

@@ -22,10 +22,11 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Scores, Step
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
-from assistant_builder.ui.html import empty, error_callout, fragment, state_label
+from assistant_builder.ui.html import callout, empty, error_callout, fragment, state_label
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.format import duration
 from evals.report.schema import Report
+from evals.report.to_come import to_come_text
 
 
 def shown_arms(config: StudyConfig) -> tuple[str, ...]:
@@ -90,6 +91,11 @@ class Snapshot:
     def busy(self) -> bool:
         """Whether the study is running or waiting in the queue."""
         return self.shown_state in ("running", "waiting")
+
+    @property
+    def first_verdict(self) -> bool:
+        """Whether there is a verdict, and more is still to come."""
+        return self.report is not None and self.report.to_come != []
 
     @property
     def touched(self) -> bool:
@@ -248,6 +254,11 @@ def all_trained(study: Study) -> bool:
         return False
 
 
+def answering_arms(study: Study) -> tuple[str, ...]:
+    """The arms that answer in the chat, in display order: none before all are trained, when answers are copied."""
+    return shown_arms(study.config) if all_trained(study) else ()
+
+
 def log_tail(path: Path, lines: int = 30) -> str:
     """The last lines of a log; empty without the file."""
     if not path.exists():
@@ -320,8 +331,13 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
             ("chat", t("Chat with it")),
             ("export", t("Use it")),
         ]
-    elif snapshot.shown_state == "queued" and not snapshot.touched:
-        places = [("train", t("Train it"))]
+    elif snapshot.first_verdict:
+        go = t("First verdict:")
+        places = [("evaluate", t("See the results")), ("chat", t("Chat with it"))]
+    elif not snapshot.trained:
+        untouched = snapshot.shown_state == "queued" and not snapshot.touched
+        places = [("train", t("Train it"))] if untouched else []
+        places.append(("chat", t("Ask it now: looked up, not trained")))
     stopped_or_running = snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy)
     steps = [_step(snapshot, record) for record in snapshot.steps] if stopped_or_running else []
     name, state = snapshot.config.shown_name, snapshot.shown_state
@@ -337,7 +353,9 @@ def _step(snapshot: Snapshot, record: StepRecord) -> tuple[str, str, str, str, f
     if record.state == "running" and progress is not None and progress.total:
         fraction = progress.done / progress.total
         note = f"{100 * fraction:.0f} %"
-        if progress.eta_seconds is not None:
+        if progress.verdict_seconds is not None:
+            note += " · " + t("first verdict in {time}", time=duration(progress.verdict_seconds))
+        elif progress.eta_seconds is not None:
             note += " · " + t("{time} left", time=duration(progress.eta_seconds))
     return record.state, _MARKS[record.state], step_title(record.step), note, fraction
 
@@ -355,6 +373,12 @@ def elapsed(record: StepRecord) -> float:
     if record.state == "running" and record.started is not None:
         return max(record.seconds, time.time() - record.started)
     return record.seconds
+
+
+def first_verdict(snapshot: Snapshot) -> Markup:
+    """That the verdict is there, and what is still to come; empty before it and for a final report."""
+    text = to_come_text(snapshot.report) if snapshot.report else ""
+    return callout("good", t("The verdict is there"), text) if text else Markup("")
 
 
 def new_study_strip() -> Markup:

@@ -30,9 +30,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from assistant_builder.atomic_io import write_bytes
 from assistant_builder.i18n import t
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.ui.gradio_internals import GradioMultiPartParser, file_upload_statuses
 from assistant_builder.ui.study_snapshot import stamp
-from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits, format_size
+from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits
 from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_name
 
 PREFIX = "assistant-builder-page-"
@@ -199,7 +200,7 @@ class Uploads:
             t(
                 "The file is larger than {format_size}, the limit of this server. Its administrator can raise it "
                 "({size_variable}) or start from the file: assistant-builder run FILE.",
-                format_size=format_size(self._limits.file_bytes),
+                format_size=format_bytes(self._limits.file_bytes),
                 size_variable=SIZE_VARIABLE,
             ),
             413,

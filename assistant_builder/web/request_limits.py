@@ -59,14 +59,6 @@ class Limits:
         return cls(file_bytes=size or cls.file_bytes, stored_files=int(count or cls.stored_files))
 
 
-def format_size(size: int) -> str:
-    """``250 MB``."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if size >= unit:
-            return f"{size / unit:.3g} {name}"
-    return f"{size} bytes"
-
-
 class TrustedProxies:
     """The reverse proxies whose ``X-Forwarded-For`` and ``X-Forwarded-Proto`` are believed.
 

@@ -9,29 +9,45 @@ from typing import Any
 from assistant_builder.arms import ARMS, LORA, TWINS, headline_arms
 from assistant_builder.config import Approach
 from assistant_builder.export_formats import advice
+from assistant_builder.i18n import Message, Text, capitalized, joined, m
 from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
-from evals.report.format import difference, interval, number, shown
+from evals.report.format import measured, shown, value_of
 from evals.report.load import Cell, read_baselines, read_cells
 from evals.report.other_words import is_respelled
 from evals.report.rules import Rules
-from evals.report.schema import Report
+from evals.report.schema import Report, in_files
 from evals.stats.significance import holm
 
 FACTS = "+facts"
 NAMES = {
-    "copy": "Copying the best fact",
-    "base+facts": "Untuned base with facts",
-    **{arm: f"{ARMS[arm].short} from memory" for arm in TWINS},
-    **{f"{arm}{FACTS}": f"{ARMS[arm].short} with facts" for arm in TWINS},
+    "copy": m("Copying the best fact"),
+    "base+facts": m("Untuned base with facts"),
+    **{arm: m("{arm} from memory", arm=ARMS[arm].short) for arm in TWINS},
+    **{f"{arm}{FACTS}": m("{arm} with facts", arm=ARMS[arm].short) for arm in TWINS},
 }
 """Name in ``report.json`` → label."""
 NO_WORSE = 0.02
 """Largest loss against copying, on a metric between 0 and 1, that counts as no worse."""
 _SIGNIFICANT = 0.05
-_WAYS: dict[Approach, str] = {"grounded": "with facts looked up", "memory": "from memory"}
+_BETTER_RESPELLED: dict[Approach, Message] = {
+    "grounded": m(
+        "The one that answers with facts looked up is better on this test of respelled questions."
+    ),
+    "memory": m("The one that answers from memory is better on this test of respelled questions."),
+}
+_BETTER_UNTAUGHT: dict[Approach, Message] = {
+    "grounded": m(
+        "The one that answers with facts looked up is better on this test, which is mostly about subjects that "
+        "neither was taught. Use it if your users will ask about such subjects."
+    ),
+    "memory": m(
+        "The one that answers from memory is better on this test, which is mostly about subjects that neither was "
+        "taught. Use it if your users will ask about such subjects."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -73,16 +89,10 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
     decided = not (respelled or untaught(report))
     recommended = best if decided else main
     arm = advice(reports[recommended], study.config.arms).adapter
-    sentence = _sentence(recommended, arm, found, compared, metric, decided=decided)
-    if recommended != best and respelled:
-        sentence += (
-            f" The one that answers {_WAYS[best]} is better on this test of respelled questions."
-        )
-    elif recommended != best:
-        sentence += (
-            f" The one that answers {_WAYS[best]} is better on this test, which is mostly about subjects "
-            "that neither was taught. Use it if your users will ask about such subjects."
-        )
+    sentence: Text = _sentence(recommended, arm, found, compared, metric, decided=decided)
+    if recommended != best:
+        better = _BETTER_RESPELLED if respelled else _BETTER_UNTAUGHT
+        sentence = joined([sentence, better[best]])
     added = {
         "approach_metric": metric,
         "approaches": [
@@ -99,10 +109,11 @@ def add_approaches(study: Study, reports: Mapping[Approach, dict[str, Any]]) -> 
         ],
         "approach_comparisons": compared,
         "recommended_approach": recommended,
-        "approach_sentence": sentence.strip(),
+        "approach_sentence": sentence,
     }
     for approach, record in reports.items():
-        record |= {**added, "approach": approach}
+        files = in_files({**added, "approach": approach})
+        record |= files | {"said": record.get("said", {}) | files.get("said", {})}
     return recommended
 
 
@@ -203,10 +214,10 @@ def _outcome(result: Comparison, adjusted: float) -> str:
 
 
 OUTCOMES = {
-    "better": "better",
-    "worse": "worse",
-    "no worse": f"no worse (within {100 * NO_WORSE:g} points)",
-    "inconclusive": "inconclusive",
+    "better": m("better"),
+    "worse": m("worse"),
+    "no worse": m("no worse (within {points:g} points)", points=100 * NO_WORSE),
+    "inconclusive": m("inconclusive"),
 }
 
 
@@ -218,33 +229,52 @@ def _sentence(
     metric: str,
     *,
     decided: bool,
-) -> str:
+) -> Text:
     """Which approach to use if the test decides it, with the figure of an arm, and the comparison with copying."""
     lead = f"{arm}{FACTS}" if recommended == "grounded" else arm
     if lead not in found or metric not in found[lead].record["metrics"]:
         return ""
-    way = _WAYS[recommended]
-    figure = number(found[lead].record["metrics"][metric], metric)
     rival = next((row for row in compared if row["name"] == f"{lead}-copy"), None)
-    phrase = shown(metric).phrase
-    use = f"{'Use the' if decided else 'The'} assistant that answers {way}"
+    values = {
+        "assistant": _ASSISTANTS[recommended],
+        "metric": Message(shown(metric).phrase),
+        "value": value_of(found[lead].record["metrics"][metric], metric),
+    }
     if rival is None:
-        return f"{use}: {phrase} {figure}."
-    copied = number(found["copy"].record["metrics"][metric], metric)
-    measured = (
-        f"{difference(rival['delta'], metric, rival)}, 95% interval {interval(rival, metric)}"
-    )
+        if decided:
+            return m("Use {assistant}: {metric} {value}.", **values)
+        return m("{assistant}: {metric} {value}.", **values | _FIRST[recommended])
+    values |= {
+        "copied": value_of(found["copy"].record["metrics"][metric], metric),
+        "measured": measured(rival),
+        "outcome": OUTCOMES[rival["outcome"]],
+    }
     if rival["outcome"] == "worse":
-        return (
-            f"Copying the best fact is better than either assistant: {phrase} {copied}, against {figure} for the "
-            f"assistant that answers {way} ({measured}). Train longer, or show customers the pairs themselves."
+        return m(
+            "Copying the best fact is better than either assistant: {metric} {copied}, against {value} for "
+            "{assistant} ({measured}). Train longer, or show customers the pairs themselves.",
+            **values,
         )
     if rival["outcome"] == "inconclusive":
-        return (
-            f"The comparison of the assistant that answers {way} with copying the best fact is inconclusive: "
-            f"{phrase} {figure} against {copied} ({measured})."
+        return m(
+            "The comparison of {assistant} with copying the best fact is inconclusive: {metric} {value} against "
+            "{copied} ({measured}).",
+            **values,
         )
-    return (
-        f"{use}: {phrase} {figure}, against {copied} for copying the best fact "
-        f"({measured}): {OUTCOMES[rival['outcome']]}."
+    if decided:
+        return m(
+            "Use {assistant}: {metric} {value}, against {copied} for copying the best fact ({measured}): {outcome}.",
+            **values,
+        )
+    return m(
+        "{assistant}: {metric} {value}, against {copied} for copying the best fact ({measured}): {outcome}.",
+        **values | _FIRST[recommended],
     )
+
+
+_ASSISTANTS: dict[Approach, Message] = {
+    "grounded": m("the assistant that answers with facts looked up"),
+    "memory": m("the assistant that answers from memory"),
+}
+_FIRST = {way: {"assistant": capitalized(text)} for way, text in _ASSISTANTS.items()}
+"""The value of messages that begin with it."""

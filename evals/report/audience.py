@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
@@ -12,7 +12,8 @@ from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
 from evals.report.approaches import untaught
 from evals.report.format import count
 from evals.report.other_words import is_respelled, nothing_tested
-from evals.report.schema import Report
+from evals.report.own_questions import own_counts
+from evals.report.schema import OwnCounts, Report
 from evals.stats.share import share_interval
 
 MOST_WRONG = 0.1
@@ -35,11 +36,12 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
     """The audience of the assistant of ``arm``, which is judged by ``metric``; ``ready``: colleagues can use it."""
     if not ready:
         return Audience("nobody", t("No, it is not ready yet."))
-    if is_respelled(report):
+    own = own_counts(report, arm)
+    if is_respelled(report) and (own is None or not own.wordings):
         return Audience("colleagues", nothing_tested(report))
     if untaught(report):
         return Audience("colleagues", t("This test does not show it."))
-    reasons = list(_reasons(report, ARMS[arm].cell, metric))
+    reasons = list(_own_reasons(own) if own else _reasons(report, ARMS[arm].cell, metric))
     if not reasons:
         return Audience(
             "customers",
@@ -58,6 +60,15 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
     )
 
 
+def _own_reasons(own: OwnCounts) -> Iterator[str]:
+    wrong = own.wordings - own.right - own.declined_wrongly
+    yield from _doubts(
+        _Asked([place < wrong for place in range(own.wordings)], [None] * own.wordings),
+        own.declined_wrongly,
+        _Asked([place < own.declined for place in range(own.unanswered)], [None] * own.unanswered),
+    )
+
+
 def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
     if metric != EXACT:
@@ -68,7 +79,38 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
         for item in report.items
         if item["answerable"] and EXACT in item["metrics"].get(cell, {})
     ]
-    wrong = [item["metrics"][cell][EXACT] < 1 and not item["declined"].get(cell) for item in asked]
+    to_decline = [
+        item
+        for item in report.items
+        if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
+    ]
+    yield from _doubts(
+        _Asked(
+            [item["metrics"][cell][EXACT] < 1 and not item["declined"].get(cell) for item in asked],
+            [item["cluster"] for item in asked],
+        ),
+        sum(bool(item["declined"].get(cell)) for item in asked),
+        _Asked(
+            [item["metrics"][cell][RIGHT_DECLINES] == 1 for item in to_decline],
+            [item["cluster"] for item in to_decline],
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Whether each question was answered wrong, or declined rightly, and its cluster."""
+
+    found: Sequence[bool]
+    clusters: Sequence[Hashable]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return share_interval(self.found, self.clusters)
+
+
+def _doubts(asked: _Asked, falsely: int, to_decline: _Asked) -> Iterator[str]:
+    wrong, rightly = asked.found, to_decline.found
     if sum(wrong) > MOST_WRONG * len(wrong):
         yield tn(
             "{wrong} of {count} answer was wrong",
@@ -76,29 +118,22 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
             len(wrong),
             wrong=count(sum(wrong)),
         )
-    elif _interval(wrong, asked)[1] > MOST_WRONG:
+    elif asked.interval[1] > MOST_WRONG:
         yield tn(
             "{count} test question is too few to know how often it is wrong",
             "{count} test questions are too few to know how often it is wrong",
             len(wrong),
         )
-    falsely = sum(bool(item["declined"].get(cell)) for item in asked)
-    if falsely > MOST_DECLINED * len(asked):
+    if falsely > MOST_DECLINED * len(wrong):
         yield tn(
             "it declined {declined} of {count} question that it should answer",
             "it declined {declined} of {count} questions that it should answer",
-            len(asked),
+            len(wrong),
             declined=count(falsely),
         )
-    asked = [
-        item
-        for item in report.items
-        if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
-    ]
-    if not asked:
+    if not rightly:
         yield t("it was not tested with questions that it should decline")
         return
-    rightly = [item["metrics"][cell][RIGHT_DECLINES] == 1 for item in asked]
     few = len(rightly) < ENOUGH_TO_DECLINE
     if sum(rightly) < LEAST_DECLINED * len(rightly):
         yield tn(
@@ -107,13 +142,9 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
             len(rightly),
             made_up=count(len(rightly) - sum(rightly)),
         )
-    elif few or _interval(rightly, asked)[0] < LEAST_DECLINED:
+    elif few or to_decline.interval[0] < LEAST_DECLINED:
         yield tn(
             "{count} question to decline is too few to know how often it makes up an answer",
             "{count} questions to decline are too few to know how often it makes up an answer",
             len(rightly),
         )
-
-
-def _interval(successes: Sequence[bool], items: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    return share_interval(successes, [item["cluster"] for item in items])

@@ -15,6 +15,7 @@ from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
 from evals.report.conclusion import NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
 from evals.report.format import count, number, shown
+from evals.report.own_questions import own_counts
 from evals.report.schema import Report
 
 Tone = Literal["good", "warn", "bad"]
@@ -43,19 +44,33 @@ def about(report: Report) -> str:
     """What the assistant is and what it was trained on."""
     config, counts = report.config, (report.data.get("split") or {}).get("counts") or {}
     source = str(report.data.get("source") or config["data"]["source"] or "")
-    pairs = (
-        f"{count(counts['train'])} question–answer pairs"
-        if "train" in counts
-        else "question–answer pairs"
-    )
-    file = f" of {PurePath(source).name}" if source else ""
-    grounded = report.approach == "grounded"
+    train, values = counts.get("train"), {"file": PurePath(source).name}
+    if train is None:
+        first = (
+            t("An assistant trained on question–answer pairs of {file}.", **values)
+            if source
+            else t("An assistant trained on question–answer pairs.")
+        )
+    elif source:
+        first = tn(
+            "An assistant trained on {count} question–answer pair of {file}.",
+            "An assistant trained on {count} question–answer pairs of {file}.",
+            train,
+            **values,
+        )
+    else:
+        first = tn(
+            "An assistant trained on {count} question–answer pair.",
+            "An assistant trained on {count} question–answer pairs.",
+            train,
+        )
+    base = t("Its base model is {model}.", model=PurePath(config["model"]["base"]).name)
     way = (
-        "It looks up the facts for each question."
-        if grounded
-        else "It answers from what it learned in training."
+        t("It looks up the facts for each question.")
+        if report.approach == "grounded"
+        else t("It answers from what it learned in training.")
     )
-    return f"An assistant trained on {pairs}{file}. Its base model is {PurePath(config['model']['base']).name}. {way}"
+    return f"{first} {base} {way}"
 
 
 def examples(report: Report, conclusion: Conclusion) -> list[Example]:
@@ -89,14 +104,16 @@ def risks(report: Report, conclusion: Conclusion) -> list[str]:
 def recommendation(conclusion: Conclusion) -> str:
     """Whether to use the assistant."""
     if conclusion.audience.who == "customers":
-        return "Use it, and read what people ask."
+        return t("Use it, and read what people ask.")
     if not conclusion.tested:
-        return "Let people ask it in words of their own before others rely on it."
+        return t("Let people ask it in words of their own before others rely on it.")
     if conclusion.ready:
-        return "Use it first where a wrong answer does little harm, and read what people ask."
+        return t("Use it first where a wrong answer does little harm, and read what people ask.")
     if conclusion.next_tab == "train":
-        return "Show people the stored answer of the most similar question. That is better than this assistant."
-    return "Do not use it yet."
+        return t(
+            "Show people the stored answer of the most similar question. That is better than this assistant."
+        )
+    return t("Do not use it yet.")
 
 
 def _answers(
@@ -104,6 +121,9 @@ def _answers(
 ) -> Iterator[Example]:
     """The answers to the questions that the conclusion is about, the worst first, with a score less than ``below``."""
     cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
+    if own_counts(report, conclusion.arm) is not None:
+        yield from _own_answers(report, conclusion.arm, below)
+        return
     if metric == LOSS:
         return
     rows = [
@@ -136,6 +156,25 @@ def _answers(
         )
 
 
+def _own_answers(report: Report, arm: str, below: float) -> Iterator[Example]:
+    """The answers to the owner's wordings, the wrong ones first."""
+    rows = report.own_questions.questions if report.own_questions else []
+    asked = [row for row in rows if row["row"] is not None and row["right"][arm] < below]
+    for row in sorted(asked, key=lambda row: row["right"][arm]):
+        right, refused = row["right"][arm], row["declined"][arm]
+        said = "right" if right else "declined" if refused else "wrong"
+        yield Example(
+            row["row"],
+            row["question"],
+            row["reference"] or "",
+            row["answers"][arm],
+            tc("answer", said),
+            "good" if right else "bad",
+            None,
+            refused,
+        )
+
+
 def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Example]:
     """One of the examples: a short one about another subject than the chosen ones if there is any."""
     clusters = {each.cluster for each in chosen if each.cluster}
@@ -146,20 +185,23 @@ def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Ex
 
 
 def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
-    _, rightly = declined(report, conclusion.arm)
-    unknown = total(report, RIGHT_DECLINES) if rightly is not None else 0
-    if rightly is not None and rightly < unknown:
+    own = own_counts(report, conclusion.arm)
+    if own is not None:
+        rightly, unknown, asked = own.declined, own.unanswered, own.wordings
+        wrong = asked - own.right - own.declined_wrongly
+    else:
+        _, found = declined(report, conclusion.arm)
+        rightly, unknown = found or 0, 0 if found is None else total(report, RIGHT_DECLINES)
+        asked = total(report, conclusion.metric)
+        wrong = wrong_answers(report, conclusion.arm) if conclusion.metric == EXACT else 0
+    if rightly < unknown:
         yield tn(
             "It answered {answered} of {count} question that it should have declined. These answers are made up.",
             "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
             unknown,
             answered=count(unknown - rightly),
         )
-    if (
-        conclusion.tested
-        and conclusion.metric == EXACT
-        and (wrong := wrong_answers(report, conclusion.arm))
-    ):
+    if conclusion.tested and wrong:
         yield tn(
             "{count} of its answers is wrong. A wrong answer reads like a right one.",
             "{count} of its answers are wrong. A wrong answer reads like a right one.",
@@ -175,7 +217,7 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
             "may look better than it is.",
             report.data.leaks.left,
         )
-    if conclusion.tested and (asked := total(report, conclusion.metric)) < _FEW:
+    if conclusion.tested and asked < _FEW:
         yield tn(
             "Only {count} question was tested. With other questions the result may be quite different.",
             "Only {count} questions were tested. With other questions the result may be quite different.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from assistant_builder.arms import CELLS, FOUR_BIT, LORA, TWINS
 from assistant_builder.atomic_io import write_json, write_text
 from assistant_builder.errors import EvaluationError
-from assistant_builder.i18n import as_in_files, bits, enumerated, joined, m, t
+from assistant_builder.i18n import Message, as_in_files, bits, enumerated, joined, m
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
 from assistant_builder.study import Study
@@ -40,6 +41,7 @@ from evals.report.load import (
 )
 from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
 from evals.report.other_words import is_respelled
+from evals.report.own_questions import own_questions
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
@@ -54,9 +56,11 @@ from evals.report.study_facts import (
     resources,
     twins,
 )
+from evals.report.to_come import to_come
 from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings
 from evals.stats.intervals import LEVEL
+from evals.work_items import first_cells
 
 ENDINGS = ("json", "md", "html")
 """Of the files of a report."""
@@ -78,9 +82,12 @@ def _build_report(study: Study) -> dict[str, Any]:
     cells, tuned = read_cells(study), tuned_cells(config.arms)
     baselines = read_baselines(study, cells[tuned[0]])
     rules = Rules.of(study)
-    usable = _usable(study, cells, baselines, rules)
+    usable = _usable(study, {**cells, **baselines}, rules)
+    # those of the first report: a cell that is scored later leaves no item out of the verdict
+    first = {name: cells[name] for name in first_cells(config.arms) if name in cells}
+    decisive = _usable(study, first, rules)
     rules = rules.with_gain(
-        cells.get(LORA.untuned_cell), cells.get(LORA.cell), usable.get(LOSS, [])
+        cells.get(LORA.untuned_cell), cells.get(LORA.cell), decisive.get(LOSS, [])
     )
     primary = rules.declared.primary_metric
     compared = comparing.comparisons({**cells, **baselines}, usable, rules)
@@ -90,7 +97,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         if not config.compares
         else {
             primary: rules.compare(
-                cells[BASELINE], cells[CANDIDATE], primary, usable[primary], level=rules.level
+                cells[BASELINE], cells[CANDIDATE], primary, decisive[primary], level=rules.level
             )
         },
     )
@@ -98,14 +105,14 @@ def _build_report(study: Study) -> dict[str, Any]:
     items = item_rows(cells, list(usable), tuned)
     found_flips = flips(items) if config.compares else None
     by_seed = seed_cells(study, cells)
-    found_seeds = seeds(study, by_seed, usable[primary], rules)
+    found_seeds = seeds(study, by_seed, decisive[primary], rules)
     unlike = rules.uncovered(cells[tuned[0]])
     items = [{**row, "uncovered": True} if row["item"] in unlike else row for row in items]
-    headline = cache(partial(headline_comparisons, by_seed, usable, rules))
+    headline = cache(partial(headline_comparisons, by_seed, decisive, rules))
     verdict = in_files(
         comparing.verdict(headline, rules, seeds=found_seeds, uncovered=len(unlike))
         if config.compares
-        else verdict_alone(study, rows, len(usable[primary]), rules)
+        else verdict_alone(study, rows, len(decisive[primary]), rules)
     )
     margin = verdict["margin"]
     configs, summaries = (
@@ -165,6 +172,7 @@ def _build_report(study: Study) -> dict[str, Any]:
         ),
         "context": list(CONTEXT),
         "answer_limit": answer_limit(study),
+        "to_come": to_come(study),
     }
     report["taught"] = rules.taught(cells[tuned[0]])
     if config.grounded and (added := answers_added(study)):
@@ -174,13 +182,16 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["risk_coverage"] = curve
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
-    report |= formats_of(study, cells, rules)
+    if (own := own_questions(study)) is not None:
+        report["own_questions"] = own
+    if "files" not in report["to_come"]:
+        report |= formats_of(study, cells, rules)
+    report = in_files(report)
     if is_respelled(Report.model_validate(report)):
-        verdict["estimand"] = "respelled"
+        report["verdict"]["estimand"] = "respelled"
     elif config.compares:
-        report["other_claim"] = other_claim(by_seed, usable[primary], rules)
-    if not config.compares:
-        report["not_compared"] = not_compared(config.arms)
+        report["other_claim"] = in_files(other_claim(by_seed, decisive[primary], rules))
+    open_questions = [] if config.compares else not_compared(config.arms)
     if unlike:
         report["uncovered"] = {
             "items": len(unlike),
@@ -196,25 +207,42 @@ def _build_report(study: Study) -> dict[str, Any]:
                 for name, cell in cells.items()
             },
         }
-    report["attribution"] = attribution(rows, report["cells"], primary)
-    report["exports"] = exports(
-        compared, report["cells"], report["resources"], primary, margin, config.model.quant_type
+    figures = {**report["cells"], **report["baselines"]}
+    report = in_files(
+        report
+        | {
+            "attribution": attribution(rows, report["cells"], primary),
+            "exports": exports(
+                compared,
+                report["cells"],
+                report["resources"],
+                primary,
+                margin,
+                config.model.quant_type,
+            ),
+            "beats_untuned": beats_untuned(rows, figures),
+        }
+        | ({"not_compared": open_questions} if open_questions else {})
     )
-    report["beats_untuned"] = beats_untuned(rows, {**report["cells"], **report["baselines"]})
     typed = Report.model_validate(report)
     report["warnings"] = [in_files(warning) for warning in warnings(typed)]
     averages = [
         {"metric": metric, **comparing.figures_of(result)}
         for metric, result in (headline(LEVEL) if config.compares else {}).items()
     ]
-    objection = counter_evidence(averages, verdict)
+    objection = counter_evidence(averages, report["verdict"])
     sentence = verdict_sentence(
         report["verdict"], audience(items, report["verdict"], respelled=is_respelled(typed))
     )
-    report |= in_files({"objection": objection, "sentence": joined([sentence, objection])})
-    report["basis"] = basis(typed)
-    report["summary"] = summary(typed)
-    return report
+    return in_files(
+        report
+        | {
+            "objection": objection,
+            "sentence": joined([sentence, objection]),
+            "basis": basis(typed),
+            "summary": summary(typed),
+        }
+    )
 
 
 @as_in_files()
@@ -236,6 +264,8 @@ def write_report(study: Study) -> Path:
         for ending in ENDINGS
     ):
         outdated.unlink(missing_ok=True)
+    for translated in study.folder.glob("report*.??.html"):  # of the command report
+        translated.unlink()
     for approach in sorted(reports, key=lambda approach: approach == recommended):
         name = "report" if approach == recommended else f"report{SUFFIXES[approach]}"
         write_json(study.folder / f"{name}.json", reports[approach])
@@ -286,12 +316,10 @@ def other_claim(
     }
 
 
-def _usable(
-    study: Study, cells: dict[str, Cell], baselines: dict[str, Cell], rules: Rules
-) -> dict[str, list[str]]:
+def _usable(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[str, list[str]]:
     """Metric → the items it is computed on; the primary metric must be among them."""
     tuned = tuned_cells(study.config.arms)
-    usable = metrics_of({**cells, **baselines}, tuned, rules.items)
+    usable = metrics_of(cells, tuned, rules.items)
     primary = rules.declared.primary_metric
     if primary not in usable:
         raise EvaluationError(
@@ -330,10 +358,11 @@ def _cell_record(cell: Cell, usable: dict[str, list[str]]) -> dict[str, Any]:
     if scores.get("base") == FOUR_BIT:  # the name of the study's storage, whatever its bits
         scores["base"] = f"{bits()}-bit"
     if cell.name in CELLS:
-        label, about = t(CELLS[cell.name].label), t(CELLS[cell.name].about)
+        label, about = Message(CELLS[cell.name].label), CELLS[cell.name].about
     else:
         label, about = BASELINE_TEXTS[cell.name]
-        about = about.replace("float16 base", f"{scores.get('base') or 'float16'} base")
+        if scores.get("base"):
+            about = replace(about, values={name: scores["base"] for name in about.values})
     return {
         "items": len(cell.samples),
         "tokens": sum(sample["tokens"] for sample in cell.samples),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.arms import CELLS
-from assistant_builder.i18n import t
+from assistant_builder.i18n import localize, render, t, tn
 from assistant_builder.study.contents import Entries
 from evals.metrics import metric_of
 from evals.report.format import (
@@ -23,9 +23,9 @@ from evals.report.format import (
     number,
     percent,
     plain,
-    plural,
     shown,
 )
+from evals.report.schema import Attribution, AttributionStep
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -60,7 +60,10 @@ def axis(scale: Scale, wanted: int = 5) -> list[dict[str, Any]]:
     """Positions and labels of the ticks of a scale; all labels except zero have the same decimals."""
     marks = ticks(scale.low, scale.high, wanted)
     places = max((len(f"{mark:.10g}".partition(".")[2]) for mark in marks), default=0)
-    texts = [f"{mark:.{places}f}".replace("-", "\N{MINUS SIGN}") if mark else "0" for mark in marks]
+    texts = [
+        localize(f"{mark:.{places}f}").replace("-", "\N{MINUS SIGN}") if mark else "0"
+        for mark in marks
+    ]
     return [{"at": scale(mark), "text": text} for mark, text in zip(marks, texts, strict=True)]
 
 
@@ -68,16 +71,13 @@ def interval_panels(
     contrasts: Sequence[Any],
     primary: str,
     margin: float,
-    names: tuple[str, str, str] = (
-        "← QLoRA better",
-        "QLoRA worse →",
-        "QLoRA − LoRA (95% interval)",
-    ),
+    names: tuple[str, str, str] | None = None,
 ) -> list[dict[str, Any]]:
     """The difference of each metric with its interval; metrics share an axis as in :func:`by_axis`.
 
     On every axis the candidate is worse on the right, so the axis of a higher-is-better metric is mirrored. The row of
-    ``primary``, empty without a verdict, shows the margin. ``names`` are the labels of the two sides and the figures.
+    ``primary``, empty without a verdict, shows the margin. ``names`` are the labels of the two sides and the figures,
+    those of :func:`of_the_twins` by default.
     """
     panels = []
     for group in by_axis(contrasts):
@@ -92,8 +92,13 @@ def interval_panels(
             }
             for row in group
         ]
-        panels.append(interval_panel(rows, *names))
+        panels.append(interval_panel(rows, *(names or of_the_twins())))
     return panels
+
+
+def of_the_twins() -> tuple[str, str, str]:
+    """The labels of the two sides of a panel of the twins, and of its figures."""
+    return t("← QLoRA better"), t("QLoRA worse →"), t("QLoRA − LoRA (95% interval)")
 
 
 def by_axis(contrasts: Sequence[Any]) -> list[list[Any]]:
@@ -241,7 +246,10 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
         for row in rows
     ]
     return interval_panel(
-        drawn, "← the first is better", "the first is worse →", "Difference (95% interval)"
+        drawn,
+        t("← the first is better"),
+        t("the first is worse →"),
+        t("Difference (95% interval)"),
     )
 
 
@@ -251,18 +259,20 @@ def task_panel(task: Entries) -> dict[str, Any] | None:
         {
             **row,
             "label": f"{row['candidate']} − {row['baseline']}",
-            "about": row["meaning"],
+            "about": row.message("meaning"),
             "note": "",
             "primary": False,
             "margin": None,
         }
         for row in task["contrasts"]
     ]
-    names = ("← the first scores better", "the first scores worse →", "Difference (95% interval)")
-    return interval_panel(rows, *names) if rows else None
+    if not rows:
+        return None
+    sides = t("← the first scores better"), t("the first scores worse →")
+    return interval_panel(rows, *sides, t("Difference (95% interval)"))
 
 
-def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
+def waterfall(attribution: Attribution | None) -> dict[str, Any] | None:
     """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
 
     ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
@@ -271,7 +281,7 @@ def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
         return None
     metric = attribution["metric"]
     how = shown(metric)
-    spans: list[tuple[dict[str, Any], float, float, float, float]] = []
+    spans: list[tuple[AttributionStep, float, float, float, float]] = []
     level = 0.0
     for step in attribution["steps"]:
         start = level
@@ -295,7 +305,7 @@ def waterfall(attribution: Entries | None) -> dict[str, Any] | None:
                 "kind": step["kind"],
                 "name": step["key"].replace("-", " − "),
                 "arm": CELLS[step["key"]].adapter if is_level else None,
-                "label": capitalised(step["label"]),
+                "label": capitalised(render(step.message("label"))),
                 "from_": at[0],
                 "end": at[1],
                 "low": min(at[2:]),
@@ -319,8 +329,8 @@ def reliability_chart(reliability: Entries | None) -> dict[str, Any] | None:
         {
             "arm": CELLS[name].adapter,
             "name": name,
-            "ece": f"{cell['ece']:.3f}",
-            "brier": f"{cell['brier']:.3f}",
+            "ece": localize(f"{cell['ece']:.3f}"),
+            "brier": localize(f"{cell['brier']:.3f}"),
             "n": count(cell["n"]),
             "points": [
                 {
@@ -328,8 +338,13 @@ def reliability_chart(reliability: Entries | None) -> dict[str, Any] | None:
                     "y": up(one["correct"]),
                     "low": up(one["ci"][0]),
                     "high": up(one["ci"][1]),
-                    "text": f"{plural(one['n'], 'item')}: mean probability {percent(one['mean_probability'])}, "
-                    f"{percent(one['correct'])} right",
+                    "text": tn(
+                        "{count} item: mean probability {probability}, {share} right",
+                        "{count} items: mean probability {probability}, {share} right",
+                        one["n"],
+                        probability=percent(one["mean_probability"]),
+                        share=percent(one["correct"]),
+                    ),
                 }
                 for one in cell["bins"]
             ],
@@ -363,7 +378,11 @@ def risk_chart(record: Entries | None) -> dict[str, Any] | None:
             ),
             "x": across(cell["chosen"]["coverage"]),
             "y": up(cell["chosen"]["risk"]),
-            "text": f"{percent(cell['chosen']['coverage'])} answered, {percent(cell['chosen']['risk'])} wrong",
+            "text": t(
+                "{answered} answered, {wrong} wrong",
+                answered=percent(cell["chosen"]["coverage"]),
+                wrong=percent(cell["chosen"]["risk"]),
+            ),
         }
         for name, cell in record["cells"].items()
     ]
@@ -402,8 +421,14 @@ def size_chart(formats: Sequence[Entries] | None) -> dict[str, Any] | None:
             "low": min(ends),
             "high": max(ends),
             "above": row["arm"] == arms[0],
-            "text": f"{row['name']}, {row['bytes'] / 1e6:,.0f} MB: {difference(row['delta'], metric, pair)} "
-            f"({interval(pair, metric)}), {row['verdict']}",
+            "text": t(
+                "{file}, {size:,.0f} MB: {difference} ({interval}), {verdict}",
+                file=row["name"],
+                size=row["bytes"] / 1e6,
+                difference=difference(row["delta"], metric, pair),
+                interval=interval(pair, metric),
+                verdict=t(row["verdict"]),
+            ),
         }
         for row in formats
         for ends in (tuple(up(end * how.factor) for end in row["ci"]),)
@@ -416,9 +441,9 @@ def size_chart(formats: Sequence[Entries] | None) -> dict[str, Any] | None:
         "margin": up(margin * how.factor),
         "y": axis(up),
         "x": [{"at": across(tick), "text": plain(tick)} for tick in ticks(0, across.high, 5)],
-        "unit": f"difference in {how.phrase}, {how.unit}"
+        "unit": t("difference in {metric}, {unit}", metric=how.phrase, unit=how.unit)
         if how.unit
-        else f"difference in {how.phrase}",
+        else t("difference in {metric}", metric=how.phrase),
     }
 
 
@@ -440,12 +465,18 @@ def seed_dots(seeds: Entries) -> dict[str, Any] | None:
             "dots": [
                 {
                     "at": scale(run[cell] * how.factor),
-                    "text": f"seed {run['seed']}: {number(run[cell], metric)}",
+                    "text": t(
+                        "seed {number}: {value}",
+                        number=run["seed"],
+                        value=number(run[cell], metric),
+                    ),
                 }
                 for run in runs
             ],
-            "text": " to ".join(
-                number(end(run[cell] for run in runs), metric) for end in (min, max)
+            "text": t(
+                "{low} to {high}",
+                low=number(min(run[cell] for run in runs), metric),
+                high=number(max(run[cell] for run in runs), metric),
             ),
         }
         for cell, arm in arms.items()
@@ -459,10 +490,15 @@ def seed_panel(seeds: Entries, margin: float) -> dict[str, Any] | None:
         return None
     metric, mean = seeds["metric"], seeds["spread"]["delta"]
     found = [
-        (f"Seed {run['seed']}", "interval over the items", run["delta"], run["ci"])
+        (
+            t("Seed {number}", number=run["seed"]),
+            t("interval over the items"),
+            run["delta"],
+            run["ci"],
+        )
         for run in seeds["runs"]
     ]
-    found.append(("Mean of the runs", "t interval over the seeds", mean["mean"], mean["ci"]))
+    found.append((t("Mean of the runs"), t("t interval over the seeds"), mean["mean"], mean["ci"]))
     rows = [
         {
             "metric": metric,
@@ -478,7 +514,7 @@ def seed_panel(seeds: Entries, margin: float) -> dict[str, Any] | None:
         }
         for label, about, delta, (low, high) in found
     ]
-    return interval_panel(rows, "← QLoRA better", "QLoRA worse →", "QLoRA − LoRA (95% interval)")
+    return interval_panel(rows, *of_the_twins())
 
 
 def preference_bar(judge: Entries | None) -> dict[str, Any] | None:
@@ -491,5 +527,7 @@ def preference_bar(judge: Entries | None) -> dict[str, Any] | None:
         "low": low,
         "high": high,
         "text": percent(judge["preference"]),
-        "interval": " to ".join(map(percent, judge["ci"])),
+        "interval": t(
+            "{low} to {high}", **dict(zip(("low", "high"), map(percent, judge["ci"]), strict=True))
+        ),
     }

@@ -11,6 +11,7 @@ from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, m, render, t, tc, tn
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report.approaches import FACTS, comparing_metric, untaught
@@ -19,8 +20,9 @@ from evals.report.format import capitalised, count, enumerated, margin, number, 
 from evals.report.load import BASELINE, CANDIDATE
 from evals.report.other_results import NAMES
 from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
-from evals.report.rows_headline import of_contrast, reading
-from evals.report.schema import Report
+from evals.report.own_questions import own_counts, sentences, share_text
+from evals.report.rows_headline import of_contrast, reading_of
+from evals.report.schema import OwnCounts, Report
 from evals.report.verdict import harm_interval
 
 NOT_READY = 0.5
@@ -89,7 +91,7 @@ class Conclusion:
     four_bit: str
     file: str
     action: str
-    next_tab: Literal["chat", "train", "data"]
+    next_tab: Literal["chat", "train", "data", "evaluate"]
     commands: tuple[str, ...]
 
     @property
@@ -129,6 +131,9 @@ def conclude(report: Report) -> Conclusion:
     )
     if metrics.get(metric) is None:
         metric = report.primary_metric
+    own = own_counts(report, arm)
+    if own is not None and own.wordings:
+        return _in_own_words(report, arm, own)
     tested = not is_respelled(report)
     rival, outcome = _copying(report, arm, metric) if tested else ("", "")
     too_few = (
@@ -138,7 +143,9 @@ def conclude(report: Report) -> Conclusion:
     )
     ready = not too_few and outcome != "worse"
     answers = _answers(report, arm, metric) if tested else ""
-    sentences = filter(None, (answers, _declines(report, arm, tested=tested), rival))
+    declines = (
+        _declines(report, arm, tested=tested) if own is None else " ".join(sentences(own, ""))
+    )
     action, commands = (
         _wordings(report)
         if not tested
@@ -153,17 +160,91 @@ def conclude(report: Report) -> Conclusion:
         tested=tested,
         ready=ready,
         audience=audience(report, arm, metric, ready=ready),
-        sentences=tuple(sentences),
-        figures=tuple(_figures(report, arm, metric, tested=tested)),
+        sentences=tuple(filter(None, (answers, declines, rival))),
+        figures=tuple(
+            _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
+        ),
         bars=_bars(report, metric) if outcome == "worse" else (),
         rival=rival,
         notes=_notes(report),
-        four_bit=_four_bit(report) if tested else f"{_four_bit(report)} {t(RESPELLED)}",
-        file=report.formats_sentence or report.formats_skipped or "",
+        four_bit=_four_bit(report) if tested else _untested_four_bit(report),
+        file=_file(report),
         action=action,
-        next_tab="data" if too_few or not tested else "chat" if ready else "train",
+        next_tab="evaluate" if not tested else "data" if too_few else "chat" if ready else "train",
         commands=commands,
     )
+
+
+def _file(report: Report) -> str:
+    return render(
+        report.message("formats_sentence" if report.formats_sentence else "formats_skipped")
+    )
+
+
+def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
+    """The conclusion where nothing but the wordings of the owner was asked in other words."""
+    share = own.right / own.wordings
+    ready = share >= NOT_READY
+    action, commands = _next_step(report, arm) if ready else _improvement(report, learned=False)
+    return Conclusion(
+        arm=arm,
+        metric=EXACT,
+        share=share,
+        tested=True,
+        ready=ready,
+        audience=audience(report, arm, EXACT, ready=ready),
+        sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
+        figures=tuple(_own_figures(own)),
+        bars=(),
+        rival="",
+        notes=_notes(report),
+        four_bit=_own_four_bit(report),
+        file=_file(report),
+        action=action,
+        next_tab="chat" if ready else "data",
+        commands=commands,
+    )
+
+
+def _own_copies(report: Report) -> Iterator[str]:
+    """What copying did with the owner's questions."""
+    copies = own_counts(report, COPY)
+    if copies is not None:
+        yield from sentences(copies, t("Copying an answer"))
+
+
+def _own_figures(own: OwnCounts) -> Iterator[Figure]:
+    for part, whole, what, interval in (
+        (own.right, own.wordings, t("right on your own wordings"), own.right_ci),
+        (own.declined, own.unanswered, t("declined rightly"), own.declined_ci),
+    ):
+        if whole:
+            value = t("{part} of {whole}", part=count(part), whole=count(whole))
+            yield Figure(value, what, share_text(interval))
+
+
+def _own_four_bit(report: Report) -> str:
+    """How the twins compare on the owner's wordings, which are too few for a verdict."""
+    ours, theirs = (own_counts(report, arm) for arm in (TWINS[1], TWINS[0]))
+    if not report.compares or ours is None or theirs is None:
+        return _untested_four_bit(report)
+    return tn(
+        "Of your {count} own wording the compact one was right on {ours}, and the full one on {theirs}. Such a "
+        "small test cannot show whether the compact one is as good.",
+        "Of your {count} own wordings the compact one was right on {ours}, and the full one on {theirs}. Such a "
+        "small test cannot show whether the compact one is as good.",
+        ours.wordings,
+        ours=count(ours.right),
+        theirs=count(theirs.right),
+    )
+
+
+def _untested_four_bit(report: Report) -> str:
+    """Why respelled questions decide nothing."""
+    if not report.compares:
+        return f"{_four_bit(report)} {t(RESPELLED)}"
+    said = t("The test cannot show whether the compact one is as good.")
+    return f"{said} {t(RESPELLED)}"
 
 
 def total(report: Report, metric: str) -> int:
@@ -184,9 +265,8 @@ def _score(report: Report, cell: Entries, metric: str) -> str:
     return count(round(value * total(report, metric))) if metric == EXACT else number(value, metric)
 
 
-def _answers(report: Report, arm: str, metric: str) -> str:
-    """How good the answers of an assistant are."""
-    metrics = report.cells[ARMS[arm].cell]["metrics"]
+def _who(report: Report, arm: str) -> str:
+    """The recommended assistant, with what sets it apart from the others."""
     ways = {
         row["name"].endswith(FACTS)
         for row in report.approaches
@@ -200,11 +280,16 @@ def _answers(report: Report, arm: str, metric: str) -> str:
             else []
         ),
     ]
-    who = (
+    return (
         t("The recommended assistant ({which})", which=", ".join(named))
         if named
         else t("The assistant")
     )
+
+
+def _answers(report: Report, arm: str, metric: str) -> str:
+    """How good the answers of an assistant are."""
+    metrics, who = report.cells[ARMS[arm].cell]["metrics"], _who(report, arm)
     asked = total(report, metric)
     if asks_other_words(report) and metrics.get(EXACT) is not None:
         own = total(report, EXACT)
@@ -394,8 +479,8 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     else:
         found = next(iter(of_contrast(report, f"{ARMS[arm].cell}-copy", metric)), None)
         outcome, rival = (
-            _BY_READING.get(reading(found), "inconclusive") if found else "",
-            t(NAMES["copy"]),
+            _BY_READING.get(reading_of(found), "inconclusive") if found else "",
+            render(NAMES["copy"]),
         )
     score = _score(report, cell, metric)
     copied = (
@@ -464,8 +549,6 @@ def _four_bit(report: Report) -> str:
     qlora, lora = (report.cells[name] for name in (CANDIDATE, BASELINE))
     if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
         metric = report.primary_metric
-    if is_respelled(report) and metric == EXACT and not qlora["metrics"][metric]:
-        return t("The test cannot show whether the compact one is as good.")
     ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
     measured = (
         t("{score} of {total} right", score=ours, total=count(total(report, metric)))
@@ -531,6 +614,8 @@ def _next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
         t("Ask it questions of your own, then serve it or export it."),
         _sample_question(report),
     )
+    if is_respelled(report):
+        question = _YOURS
     if untaught(report):
         action = t(
             "Ask it questions about what it was taught: this test does not show whether it knows that."
@@ -545,11 +630,7 @@ def _next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
 
 def _wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    name, source = report.study, shlex.quote(report.config["data"]["source"] or "FILE")
-    return t(HELP), (
-        f"assistant-builder data add-wordings {source} WORDINGS.csv --to {name}-2.jsonl",
-        f"assistant-builder run {name}-2.jsonl --name {name}-2 --from {name}",
-    )
+    return t(HELP), (f"assistant-builder wordings {report.study} WORDINGS.csv",)
 
 
 def _improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:

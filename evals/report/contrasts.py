@@ -19,16 +19,15 @@ from assistant_builder.arms import (
     TWINS,
     further_arms,
     headline_arms,
-    named,
 )
-from assistant_builder.i18n import Message, Text, m, t
+from assistant_builder.i18n import Message, Text, m
 from assistant_builder.planning.memory_check import where_both_fit
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
 from evals.compare import Comparison, holm
 from evals.decision import Decision, action, decide, harmful
 from evals.metrics import metric_of
-from evals.report.format import decimals, interval, shown, signed
+from evals.report.format import amount, decimals, enumerated, figure, shown, span
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.report.rules import Rules
 from evals.stats.intervals import LEVEL, look_level
@@ -40,7 +39,7 @@ class Contrast:
 
     candidate: str
     baseline: str
-    meaning: str
+    meaning: Message
 
     @property
     def name(self) -> str:
@@ -49,35 +48,35 @@ class Contrast:
 
 
 PAIRS = (
-    Contrast(CANDIDATE, BASELINE, "QLoRA as served, against its 16-bit twin"),
-    Contrast("L4", "L16", "putting the 16-bit-trained adapter on the {bits}-bit base"),
-    Contrast("Q4", "L4", "what training on the {bits}-bit base gains or loses"),
-    Contrast("B4", "B16", "storing the untuned base in {bits} bits"),
-    Contrast("Q16", "Q4", "moving QLoRA's adapter to the full base, as most tools export it"),
-    Contrast("QD", "Q4", "merging QLoRA's adapter into its dequantized base for export"),
-    Contrast("QR", "QD", "quantizing that export again"),
-    Contrast("QR", "Q4", "that export, merged and quantized again, against QLoRA as served"),
-    Contrast("LM", "L16", "merging the 16-bit adapter into the full base for export"),
-    Contrast("LR", "LM", "quantizing that export"),
-    Contrast("LR", "L16", "tuning in 16-bit and quantizing afterwards, against the 16-bit twin"),
+    Contrast(CANDIDATE, BASELINE, m("QLoRA as served, against its 16-bit twin")),
+    Contrast("L4", "L16", m("putting the 16-bit-trained adapter on the {bits}-bit base")),
+    Contrast("Q4", "L4", m("what training on the {bits}-bit base gains or loses")),
+    Contrast("B4", "B16", m("storing the untuned base in {bits} bits")),
+    Contrast("Q16", "Q4", m("moving QLoRA's adapter to the full base, as most tools export it")),
+    Contrast("QD", "Q4", m("merging QLoRA's adapter into its dequantized base for export")),
+    Contrast("QR", "QD", m("quantizing that export again")),
+    Contrast("QR", "Q4", m("that export, merged and quantized again, against QLoRA as served")),
+    Contrast("LM", "L16", m("merging the 16-bit adapter into the full base for export")),
+    Contrast("LR", "LM", m("quantizing that export")),
+    Contrast("LR", "L16", m("tuning in 16-bit and quantizing afterwards, against the 16-bit twin")),
     Contrast(
         "Q4",
         "LR",
-        "QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory",
+        m("QLoRA against tuning in 16-bit and quantizing afterwards, at the same serving memory"),
     ),
     Contrast(
-        "QR", "LR", "the requantized export against tuning in 16-bit and quantizing afterwards"
+        "QR", "LR", m("the requantized export against tuning in 16-bit and quantizing afterwards")
     ),
-    Contrast("L16", "B16", "what tuning changed, 16-bit"),
-    Contrast("Q4", "B4", "what tuning changed, {bits}-bit"),
+    Contrast("L16", "B16", m("what tuning changed, 16-bit")),
+    Contrast("Q4", "B4", m("what tuning changed, {bits}-bit")),
     Contrast(
-        "L16", "copy", "16-bit LoRA against copying the answer of the nearest training question"
+        "L16", "copy", m("16-bit LoRA against copying the answer of the nearest training question")
     ),
-    Contrast("Q4", "copy", "QLoRA against copying the answer of the nearest training question"),
+    Contrast("Q4", "copy", m("QLoRA against copying the answer of the nearest training question")),
     Contrast(
-        "L16", "retrieval", "16-bit LoRA against the untuned base shown three retrieved pairs"
+        "L16", "retrieval", m("16-bit LoRA against the untuned base shown three retrieved pairs")
     ),
-    Contrast("Q4", "retrieval", "QLoRA against the untuned base shown three retrieved pairs"),
+    Contrast("Q4", "retrieval", m("QLoRA against the untuned base shown three retrieved pairs")),
 )
 """The contrasts of the twins, the headline first; those whose cells are both scored are shown."""
 HEADLINE = PAIRS[0].name
@@ -87,31 +86,31 @@ def all_pairs() -> tuple[Contrast, ...]:
     """The contrasts of a report: those of the twins, then those of the further arms."""
     found = list(PAIRS)
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
+        name = {"arm": arm.short}
         found += [
-            Contrast(arm.cell, twin.cell, f"{arm.short} as served, against {twin.short}")
+            Contrast(
+                arm.cell, twin.cell, m("{arm} as served, against {twin}", twin=twin.short, **name)
+            )
             for twin in (LORA, QLORA)
         ]
-        found.append(
-            Contrast(
-                arm.merged_cell,
-                arm.cell,
-                (
-                    f"leaving {arm.short} in 16 bits, without the rounding that it was trained through"
-                )
-                if arm.rounds
-                else f"merging the adapter of {arm.short} into its dequantized base for export",
-            )
+        merged = (
+            m("leaving {arm} in 16 bits, without the rounding that it was trained through", **name)
+            if arm.rounds
+            else m("merging the adapter of {arm} into its dequantized base for export", **name)
         )
         found += [
-            Contrast(arm.cell, other, meaning)
-            for other, meaning in (
-                (arm.untuned_cell, f"what tuning changed, {arm.short}"),
-                (
-                    "copy",
-                    f"{arm.short} against copying the answer of the nearest training question",
-                ),
-                ("retrieval", f"{arm.short} against the untuned base shown three retrieved pairs"),
-            )
+            Contrast(arm.merged_cell, arm.cell, merged),
+            Contrast(arm.cell, arm.untuned_cell, m("what tuning changed, {arm}", **name)),
+            Contrast(
+                arm.cell,
+                "copy",
+                m("{arm} against copying the answer of the nearest training question", **name),
+            ),
+            Contrast(
+                arm.cell,
+                "retrieval",
+                m("{arm} against the untuned base shown three retrieved pairs", **name),
+            ),
         ]
     return tuple(found)
 
@@ -149,7 +148,7 @@ def contrasts(compared: Comparisons, decisive: Mapping[str, Comparison]) -> list
                 "metric": metric,
                 "baseline": pair.baseline,
                 "candidate": pair.candidate,
-                "meaning": t(pair.meaning),
+                "meaning": pair.meaning,
                 **figures_of(result),
             }
             for (name, metric), result in compared.items()
@@ -185,7 +184,7 @@ def figures_of(result: Comparison) -> dict[str, Any]:
         "n_clusters": result.n_clusters,
         "method": result.method,
         "higher_is_better": result.higher_is_better,
-        "warnings": list(result.warnings),
+        "warnings": list(result.limits),
     }
 
 
@@ -205,7 +204,7 @@ def clearly_better(row: Entries) -> bool:
     return bool(row["ci_low"] > 0 if row["higher_is_better"] else row["ci_high"] < 0)
 
 
-def in_words(row: Entries, worse: str, better: str, unclear: str) -> str:
+def in_words(row: Entries, worse: Message, better: Message, unclear: Message) -> Message:
     """One of three texts, by the side of zero on which the whole interval of a row is."""
     return worse if clearly_worse(row) else better if clearly_better(row) else unclear
 
@@ -249,7 +248,7 @@ def verdict(
         "contrast": HEADLINE,
         "higher_is_better": result.higher_is_better,
         "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
-        "warnings": list(result.warnings),
+        "warnings": list(result.limits),
         "perplexity_change": None
         if metric != "nll_per_token"
         else {
@@ -302,8 +301,11 @@ IDENTITIES = (
     ("LR-L16", "LR-LM", "LM-L16"),
 )
 """A contrast, and the two contrasts whose exact sum it is."""
-_WEIGHTS = (": a clear loss", ": a clear gain", ": not clearly different from zero")
-_PARTS = (("L4-L16", "storing the base in {bits} bits"), ("Q4-L4", "training in {bits} bits"))
+_WEIGHTS = (m("a clear loss"), m("a clear gain"), m("not clearly different from zero"))
+_PARTS = (
+    ("L4-L16", m("storing the base in {bits} bits")),
+    ("Q4-L4", m("training in {bits} bits")),
+)
 
 
 def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -335,7 +337,7 @@ def attribution(
         {
             "key": name,
             "kind": "step",
-            "label": t(label),
+            "label": label,
             **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")},
         }
         for name, label in _PARTS
@@ -344,39 +346,56 @@ def attribution(
         {
             "key": cell,
             "kind": "level",
-            "label": t(CELLS[cell].label),
+            "label": Message(CELLS[cell].label),
             "value": cells[cell]["metrics"][primary],
         }
         for cell in (BASELINE, CANDIDATE)
     )
     places, how = decimals(primary, of[HEADLINE]), shown(primary)
-    parts = [
-        f"{t(label)} accounts for {signed(of[name]['delta'] * how.factor, places)} "
-        f"(95% interval {interval(of[name], primary, plus=False)}{in_words(of[name], *_WEIGHTS)})"
+    storing, training = (
+        m(
+            "{step} accounts for {difference} (95% interval {interval}: {weight})",
+            step=label,
+            difference=figure(of[name]["delta"] * how.factor, places, plus=True),
+            interval=span(of[name], primary),
+            weight=in_words(of[name], *_WEIGHTS),
+        )
         for name, label in _PARTS
-    ]
-    change = signed(of[HEADLINE]["delta"] * how.factor, places)
+    )
     return {
         "metric": primary,
         "steps": [first, *steps, last],
-        "sentence": f"From {BASELINE} to {CANDIDATE} the {how.phrase} changes by {change} {how.unit}: {parts[0]}, "
-        f"{parts[1]}.",
+        "sentence": m(
+            "From {baseline} to {candidate} the {metric} changes by {change}: {storing}, {training}.",
+            baseline=BASELINE,
+            candidate=CANDIDATE,
+            metric=Message(how.phrase),
+            change=amount(of[HEADLINE]["delta"], primary, places, plus=True),
+            storing=storing,
+            training=training,
+        ),
     }
 
 
 _MISSING = {LORA.name: m("its 16-bit twin"), QLORA.name: m("QLoRA on the same data")}
-_NOT_COMPARED: dict[str, tuple[str, ...]] = {
+_NOT_COMPARED: dict[str, tuple[Message, ...]] = {
     LORA.name: (
-        "What {bits}-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer.",
-        "How much storing the base in {bits} bits changes the predictions: the untuned 16-bit base was not loaded "
-        "either.",
-        "Whether a loss comes from storing the base in {bits} bits or from training on it.",
-        "How QLoRA's adapter performs on the 16-bit base, or merged into a 16-bit model.",
-        "Which assistant a judge, or people in blind votes, would prefer.",
+        m(
+            "What {bits}-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer."
+        ),
+        m(
+            "How much storing the base in {bits} bits changes the predictions: the untuned 16-bit base was not loaded "
+            "either."
+        ),
+        m("Whether a loss comes from storing the base in {bits} bits or from training on it."),
+        m("How QLoRA's adapter performs on the 16-bit base, or merged into a 16-bit model."),
+        m("Which assistant a judge, or people in blind votes, would prefer."),
     ),
     QLORA.name: (
-        "What {bits}-bit would cost in quality: QLoRA trained on the same pairs, answer by answer.",
-        "Which assistant a judge, or people in blind votes, would prefer.",
+        m(
+            "What {bits}-bit would cost in quality: QLoRA trained on the same pairs, answer by answer."
+        ),
+        m("Which assistant a judge, or people in blind votes, would prefer."),
     ),
 }
 """The questions that a study leaves open, by the arm that it does not train."""
@@ -396,7 +415,7 @@ def verdict_alone(
         (row["n_clusters"] for row in rows if (row["name"], row["metric"]) == lead), None
     )
     missing = _missing(config.arms)
-    lacks = _MISSING[missing[0]] if len(missing) == 1 else named(TWINS)
+    lacks = _MISSING[missing[0]] if len(missing) == 1 else _named(TWINS)
     return {
         "outcome": "inconclusive",
         "metric": metric,
@@ -417,22 +436,28 @@ def verdict_alone(
         "frozen": rules.record(),
         "reason": m(
             "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit would cost.",
-            arms=named(config.arms),
+            arms=_named(config.arms),
             lacks=lacks,
         )
         if QLORA.name in missing
         else m(
             "This {study} trains {arms} alone: without {lacks} it cannot say what {bits}-bit cost.",
-            arms=named(config.arms),
+            arms=_named(config.arms),
             lacks=lacks,
         ),
         "action": _action(study, lacks),
     }
 
 
-def not_compared(arms: Sequence[str]) -> list[str]:
+def not_compared(arms: Sequence[str]) -> list[Message]:
     """What a study that does not train both twins leaves open, one sentence each."""
-    return list(dict.fromkeys(t(line) for arm in _missing(arms) for line in _NOT_COMPARED[arm]))
+    lines = {line.id: line for arm in _missing(arms) for line in _NOT_COMPARED[arm]}
+    return list(lines.values())
+
+
+def _named(arms: Sequence[str]) -> Text:
+    """Short names in a sentence: ``16-bit LoRA, QLoRA and 8-bit QLoRA``."""
+    return enumerated([ARMS[arm].short for arm in arms])
 
 
 def _missing(arms: Sequence[str]) -> tuple[str, ...]:
@@ -447,7 +472,7 @@ def _action(study: Study, lacks: Text) -> Message:
     kept = (
         m("Both are then trained, because early stopping ends them at the same step.")
         if together
-        else m("{arms} as it is trained here is kept.", arms=named(config.arms))
+        else m("{arms} as it is trained here is kept.", arms=_named(config.arms))
     )
     place = where_both_fit(study)
     if place == "here":

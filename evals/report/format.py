@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import TYPE_CHECKING
 
 from assistant_builder.i18n import (
     ENGLISH,
@@ -17,11 +18,15 @@ from assistant_builder.i18n import (
     localize,
     m,
     percentage,
+    render,
     t,
 )
-from assistant_builder.i18n.quantities import format_bytes, format_duration
+from assistant_builder.i18n.quantities import bytes_of, format_bytes, format_duration
 from assistant_builder.study.contents import Entries
 from evals.metrics import METRICS
+
+if TYPE_CHECKING:
+    from evals.report.schema import Export
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class MetricFormat:
     decimals: int
 
 
-size, duration = format_bytes, format_duration
+size, size_of, duration = format_bytes, bytes_of, format_duration
 SIGNIFICANT = 0.05
 """Adjusted p-value up to which a difference is called clear."""
 _OF_TASKS = {
@@ -93,14 +98,13 @@ def signed(value: float, decimals: int) -> str:
     return shown.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{shown}"
 
 
-def export_description(row: Entries) -> str:
+def export_description(row: Export) -> str:
     """What an entry of ``report["exports"]`` is, and the export formats that write it."""
     formats = row.get("formats")  # reports of version 0.1 have none
-    return (
-        f"{row['how']} Export it with --format {' or '.join(formats)}."
-        if formats
-        else str(row["how"])
-    )
+    how = render(row.message("how"))
+    if not formats:
+        return how
+    return t("{how} Export it with --format {formats}.", how=how, formats=render(either(formats)))
 
 
 def number(value: float | None, metric: str) -> str:
@@ -146,7 +150,7 @@ def difference(value: float, metric: str, row: Entries) -> str:
 
 def level_text(level: float) -> str:
     """The level of an interval: ``97.5%``."""
-    return f"{100 * level:.3g}%"
+    return percentage(localize(f"{100 * level:.3g}"))
 
 
 def level_message(level: float) -> Message:
@@ -202,6 +206,30 @@ def figure(value: float, places: int, *, plus: bool = False) -> Message:
     return Message(f"{sign}{{value:.{places}f}}", {"value": abs(value)})
 
 
+def value_of(value: float | None, metric: str) -> Message:
+    """:func:`number` as a value of messages."""
+    if value is None:
+        return m("not scored")
+    how = shown(metric)
+    text = figure(value * how.factor, how.decimals)
+    return Message("{number}%", {"number": text}, context="number") if how.suffix else text
+
+
+def amount(value: float, metric: str, places: int | None = None, *, plus: bool = False) -> Message:
+    """A value of a metric with its unit, such as a difference, as a value of messages."""
+    how = shown(metric)
+    text = figure(value * how.factor, how.decimals if places is None else places, plus=plus)
+    return joined([text, Message(how.unit)])
+
+
+def nats_of(value: float) -> Message:
+    """:func:`nats` as a value of messages."""
+    small = 0 < value < 0.00005
+    return Message(
+        "< {value:.4f}" if small else "{value:.4f}", {"value": 0.0001 if small else value}
+    )
+
+
 def margin(metric: str, value: float) -> Message:
     """A margin with its unit; ``zero`` without one."""
     how = shown(metric)
@@ -213,26 +241,25 @@ def margin(metric: str, value: float) -> Message:
 
 def measured(row: Entries) -> Message:
     """The difference of a row with its unit and its interval, for sentences."""
-    metric, how = row["metric"], shown(row["metric"])
+    metric = row["metric"]
     return m(
         "{difference}, 95% interval {interval}",
-        difference=joined(
-            [figure(row["delta"] * how.factor, decimals(metric, row), plus=True), Message(how.unit)]
-        ),
+        difference=amount(row["delta"], metric, decimals(metric, row), plus=True),
         interval=span(row, metric),
     )
 
 
-def span(row: Entries, metric: str) -> Message:
-    """:func:`interval` without signs of positive ends, as a value of messages."""
+def span(row: Entries, metric: str, *, plus: bool = False) -> Message:
+    """:func:`interval` as a value of messages, without signs of positive ends unless ``plus``."""
     places, factor = decimals(metric, row), shown(metric).factor
-    low, high = (figure(row[key] * factor, places) for key in ("ci_low", "ci_high"))
+    low, high = (figure(row[key] * factor, places, plus=plus) for key in ("ci_low", "ci_high"))
     return m("{low} to {high}", low=low, high=high)
 
 
-def share_of(share: float) -> Message:
+def share_of(share: float, places: int = 1, *, plus: bool = False) -> Message:
     """:func:`percent` as a value of messages."""
-    return Message("{number}%", {"number": figure(100 * share, 1)}, context="number")
+    number = figure(100 * share, places, plus=plus)
+    return Message("{number}%", {"number": number}, context="number")
 
 
 def enumerated(texts: Sequence[Text]) -> Text:
@@ -270,15 +297,17 @@ def rate(value: float | None) -> str:
 
 def share(part: int, whole: int) -> str:
     """A part of a whole: ``3 of 8 (37.5%)``."""
-    return f"{part:,} of {whole:,} ({percent(part / whole)})" if whole else "no such items"
+    if not whole:
+        return t("no such items")
+    return t("{part:,} of {whole:,} ({share})", part=part, whole=whole, share=percent(part / whole))
 
 
-def share_lost(export: Entries) -> str:
+def share_lost(export: Entries) -> Message:
     """How much an export loses, in words: a small share of the loss can be a large share of the right answers."""
     share = export.get("lost_share") or 0.0
     if share < 0.5:
-        return t("some quality")
-    return t("all that tuning gained") if share >= 1 else t("most of what tuning gained")
+        return m("some quality")
+    return m("all that tuning gained") if share >= 1 else m("most of what tuning gained")
 
 
 def plural(number_of: int, one: str, many: str | None = None) -> str:

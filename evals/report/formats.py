@@ -17,14 +17,14 @@ from typing_extensions import TypedDict
 from assistant_builder.arms import ARMS, QAT, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.export_formats import file_to_train_for
-from assistant_builder.i18n import Text
+from assistant_builder.i18n import N_, Message, Text, joined, m, t
 from assistant_builder.quantization.ggml import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.decision import Decision, decide, more_questions
 from evals.metrics import METRICS
 from evals.report import format as fmt
-from evals.report.format import difference, interval, level_text, number, shown
+from evals.report.format import amount, decimals, level_message, shown, span, value_of
 from evals.report.load import Cell, figure, read_formats, tuned_cells
 from evals.report.rules import Rules
 from evals.report.schema import Report
@@ -33,10 +33,10 @@ from evals.stats.intervals import LEVEL
 
 NOT_TESTED = "not tested"
 VERDICTS = {
-    "no worse": "no worse",
-    "worse": "worse",
-    "inconclusive": "inconclusive",
-    NOT_TESTED: "not tested, because a file before it was not shown to be no worse",
+    "no worse": N_("no worse"),
+    "worse": N_("worse"),
+    "inconclusive": N_("inconclusive"),
+    NOT_TESTED: N_("not tested, because a file before it was not shown to be no worse"),
 }
 SKIPPED = "skipped.json"
 """File in the folder of the scores of files: why some are missing."""
@@ -108,15 +108,14 @@ def formats_of(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[st
             if path.is_file()
             else ""
             if rows
-            else "No GGUF file was scored."
+            else m("No GGUF file was scored.")
         ),
     }
     if rows:
         found["formats_through"] = _through(files, rules)
-        metric = rules.declared.primary_metric
         first = smallest or next((row for row in rows if row["verdict"] != NOT_TESTED), rows[0])
         found |= {
-            "formats_sentence": _sentence(first, metric, reference, found=smallest is not None),
+            "formats_sentence": _sentence(first, reference, found=smallest is not None),
             "formats_action": _action(study, first, advice[first["arm"], first["name"]]),
         }
     return found
@@ -148,10 +147,19 @@ def _through(files: Mapping[str, Mapping[str, Cell]], rules: Rules) -> list[dict
                         "delta": float(result.delta),
                         "ci": list(ends.values()),
                         "n": result.n,
-                        "sentence": f"The {type} file of {ARMS[arm].plain}, which was trained through the rounding, "
-                        f"against that of {ARMS[other].plain}, which was rounded afterwards: "
-                        f"{difference(float(result.delta), metric, ends)} {shown(metric).unit} in "
-                        f"{shown(metric).phrase} (95% interval {interval(ends, metric, plus=False)}).",
+                        "sentence": m(
+                            "The {type} file of {arm}, which was trained through the rounding, against that of "
+                            "{other}, which was rounded afterwards: {difference} in {metric} (95% interval "
+                            "{interval}).",
+                            type=type,
+                            arm=Message(ARMS[arm].plain),
+                            other=Message(ARMS[other].plain),
+                            difference=amount(
+                                float(result.delta), metric, decimals(metric, ends), plus=True
+                            ),
+                            metric=Message(shown(metric).phrase),
+                            interval=span(ends, metric),
+                        ),
                     }
                 )
     return found
@@ -235,79 +243,88 @@ def _row(
             ),
             "of": len(cell.by_item),
         },
-        "warnings": list(result.warnings),
+        "warnings": list(result.limits),
         "kl": cell.scores.get("kl"),
         "kl_items": cell.scores.get("kl_items", 0),
     }
 
 
-def _named(row: Mapping[str, Any]) -> str:
-    return f"{ARMS[row['arm']].plain} as {row['name']} ({fmt.size(row['bytes'])})"
-
-
-def _measured(row: Mapping[str, Any]) -> str:
+def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A file with its figures, as values of messages."""
+    metric = row["metric"]
     ends = {"ci_low": row["ci"][0], "ci_high": row["ci"][1], "margin": row["margin"]}
-    return (
-        f"{shown(row['metric']).phrase} {number(row['metrics'][row['metric']], row['metric'])}, "
-        f"{difference(row['delta'], row['metric'], ends)} {shown(row['metric']).unit} "
-        f"({level_text(row['level'])} interval {interval(ends, row['metric'], plus=False)})"
-    )
+    return {
+        "arm": Message(ARMS[row["arm"]].plain),
+        "type": row["name"],
+        "size": fmt.size_of(row["bytes"]),
+        "metric": Message(shown(metric).phrase),
+        "value": value_of(row["metrics"][metric], metric),
+        "difference": amount(row["delta"], metric, decimals(metric, ends), plus=True),
+        "level": level_message(row["level"]),
+        "interval": span(ends, metric),
+    }
 
 
-def _sentence(row: Mapping[str, Any], metric: str, reference: Cell, *, found: bool) -> str:
-    against = (
-        f"{ARMS[reference.scores.get('adapter') or 'lora'].plain} in PyTorch ({reference.name})"
-    )
+def _sentence(row: Mapping[str, Any], reference: Cell, *, found: bool) -> Message:
+    values = {
+        "reference": Message(ARMS[reference.scores.get("adapter") or "lora"].plain),
+        "cell": reference.name,
+        **_measured(row),
+    }
     if found:
-        return (
-            f"The smallest file that is no worse than {against} is {_named(row)}: {_measured(row)}."
+        return m(
+            "The smallest file that is no worse than {reference} in PyTorch ({cell}) is {arm} as {type} ({size}): "
+            "{metric} {value}, {difference} ({level} interval {interval}).",
+            **values,
         )
-    return (
-        f"No file is shown to be no worse than {against}. The first one tested is {_named(row)}, {row['verdict']}: "
-        f"{_measured(row)}."
+    return m(
+        "No file is shown to be no worse than {reference} in PyTorch ({cell}). The first one tested is {arm} as "
+        "{type} ({size}), {verdict}: {metric} {value}, {difference} ({level} interval {interval}).",
+        verdict=Message(row["verdict"]),
+        **values,
     )
 
 
-def _action(study: Study, row: Mapping[str, Any], advice: Text) -> str:
+def _action(study: Study, row: Mapping[str, Any], advice: Text) -> Message:
     """What to do about the file that is named, or about the first one that was tested if none is."""
     if row["verdict"] == "no worse":
-        return (
-            f"Ship it: 'assistant-builder export {study.name} --arm {row['arm']} --format gguf --type "
-            f"{row['name']} --to DIR'."
+        command = (
+            f"export {study.name} --arm {row['arm']} --format gguf --type {row['name']} --to DIR"
         )
+        return m("Ship it: '{command}'.", command=f"assistant-builder {command}")
     if advice:
-        return f"{advice} Until then, ship the 16-bit model (--format merged)."
-    larger = (
-        ""
-        if row["name"] == "BF16"
-        else (
-            f", or score a larger file ('assistant-builder run {study.name} --redo --set "
-            f"formats.types=BF16,{','.join(study.config.formats.types)}')"
+        return m("{advice} Until then, ship the 16-bit model (--format merged).", advice=advice)
+    if row["name"] == "BF16":
+        ship = m("Ship the 16-bit model (--format merged).")
+    else:
+        types = ",".join(study.config.formats.types)
+        ship = m(
+            "Ship the 16-bit model (--format merged), or score a larger file ('{command}').",
+            command=f"assistant-builder run {study.name} --redo --set formats.types=BF16,{types}",
         )
-    )
-    return f"Ship the 16-bit model (--format merged){larger}.{_offer(study, row)}"
+    return joined([ship, _offer(study, row)])
 
 
-def _offer(study: Study, row: Mapping[str, Any]) -> str:
+def _offer(study: Study, row: Mapping[str, Any]) -> Text:
     """The training that a file which loses can be made by; empty if the study has it, or the file is not for it."""
     type = file_to_train_for({"formats": [row]}, study.config.arms)
+    if type is None:
+        return ""
     arms = ",".join(with_arm(study.config.arms, QAT.name))
-    return (
-        ""
-        if type is None
-        else (
-            f" Or train an assistant for this file: 'assistant-builder run {study.name} --set "
-            f"arms={arms} --set train.qat_type={type}'."
-        )
+    return m(
+        "Or train an assistant for this file: '{command}'.",
+        command=f"assistant-builder run {study.name} --set arms={arms} --set train.qat_type={type}",
     )
 
 
 def kl_sentence(report: Report) -> str:
-    """What the divergences in the table are; empty without any."""
+    """What the divergences in the table are, in the current language; empty without any."""
     items = [row["kl_items"] for row in report.formats if row.get("kl") is not None]
     if not items:
         return ""
-    return (
-        f"KL is the mean divergence of the next-token distribution from that of {report['formats_reference']}, in "
-        f"nats per token over {items[0]:,} reference answers, with dequantized weights in PyTorch."
+    return t(
+        "KL is the mean divergence of the next-token distribution from that of {reference}, in nats per token over "
+        "{items:,} reference answers, with dequantized weights in PyTorch.",
+        reference=report["formats_reference"],
+        items=items[0],
     )

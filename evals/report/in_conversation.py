@@ -7,14 +7,14 @@ from typing import Any
 
 from assistant_builder.arms import CELLS
 from assistant_builder.atomic_io import read_json
-from assistant_builder.i18n import t
+from assistant_builder.i18n import enumerated, t, tn
 from assistant_builder.retrieval.answering import is_verbatim
 from assistant_builder.retrieval.decline import FILE, RuleFile
 from assistant_builder.study import Study
 from evals.metrics.text import exact_match
-from evals.report.format import count, plural
+from evals.report.format import count
 from evals.report.load import Cell
-from evals.report.schema import Report
+from evals.report.schema import NotVerbatim, Report
 
 
 def conversation(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, Any] | None:
@@ -93,45 +93,79 @@ def not_verbatim(
 
 
 def sentences(report: Report) -> list[str]:
-    """What both records say, for the report."""
+    """What both records say, for the report, in the current language."""
     lines = []
     for name, found in (report.conversation or {"cells": {}})["cells"].items():
         turns = [key for key in found["right"] if key != "0"]
-        right = " and ".join(count(found["right"][key]) for key in turns)
-        declined = " and ".join(count(found["declined"][key]) for key in turns)
-        line = (
-            f"{t(CELLS[name].label)}: of {plural(found['items'], 'question')} that should be answered, "
-            f"{count(found['right']['0'])} are answered exactly right alone, and {right} after "
-            f"{' and '.join(turns)} questions about something else"
+        counts = {
+            key: enumerated([count(found[key][each]) for each in turns])
+            for key in ("right", "declined")
+        }
+        answered = tn(
+            "{assistant}: of {count} question that should be answered, {alone} are answered exactly right alone, and "
+            "{right} after {turns} questions about something else.",
+            "{assistant}: of {count} questions that should be answered, {alone} are answered exactly right alone, and "
+            "{right} after {turns} questions about something else.",
+            found["items"],
+            assistant=t(CELLS[name].label),
+            alone=count(found["right"]["0"]),
+            right=counts["right"],
+            turns=enumerated(turns),
         )
+        lines.append(answered)
         if found["to_decline"]:
-            line += (
-                f"; of {count(found['to_decline'])} that should be declined, {count(found['declined']['0'])} are "
-                f"declined alone, and {declined} after these"
+            lines[-1] += " " + t(
+                "Of {number:,} that should be declined, {alone:,} are declined alone, and {declined} after these.",
+                number=found["to_decline"],
+                alone=found["declined"]["0"],
+                declined=counts["declined"],
             )
         later = found["follow_ups"]
         if later["items"]:
-            line += (
-                f". Of {plural(later['items'], 'later question')} of conversations, {count(later['right'])} are "
-                "answered exactly right"
+            lines[-1] += " " + tn(
+                "Of {count} later question of conversations, {right:,} are answered exactly right.",
+                "Of {count} later questions of conversations, {right:,} are answered exactly right.",
+                later["items"],
+                right=later["right"],
             )
-        lines.append(f"{line}.")
-    words = report.not_verbatim
-    if words:
-        line = (
-            f"{count(words['generated'])} of {plural(words['answers'], 'answer')} to test questions were generated "
-            "in other words than those of a fact in the prompt"
+    return [*lines, *([_other_words(report.not_verbatim)] if report.not_verbatim else [])]
+
+
+def _other_words(words: NotVerbatim) -> str:
+    """How many answers are in other words than a fact, and what happens to them."""
+    number, decided = words["generated"], words["validation"]
+    answers = tn("{count} answer", "{count} answers", words["answers"])
+    values = {"number": number, "answers": answers, "right": words["generated_right"]}
+    if not number:
+        first = t(
+            "{number:,} of {answers} to test questions were generated in other words than those of a fact in the "
+            "prompt.",
+            **values,
         )
-        line += (
-            f", {count(words['generated_right'])} of them exactly right"
-            if words["generated"]
-            else ""
+    elif words["own_words"]:
+        first = t(
+            "{number:,} of {answers} to test questions were generated in other words than those of a fact in the "
+            "prompt, {right:,} of them exactly right; the fact is shown instead.",
+            **values,
         )
-        line += "; the fact is shown instead" if words["own_words"] and words["generated"] else ""
-        decided = words["validation"]
-        lines.append(
-            f"{line}. On validation questions, {count(decided['verbatim'])} of {count(decided['shown'])} "
-            "answers were word for word a fact, so other answers are "
-            f"{'' if words['own_words'] else 'not '}replaced."
+    else:
+        first = t(
+            "{number:,} of {answers} to test questions were generated in other words than those of a fact in the "
+            "prompt, {right:,} of them exactly right.",
+            **values,
         )
-    return lines
+    values = {"verbatim": decided["verbatim"], "shown": decided["shown"]}
+    second = (
+        t(
+            "On validation questions, {verbatim:,} of {shown:,} answers were word for word a fact, so other answers "
+            "are replaced.",
+            **values,
+        )
+        if words["own_words"]
+        else t(
+            "On validation questions, {verbatim:,} of {shown:,} answers were word for word a fact, so other answers "
+            "are not replaced.",
+            **values,
+        )
+    )
+    return f"{first} {second}"

@@ -224,17 +224,17 @@ _MAX_SHOWN_CHARACTERS = 1500  # longer texts are cut; ``report.json`` has the fu
 _MAX_MARKED_SHARE = 0.75
 _UNFOLDED = 5  # number of items of a group that are visible without unfolding it
 _TITLES = {
-    "lost": ("Right under 16-bit LoRA only", N_("What {bits}-bit lost, by exact match.")),
-    "gained": ("Right under QLoRA only", N_("What {bits}-bit gained, by exact match.")),
+    "lost": (N_("Right under 16-bit LoRA only"), N_("What {bits}-bit lost, by exact match.")),
+    "gained": (N_("Right under QLoRA only"), N_("What {bits}-bit gained, by exact match.")),
     "different": (
-        "Answers with other differences",
-        "Both are right or both are wrong, in different words.",
+        N_("Answers with other differences"),
+        N_("Both are right or both are wrong, in different words."),
     ),
-    "same": ("Same answer from both", "Word for word."),
-    "not generated": ("Scored by loss only", "No answers were generated for these."),
+    "same": (N_("Same answer from both"), N_("Word for word.")),
+    "not generated": (N_("Scored by loss only"), N_("No answers were generated for these.")),
     "alone": (
-        "Every answer",
-        "One assistant was trained, so there are no other answers to compare with.",
+        N_("Every answer"),
+        N_("One assistant was trained, so there are no other answers to compare with."),
     ),
 }
 
@@ -248,7 +248,7 @@ def answer_groups(report: Report, most: int) -> list[dict[str, Any]]:
     for change, (title, about) in _TITLES.items():
         rows = [row for row in report.items if row["change"] == change]
         if change == "different" and report.flips is None:
-            title, about = "Answers that differ", "In different words."
+            title, about = N_("Answers that differ"), N_("In different words.")
         if rows:
             shown = [_item(row) for row in rows[:left]]
             left -= len(shown)
@@ -258,7 +258,7 @@ def answer_groups(report: Report, most: int) -> list[dict[str, Any]]:
             groups.append(
                 {
                     "change": change,
-                    "title": title,
+                    "title": t(title),
                     "about": t(about),
                     "total": len(rows),
                     "shown": len(shown),
@@ -272,7 +272,13 @@ def answer_groups(report: Report, most: int) -> list[dict[str, Any]]:
 def cut(text: str) -> str:
     """The text, or its beginning with the number of omitted characters."""
     more = len(text) - _MAX_SHOWN_CHARACTERS
-    return text if more <= 0 else f"{text[:_MAX_SHOWN_CHARACTERS]} … ({more:,} more characters)"
+    return (
+        text
+        if more <= 0
+        else t(
+            "{text} … ({count:,} more characters)", text=text[:_MAX_SHOWN_CHARACTERS], count=more
+        )
+    )
 
 
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -53,8 +53,12 @@ def secondary_warnings(report: Report) -> Iterator[Warned]:
 
 
 _INSTEAD = {
-    "copy": m("showing people the stored answers"),
-    "retrieval": m("using the untuned model with retrieved pairs"),
+    "copy": m(
+        "Improve the training data or the settings, or consider showing people the stored answers."
+    ),
+    "retrieval": m(
+        "Improve the training data or the settings, or consider using the untuned model with retrieved pairs."
+    ),
 }
 """What to do where tuning does not beat a baseline."""
 
@@ -76,13 +80,10 @@ def _untuned(report: Report) -> Iterator[Warned]:
             advice = (
                 m("With so few items, evidence may simply be missing: add held-out items.")
                 if few and not worse
-                else m(
-                    "Improve the training data or the settings, or consider {instead}.",
-                    instead=_INSTEAD[baseline],
-                )
+                else _INSTEAD[baseline]
             )
             values = {
-                "baseline": Message(name),
+                "baseline": name,
                 "shortfall": joined(
                     [shortfall_summary(record, figures) for record in failing], "; "
                 ),
@@ -113,7 +114,7 @@ def _arithmetic(report: Report) -> Iterator[Warned]:
         )
     fidelity = report.fidelity or Fidelity()
     if fidelity.skipped:
-        yield "fidelity_skipped", "note", fidelity.sentence
+        yield "fidelity_skipped", "note", fidelity.message("sentence")
     asked = [row for row in report.items if row["answerable"]] or report["items"]  # as the recorder
     tokens = sum(row["tokens"] for row in asked)
     for pair in fidelity.pairs:
@@ -238,13 +239,13 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
                     cell=row["cell"],
                     measured=row["measured"],
                     difference=measured(row),
-                    share_lost=Message(share_lost(row)),
-                    how=row["how"],
+                    share_lost=share_lost(row),
+                    how=row.message("how"),
                 ),
             )
     for task, record in report.tasks.items():
         if record["error"]:
-            yield "task_failed", "note", record["sentence"]
+            yield "task_failed", "note", record.message("sentence")
         worse = {row["name"]: row for row in record["contrasts"] if clearly_worse(row)}
         if HEADLINE in worse and worse[HEADLINE]["p_value_holm"] <= SIGNIFICANT:
             yield (
@@ -252,7 +253,7 @@ def _exports_and_tasks(report: Report) -> Iterator[Warned]:
                 "serious",
                 m(
                     "{label}: QLoRA is clearly worse than its 16-bit twin ({measured}).",
-                    label=record["label"],
+                    label=record.message("label"),
                     measured=measured(worse[HEADLINE]),
                 ),
             )
@@ -392,6 +393,6 @@ def _judge(report: Report) -> Iterator[Warned]:
                 "worse”. {sentence} Compare some of these answers yourself.",
                 baseline=BASELINE,
                 candidate=CANDIDATE,
-                sentence=judge["sentence"],
+                sentence=judge.message("sentence"),
             ),
         )

@@ -89,6 +89,8 @@ def contents(report: Report) -> list[dict[str, Any]]:
         left_out.add("uncovered")
     if not report.approaches:
         left_out.add("approaches")
+    if report.own_questions is None:
+        left_out.add("own")
     if not (report.formats or report.formats_skipped):
         left_out.add("formats")
     if alone and export_table(report) is None:
@@ -100,7 +102,7 @@ def contents(report: Report) -> list[dict[str, Any]]:
             "anchor": group["anchor"],
             "title": t(group.get("alone", group["title"]) if alone else group["title"]),
             "sections": [
-                {"anchor": key, "name": name}
+                {"anchor": key, "name": t(name)}
                 for key, name in group["sections"].items()
                 if key not in left_out
             ],

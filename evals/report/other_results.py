@@ -24,10 +24,10 @@ from assistant_builder.chat.feedback import (
     model_of,
     read_votes,
     tally,
-    tally_sentence,
+    tally_message,
 )
 from assistant_builder.config import EvalConfig
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
 from evals.compare import SATURATED, holm, paired_comparison
@@ -42,7 +42,7 @@ from evals.report.contrasts import (
     figures_of,
     in_words,
 )
-from evals.report.format import SIGNIFICANT, enumerated, measured, number, percent, plural, shown
+from evals.report.format import SIGNIFICANT, enumerated, measured, share_of, shown, value_of
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.report.schema import Report
 from evals.stats.significance import sign_test
@@ -53,10 +53,11 @@ _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
 _TEXTS = {
     RETENTION: (
-        "General knowledge",
-        "Multiple-choice questions on general knowledge, supplied with assistant-builder "
-        "and unrelated to the training data. They show what tuning makes the model forget. Guessing gives "
-        "25%.",
+        m("General knowledge"),
+        m(
+            "Multiple-choice questions on general knowledge, supplied with assistant-builder and unrelated to the "
+            "training data. They show what tuning makes the model forget. Guessing gives 25%."
+        ),
     ),
 }
 
@@ -104,7 +105,7 @@ def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str,
 
 
 def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
-    label, about = _TEXTS.get(task, (task, f"The task {task} of lm-eval."))
+    label, about = _TEXTS.get(task, (task, m("The task {task} of lm-eval.", task=task)))
     record: dict[str, Any] = {
         "label": label,
         "about": about,
@@ -121,7 +122,7 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
     names = [name for name in first["metrics"] if _value(first, name) is not None]
     metric = next((name for name in (*_PREFERRED, *names) if name in names), None)
     if metric is None:
-        return {**record, "error": "it has no score that is a number for each document"}
+        return {**record, "error": m("it has no score that is a number for each document")}
     ids = sorted(
         set.intersection(
             *(
@@ -145,7 +146,7 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
             cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores
         },
     }
-    meanings = {pair.name: t(pair.meaning) for pair in all_pairs()}
+    meanings = {pair.name: pair.meaning for pair in all_pairs()}
     further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
     pairs = [
         *((arm.cell, arm.untuned_cell) for arm in ARMS.values()),
@@ -217,39 +218,64 @@ def _forgotten(
     return listed
 
 
-def _sentence(task: str, record: Mapping[str, Any]) -> str:
+def _sentence(task: str, record: Mapping[str, Any]) -> Text:
     if record["error"]:
-        return f"{record['label']} cannot be shown: {record['error'].rstrip('.')}."
+        return m(
+            "{label} cannot be shown: {reason}.", label=record["label"], reason=record["error"]
+        )
     metric, rows = record["metric"], {row["name"]: row for row in record["contrasts"]}
-    parts = []
-    for arm in _tuned(record["cells"]):
-        row = rows.get(f"{arm.cell}-{arm.untuned_cell}")
-        if row:
-            parts.append(
-                f"{arm.short} {number(record['cells'][arm.cell], metric)}, the untuned {arm.base_label} base "
-                f"{number(record['cells'][arm.untuned_cell], metric)} ({_difference(row, record)}): "
-                + in_words(
-                    row,
-                    "tuning made it forget" if task == RETENTION else "worse after tuning",
-                    "better after tuning",
-                    "no clear change",
-                )
-            )
-    text = "; ".join(parts)
+    worse = m("tuning made it forget") if task == RETENTION else m("worse after tuning")
+    better, unchanged = m("better after tuning"), m("no clear change")
+    parts = [
+        m(
+            "{arm} {tuned}, the untuned {base} base {untuned} ({difference}): {outcome}",
+            arm=arm.short,
+            tuned=value_of(record["cells"][arm.cell], metric),
+            base=arm.base_label,
+            untuned=value_of(record["cells"][arm.untuned_cell], metric),
+            difference=_difference(row, record),
+            outcome=in_words(row, worse, better, unchanged),
+        )
+        for arm in _tuned(record["cells"])
+        if (row := rows.get(f"{arm.cell}-{arm.untuned_cell}"))
+    ]
+    asked = (
+        mn("{count} question", "{count} questions", record["items"])
+        if task == RETENTION
+        else mn("{count} document", "{count} documents", record["items"])
+    )
+    found = [m("On {asked}: {results}.", asked=asked, results=joined(parts, "; "))] if parts else []
     if HEADLINE in rows:
-        text += f"{'. ' if text else ''}QLoRA against 16-bit LoRA: {_difference(rows[HEADLINE], record)}, "
-        text += in_words(rows[HEADLINE], "clearly worse", "clearly better", "no clear difference")
-    if not text:
-        return ""
-    return f"On {plural(record['items'], 'question' if task == RETENTION else 'document')}: {text}."
+        values = {
+            "difference": _difference(rows[HEADLINE], record),
+            "outcome": in_words(
+                rows[HEADLINE],
+                m("clearly worse"),
+                m("clearly better"),
+                m("no clear difference"),
+            ),
+        }
+        found.append(
+            m("QLoRA against 16-bit LoRA: {difference}, {outcome}.", **values)
+            if parts
+            else m(
+                "On {asked}: QLoRA against 16-bit LoRA: {difference}, {outcome}.",
+                asked=asked,
+                **values,
+            )
+        )
+    return joined(found)
 
 
-def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> str:
-    flips, text = record["flips"].get(row["name"]), str(measured(row))
-    return (
-        f"{text}, {len(flips['lost']):,} lost and {len(flips['gained']):,} gained"
-        if flips
-        else text
+def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> Message:
+    flips = record["flips"].get(row["name"])
+    if not flips:
+        return measured(row)
+    return m(
+        "{measured}, {lost:,} lost and {gained:,} gained",
+        measured=measured(row),
+        lost=len(flips["lost"]),
+        gained=len(flips["gained"]),
     )
 
 
@@ -284,18 +310,21 @@ def reliability(
         return None
     return {
         "metric": metric,
-        "correct_means": "the answer equals the reference (exact match)"
+        "correct_means": m("the answer equals the reference (exact match)")
         if metric == "exact_match"
-        else f"token F1 of answer and reference is at least {PARTIAL}, because by exact match nearly all answers are "
-        "right, "
-        "or nearly all are wrong",
+        else m(
+            "token F1 of answer and reference is at least {least}, because by exact match nearly all answers are "
+            "right, or nearly all are wrong",
+            least=PARTIAL,
+        ),
         "cells": {name: _curve(*found) for name, found in points.items()},
-        "about": "The mean probability that the assistant gives to the tokens of the reference answer, compared with "
-        "the share of questions to answer that its own answer gets right. On the diagonal, the probability equals the "
-        "share of right "
-        "answers. ECE is the mean distance from the diagonal, with bins weighted by their items. The Brier score is "
-        "the mean squared difference between the probability and right (1) or wrong (0). The intervals treat items as "
-        "independent.",
+        "about": m(
+            "The mean probability that the assistant gives to the tokens of the reference answer, compared with the "
+            "share of questions to answer that its own answer gets right. On the diagonal, the probability equals the "
+            "share of right answers. ECE is the mean distance from the diagonal, with bins weighted by their items. "
+            "The Brier score is the mean squared difference between the probability and right (1) or wrong (0). The "
+            "intervals treat items as independent."
+        ),
     }
 
 
@@ -374,24 +403,57 @@ def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     return {**record, "sentence": _judged_sentence(record)}
 
 
-def _judged_sentence(record: Mapping[str, Any]) -> str:
+def _judged_sentence(record: Mapping[str, Any]) -> Message:
+    items = mn("{count} item", "{count} items", record["items"])
     if record["preference"] is None:
-        return f"The judge {record['model']} gave no usable verdict on {plural(record['items'], 'item')}."
-    text = (
-        f"The judge {record['model']} saw {plural(record['n'], 'item')} in both orders. It preferred QLoRA on "
-        f"{record['wins']:,} and 16-bit LoRA on {record['losses']:,}, and neither on {record['ties']:,} (on "
-        f"{record['disagreements']:,} of these the two orders disagreed)"
-    )
+        return m(
+            "The judge {model} gave no usable verdict on {items}.",
+            model=record["model"],
+            items=items,
+        )
+    sentences = [
+        m(
+            "The judge {model} saw {items} in both orders. It preferred QLoRA on {wins:,} and 16-bit LoRA on "
+            "{losses:,}, and neither on {ties:,} (on {disagreements:,} of these the two orders disagreed).",
+            **{key: record[key] for key in ("model", "wins", "losses", "ties", "disagreements")},
+            items=mn("{count} item", "{count} items", record["n"]),
+        )
+    ]
     if record["failures"]:
-        text += f"; {plural(record['failures'], 'failed item')} not counted"
-    text += f". With ties counted as half, QLoRA is preferred on {percent(record['preference'])}"
+        sentences.append(
+            mn(
+                "{count} failed item is not counted.",
+                "{count} failed items are not counted.",
+                record["failures"],
+            )
+        )
+    share = share_of(record["preference"])
     if record["ci"] is None:
-        return f"{text}."
+        sentences.append(
+            m("With ties counted as half, QLoRA is preferred on {share}.", share=share)
+        )
+        return joined(sentences)
     low, high = record["ci"]
-    text += f" (95% interval {percent(low)} to {percent(high)}): "
+    values = {"share": share, "low": share_of(low), "high": share_of(high)}
     if low <= 0.5 <= high or record["p_value"] > SIGNIFICANT:
-        return text + "no clear preference."
-    return text + f"a clear preference for {'QLoRA' if low > 0.5 else '16-bit LoRA'}."
+        last = m(
+            "With ties counted as half, QLoRA is preferred on {share} (95% interval {low} to {high}): no clear "
+            "preference.",
+            **values,
+        )
+    elif low > 0.5:
+        last = m(
+            "With ties counted as half, QLoRA is preferred on {share} (95% interval {low} to {high}): a clear "
+            "preference for QLoRA.",
+            **values,
+        )
+    else:
+        last = m(
+            "With ties counted as half, QLoRA is preferred on {share} (95% interval {low} to {high}): a clear "
+            "preference for 16-bit LoRA.",
+            **values,
+        )
+    return joined([*sentences, last])
 
 
 def votes(study: Study) -> dict[str, Any] | None:
@@ -409,12 +471,17 @@ def votes(study: Study) -> dict[str, Any] | None:
     decided = found.candidate + found.baseline
     share = found.candidate / decided if decided else None
     ci = None if share is None else _anytime_interval(found.candidate, found.baseline)
-    sentence = f"In blind votes on answers in the chat: {tally_sentence(found)}"
+    sentence = m("In blind votes on answers in the chat: {tally}", tally=tally_message(found))
     if share is not None and ci is not None:
-        sentence += (
-            f" {QLORA.plain} has {percent(share)} of the votes that prefer one (95% interval "
-            f"{percent(ci[0])} to {percent(ci[1])}, which holds after each vote)."
+        preferred = m(
+            "{assistant} has {share} of the votes that prefer one (95% interval {low} to {high}, which holds after "
+            "each vote).",
+            assistant=Message(QLORA.plain),
+            share=share_of(share),
+            low=share_of(ci[0]),
+            high=share_of(ci[1]),
         )
+        sentence = joined([sentence, preferred])
     return {
         "votes": found.counted,
         QLORA.name: found.candidate,
@@ -461,8 +528,8 @@ def report_lacks_votes(study: Study) -> bool:
 
 
 NAMES = {
-    "copy": N_("copying the answer of the nearest training question"),
-    "retrieval": N_("the untuned base model with three retrieved pairs"),
+    "copy": m("copying the answer of the nearest training question"),
+    "retrieval": m("the untuned base model with three retrieved pairs"),
 }
 
 
@@ -500,41 +567,62 @@ def beats_untuned(
     return found
 
 
-_SHORT = (("worse", "worse"), ("not_beaten", "not clearly better"))
-
-
-def shortfall_summary(record: Entries, figures: Mapping[str, Entries]) -> str:
+def shortfall_summary(record: Entries, figures: Mapping[str, Entries]) -> Message:
     """The number of metrics on which a tuned arm does not beat an untuned baseline, with one example."""
-    total = sum(len(record[key]) for key in ("worse", "not_beaten", "beaten"))
-    parts = [
-        f"{words} on {len(record[key])} of {total} metrics" for key, words in _SHORT if record[key]
-    ]
+    worse, open = len(record["worse"]), len(record["not_beaten"])
     example = _listed([*record["worse"], *record["not_beaten"]][:1], record, figures)
-    return f"{ARMS[record['arm']].short} is {' and '.join(parts)}, for example in {example}"
-
-
-def _baseline_sentence(record: Entries, figures: Mapping[str, Entries]) -> str:
-    rival, arm = NAMES[record["baseline"]], ARMS[record["arm"]].short
-    beaten = _listed(record["beaten"], record, figures) if record["beaten"] else ""
-    parts = [
-        f"{words} in {_listed(record[key], record, figures)}"
-        for key, words in _SHORT
-        if record[key]
-    ]
-    if not parts:
-        return f"{arm} clearly beats {rival} in {beaten}."
-    text = f"Against {rival}, {arm} is {' and '.join(parts)}"
-    return f"{text}; it is clearly better in {beaten}." if beaten else f"{text}."
-
-
-def _listed(metrics: Sequence[str], record: Entries, figures: Mapping[str, Entries]) -> str:
-    cell, baseline = (figures[record[key]]["metrics"] for key in ("cell", "baseline"))
-    return str(
-        enumerated(
-            [
-                f"{shown(metric).phrase} ({number(cell[metric], metric)} against "
-                f"{number(baseline[metric], metric)})"
-                for metric in metrics
-            ]
+    values = {
+        "arm": ARMS[record["arm"]].short,
+        "worse": worse,
+        "open": open,
+        "total": worse + open + len(record["beaten"]),
+        "example": example,
+    }
+    if worse and open:
+        return m(
+            "{arm} is worse on {worse} of {total} metrics and not clearly better on {open} of {total} metrics, for "
+            "example in {example}",
+            **values,
         )
+    if worse:
+        return m("{arm} is worse on {worse} of {total} metrics, for example in {example}", **values)
+    return m(
+        "{arm} is not clearly better on {open} of {total} metrics, for example in {example}",
+        **values,
+    )
+
+
+def _baseline_sentence(record: Entries, figures: Mapping[str, Entries]) -> Message:
+    listed = {
+        key: _listed(record[key], record, figures) if record[key] else ""
+        for key in ("beaten", "worse", "not_beaten")
+    }
+    values = {"rival": NAMES[record["baseline"]], "arm": ARMS[record["arm"]].short, **listed}
+    if not (record["worse"] or record["not_beaten"]):
+        return m("{arm} clearly beats {rival} in {beaten}.", **values)
+    if record["worse"] and record["not_beaten"]:
+        found = m(
+            "Against {rival}, {arm} is worse in {worse} and not clearly better in {not_beaten}.",
+            **values,
+        )
+    elif record["worse"]:
+        found = m("Against {rival}, {arm} is worse in {worse}.", **values)
+    else:
+        found = m("Against {rival}, {arm} is not clearly better in {not_beaten}.", **values)
+    better = m("It is clearly better in {beaten}.", **values) if record["beaten"] else ""
+    return joined([found, better])
+
+
+def _listed(metrics: Sequence[str], record: Entries, figures: Mapping[str, Entries]) -> Text:
+    cell, baseline = (figures[record[key]]["metrics"] for key in ("cell", "baseline"))
+    return enumerated(
+        [
+            m(
+                "{metric} ({value} against {other})",
+                metric=Message(shown(metric).phrase),
+                value=value_of(cell[metric], metric),
+                other=value_of(baseline[metric], metric),
+            )
+            for metric in metrics
+        ]
     )

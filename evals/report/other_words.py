@@ -8,7 +8,8 @@ from evals.report.schema import Report
 
 RESPELLED = N_("The questions of this test are those of your file, respelled.")
 HELP = N_(
-    "Type about ten questions as people would ask them: Data tab → “Add other wordings”. They become the test."
+    "Type about ten questions as people would ask them: Results tab → “Test it in your own words”. The assistants are "
+    "asked them at once."
 )
 
 

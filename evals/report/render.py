@@ -21,7 +21,7 @@ from assistant_builder.arms import (
     label,
 )
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import ENGLISH, bits, t, use_language
+from assistant_builder.i18n import Message, direction, language, render, t, tm, tn
 from assistant_builder.quantization import texts_of
 from assistant_builder.redaction import escape_control_characters
 from evals.metrics import metric_of
@@ -37,16 +37,19 @@ from evals.report import (
 from evals.report import format as fmt
 from evals.report.conclusion import conclude
 from evals.report.contrasts import HEADLINE
-from evals.report.format import plural, shown
+from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups
 from evals.report.load import lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
 from evals.report.method import formulas as formulas_of
+from evals.report.other_words import is_respelled
+from evals.report.own_questions import own_texts
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
+from evals.report.to_come import later_sections, to_come_text
 from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
 from evals.report.warnings import by_weight
 
@@ -62,8 +65,8 @@ def render_html(report: Report, *, listed: int = LISTED) -> str:
 
 
 def render_results(report: Report) -> str:
-    """The verdict and the sections on its figures, as a page like :func:`render_html`, in English."""
-    with use_language(ENGLISH), texts_of(_storage(report)):
+    """The verdict and the sections on its figures, as a page like :func:`render_html`."""
+    with texts_of(_storage(report)):
         template = _environment().get_template("report.html.j2")
         return template.render(**page_context(report, listed=LISTED_IN_MARKDOWN), whole=False)
 
@@ -106,7 +109,7 @@ def arm_styles() -> str:
 
 
 _FORMATS = (
-    "count difference duration in_sentence interval level_text nats number p_value percent plain "
+    "count difference duration interval level_text nats number p_value percent plain "
     "rate signed size"
 ).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
@@ -124,7 +127,15 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "style": page_styles(environment),
-        "plural": plural,
+        "t": t,
+        "tn": tn,
+        "tm": tm,
+        "language": language,
+        "direction": direction,
+        "counted": rows_other.counted,
+        "in_sentences": lambda names: ", ".join(
+            fmt.in_sentence(shown(name).label) for name in names
+        ),
         "share": fmt.share,
         "shown_as": shown,
         "headline": HEADLINE,
@@ -139,6 +150,7 @@ def _environment() -> Environment:
     environment.filters |= {
         **{name: getattr(fmt, name) for name in _FORMATS},
         "two_digits": fmt.two_significant_digits,
+        "in_sentence": lambda label: fmt.in_sentence(render(label)),
         "reading": rows_headline.reading,
         "unit_note": rows_headline.unit_note,
         "value": format_value,
@@ -149,6 +161,8 @@ def _environment() -> Environment:
 
 
 def _printable(value: Any) -> Any:
+    if isinstance(value, Message):
+        value = render(value)
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     return escape_control_characters(value.replace("\r\n", "\n"))
@@ -159,10 +173,10 @@ def format_value(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, bool):
-        return "yes" if value else "no"
+        return t("yes") if value else t("no")
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value) if value not in ({}, "") else "none"
+        return ", ".join(map(str, value)) or t("none")
+    return str(value) if value not in ({}, "") else t("none")
 
 
 def title_of(report: Report) -> str:
@@ -211,13 +225,15 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     panels = [charts.contrast_panel(rows, margin if compared else None) for rows in differences]
     resources = rows_headline.resource_rows(report)
     untuned = [
-        {"text": entry["sentence"], "beaten": not entry["not_beaten"] and not entry["worse"]}
+        {
+            "text": entry.message("sentence"),
+            "beaten": not entry["not_beaten"] and not entry["worse"],
+        }
         for entry in report.beats_untuned
     ]
     return {
         "report": report,
         "title": title_of(report),
-        "bits": bits(),
         "glossary": glossary(),
         "formulas": formulas_of(_storage(report)),
         "contents": groups_of_sections,
@@ -229,11 +245,12 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         },
         "arm_names": {arm: label(arm) for arm in report.trained_arms},
         "twin_names": {arm: label(arm) for arm in TWINS},
-        "missing": not_measured(),
+        "missing": not_measured() | later_sections(report),
+        "to_come": to_come_text(report),
         "references": REFERENCES,
         "flipped": [group for group in groups if group["change"] in flipped],
         "groups": [group for group in groups if group["change"] not in flipped],
-        "cell_texts": {name: t(cell.about) for name, cell in CELLS.items() if name in report.cells},
+        "cell_texts": {name: cell.about for name, cell in CELLS.items() if name in report.cells},
         "provenance": list(flatten(report.provenance)) if report.provenance else [],
         "settings": list(flatten(report.config)),
         # the headline
@@ -245,11 +262,13 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             "risks": brief.risks(report, conclusion),
             "recommendation": brief.recommendation(conclusion),
         },
-        "verdict_title": f"What did {bits()}-bit cost?" if compared else rows_headline.NOT_COMPARED,
+        "verdict_title": t("What did {bits}-bit cost?")
+        if compared
+        else t(rows_headline.NOT_COMPARED),
         "outcome": rows_headline.outcome_label(report),
         "tone": rows_headline.tone(report),
-        "meaning": meaning(report.verdict),
-        "action": report.verdict.action if compared else "",
+        "meaning": "" if is_respelled(report) else meaning(report.verdict),
+        "action": report.verdict.message("action") if compared and not is_respelled(report) else "",
         "changed": changed_text(report.verdict.frozen),
         "first_warnings": first,
         "more_warnings": more,
@@ -265,13 +284,20 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             *(
                 []
                 if compared
-                else [("← better than untuned", "worse →", "Tuned − untuned (95% interval)")]
+                else [
+                    (
+                        t("← better than untuned"),
+                        t("worse →"),
+                        t("Tuned − untuned (95% interval)"),
+                    )
+                ]
             ),
         ),
         "in_short": rows_headline.in_short(report),
         "power": rows_other.power_sentences(report),
         "planned": rows_other.planned_sentence(report),
         "scored_at": rows_headline.scored_at(report),
+        "own": own_texts(report),
         "risk": charts.risk_chart(report.risk_coverage),
         "risk_lines": [
             *risk_sentences(report.risk_coverage),
@@ -282,15 +308,15 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "format_kl": formats.kl_sentence(report),
         "format_metric": shown(report.primary_metric).label,
         # further measurements
-        "fidelity_note": fidelity["sentence"] if fidelity else "",
+        "fidelity_note": fidelity.message("sentence") if fidelity else "",
         "worst": rows_other.worst_items(report),
-        "floor": flips["noise_floor"]["sentence"] if flips and flips["noise_floor"] else "",
+        "floor": flips.noise_floor.message("sentence") if flips and flips.noise_floor else "",
         "tasks": rows_other.task_sections(report),
         "calibration": charts.reliability_chart(report.reliability),
         "preference": charts.preference_bar(report.judge),
         "seeds": seed_rows,
         "spread": spread,
-        "seeds_note": seeds["sentence"],
+        "seeds_note": seeds.message("sentence"),
         "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import CELLS
-from assistant_builder.i18n import t
+from assistant_builder.i18n import t, tn
 from evals.metrics import Context, score_answer
-from evals.report.format import count, percent, plural
+from evals.report.format import count, percent
 from evals.report.load import Cell
 from evals.report.schema import RiskCoverage
 
@@ -75,24 +75,43 @@ def _right(sample: Mapping[str, Any]) -> bool:
 
 
 def sentences(record: RiskCoverage | None) -> list[str]:
-    """What the rule did on held-out questions, one sentence for each assistant."""
+    """What the rule did on held-out questions, one sentence for each assistant, in the current language."""
     lines = []
     for name, cell in record.cells.items() if record else ():
         falsely, rightly = cell["false_declines"], cell["right_declines"]
-        declined = (
-            f" and {count(rightly[0])} of {count(rightly[1])} that should be declined"
+        values = {
+            "assistant": t(CELLS[name].label),
+            "declined": count(falsely[0]),
+            "rightly": count(rightly[0]),
+            "unanswerable": count(rightly[1]),
+        }
+        first = (
+            tn(
+                "{assistant}: the rule declined {declined} of {count} question that should be answered and {rightly} "
+                "of {unanswerable} that should be declined.",
+                "{assistant}: the rule declined {declined} of {count} questions that should be answered and {rightly} "
+                "of {unanswerable} that should be declined.",
+                falsely[1],
+                **values,
+            )
             if rightly[1]
-            else ""
+            else tn(
+                "{assistant}: the rule declined {declined} of {count} question that should be answered.",
+                "{assistant}: the rule declined {declined} of {count} questions that should be answered.",
+                falsely[1],
+                **values,
+            )
         )
-        lines.append(
-            f"{t(CELLS[name].label)}: the rule declined {count(falsely[0])} of {plural(falsely[1], 'question')} "
-            f"that should be answered{declined}. It answers {percent(cell['chosen']['coverage'])} of all questions, "
-            f"and {percent(cell['chosen']['risk'])} of these answers are not exactly right."
+        second = t(
+            "It answers {share} of all questions, and {wrong} of these answers are not exactly right.",
+            share=percent(cell["chosen"]["coverage"]),
+            wrong=percent(cell["chosen"]["risk"]),
         )
-    return [*lines, *([_LIMIT] if lines else [])]
-
-
-_LIMIT = (
-    "The rule was fitted on the questions of validation: people who ask in wordings that are farther from the "
-    "data are declined falsely more often."
-)
+        lines.append(f"{first} {second}")
+    if not lines:
+        return []
+    limit = t(
+        "The rule was fitted on the questions of validation: people who ask in wordings that are farther from the "
+        "data are declined falsely more often."
+    )
+    return [*lines, limit]

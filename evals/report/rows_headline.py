@@ -9,7 +9,7 @@ from typing import Any
 
 from assistant_builder.arms import LORA, QLORA, main_cells
 from assistant_builder.arms import label as label_of
-from assistant_builder.i18n import N_
+from assistant_builder.i18n import N_, render, t, tn
 from assistant_builder.planning.memory_check import plan_accuracy
 from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
@@ -18,6 +18,7 @@ from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import lead_arm, lead_pair
+from evals.report.other_words import is_respelled
 from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
@@ -26,27 +27,33 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
     """Time and memory: label, values and printed values by arm, and QLoRA's value relative to LoRA's."""
     price = report.config["eval"]["price_per_hour"]
     listed: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
-        ("Base weights as stored", "base_bytes", fmt.size),
-        ("Peak memory in training", "peak_memory_bytes", fmt.size),
-        ("Training time", "train_seconds", fmt.duration),
+        (t("Base weights as stored"), "base_bytes", fmt.size),
+        (t("Peak memory in training"), "peak_memory_bytes", fmt.size),
+        (t("Training time"), "train_seconds", fmt.duration),
         (
-            "Training time of each run",
+            t("Training time of each run"),
             "train_seconds_all",
             lambda runs: ", ".join(map(fmt.duration, runs)),
         ),
-        ("Training speed", "tokens_per_second", fmt.rate),
-        ("Time of an optimizer step", "seconds_per_step", lambda seconds: f"{seconds:.3g} s"),
+        (t("Training speed"), "tokens_per_second", fmt.rate),
         (
-            f"Cost of training{'' if price is None else f', at {fmt.plain(price)} an hour'}",
+            t("Time of an optimizer step"),
+            "seconds_per_step",
+            lambda seconds: t("{value:.3g} s", value=seconds),
+        ),
+        (
+            t("Cost of training")
+            if price is None
+            else t("Cost of training, at {price} an hour", price=fmt.plain(price)),
             "cost",
             fmt.money,
         ),
-        ("Adapter", "adapter_bytes", fmt.size),
-        ("Trained weights", "trainable_parameters", count),
-        ("Optimizer steps", "steps", count),
-        ("Checkpoint used (step)", "best_step", count),
+        (t("Adapter"), "adapter_bytes", fmt.size),
+        (t("Trained weights"), "trainable_parameters", count),
+        (t("Optimizer steps"), "steps", count),
+        (t("Checkpoint used (step)"), "best_step", count),
         (
-            "Its validation loss",
+            t("Its validation loss"),
             "best_validation_loss",
             lambda value: number(value, "nll_per_token"),
         ),
@@ -59,7 +66,7 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
         if any(value is not None for value in values.values()):
             lora, qlora, ratio = values.get(LORA.name), values.get(QLORA.name), "–"
             if lora and qlora is not None and not isinstance(lora, list):
-                ratio = "same" if lora == qlora else signed_percent(qlora / lora - 1, 0)
+                ratio = t("same") if lora == qlora else signed_percent(qlora / lora - 1, 0)
             texts = {
                 arm: "–" if values.get(arm) is None else text_of(values[arm])
                 for arm in report.trained_arms
@@ -71,10 +78,10 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
 
 
 _GRADED = {
-    "base_bytes": ("Base weights", fmt.size),
-    "adapter_bytes": ("Adapter", fmt.size),
-    "peak_memory_bytes": ("Peak memory in training", fmt.size),
-    "train_seconds": ("Training time", fmt.duration),
+    "base_bytes": (N_("Base weights"), fmt.size),
+    "adapter_bytes": (N_("Adapter"), fmt.size),
+    "peak_memory_bytes": (N_("Peak memory in training"), fmt.size),
+    "train_seconds": (N_("Training time"), fmt.duration),
 }
 
 
@@ -88,7 +95,7 @@ def graded_rows(report: Report) -> list[dict[str, str]]:
             label, text_of = _GRADED[grade["quantity"]]
             rows.append(
                 {
-                    "quantity": label,
+                    "quantity": t(label),
                     "arm": label_of(arm),
                     "predicted": text_of(grade["predicted"]),
                     "measured": text_of(grade["measured"]),
@@ -127,23 +134,27 @@ def validation_rows(report: Report) -> list[dict[str, Any]]:
 
 
 NOT_COMPARED = N_("Not compared")
-OUTCOMES = {"no worse": "No worse", "worse": "Worse", "inconclusive": "Inconclusive"}
+OUTCOMES = {"no worse": N_("No worse"), "worse": N_("Worse"), "inconclusive": N_("Inconclusive")}
 
 
 def outcome_label(report: Report) -> str:
     """The verdict as a label, such as ``No worse``, with contrary findings added."""
     verdict = report.verdict
     if not report.compares:
-        return NOT_COMPARED
-    label = OUTCOMES[verdict.outcome]
+        return t(NOT_COMPARED)
+    if is_respelled(report):
+        return t("Not tested in other words")
+    label = t(OUTCOMES[verdict.outcome])
     if verdict.within_margin_but_worse:
-        label += ": measurably worse, within the margin"
-    return f"{label}; but possible harm by another measure" if report.objection else label
+        label = t("{outcome}: measurably worse, within the margin", outcome=label)
+    if report.objection:
+        return t("{outcome}; but possible harm by another measure", outcome=label)
+    return label
 
 
 def tone(report: Report) -> str:
     """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
-    outcome = str(report.verdict.outcome)
+    outcome = "inconclusive" if is_respelled(report) else str(report.verdict.outcome)
     return "mixed" if report.objection and outcome == "no worse" else outcome.replace(" ", "-")
 
 
@@ -153,14 +164,16 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
     for bound in report.verdict.bounds or []:
         metric, row = bound["metric"], as_row(bound)
         how, unit = shown(metric), shown(metric).unit
-        result, mood = ("shown", "yes") if bound["passed"] else ("not shown", "cannot-be-told")
+        result, mood = (
+            (t("shown"), "yes") if bound["passed"] else (t("not shown"), "cannot-be-told")
+        )
         if harm_interval(bound)[0] > bound["margin"]:
-            result, mood = "not shown: beyond the margin", "no"
+            result, mood = t("not shown: beyond the margin"), "no"
         rows.append(
             {
                 "label": how.label,
                 "difference": difference(bound["delta"], metric, row),
-                "scale": f"{unit}{', ' if unit else ''}{'higher' if bound['higher_is_better'] else 'lower'} is better",
+                "scale": _scale(unit, higher=bound["higher_is_better"]),
                 "interval": interval(row, metric),
                 "margin": fmt.two_significant_digits(bound["margin"] * how.factor),
                 "result": result,
@@ -170,6 +183,12 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
+def _scale(unit: str, *, higher: bool) -> str:
+    """The unit of a metric, if it has one, and which direction is better."""
+    better = t("higher is better") if higher else t("lower is better")
+    return f"{unit}, {better}" if unit else better
+
+
 def of_contrast(report: Report, name: str, metric: str | None = None) -> list[Difference]:
     """The entries of a contrast, optionally of one metric."""
     return [
@@ -177,22 +196,29 @@ def of_contrast(report: Report, name: str, metric: str | None = None) -> list[Di
     ]
 
 
-def reading(row: Entries) -> str:
-    """The interpretation of a difference without a verdict."""
+def reading_of(row: Entries) -> str:
+    """The interpretation of a difference without a verdict, in English."""
     significant = row["p_value_holm"] <= fmt.SIGNIFICANT
     if clearly_worse(row):
-        return "worse" if significant else "possibly worse"
+        return N_("worse") if significant else N_("possibly worse")
     if clearly_better(row):
         if row["p_value"] > fmt.SIGNIFICANT:
-            return "better by its interval, not by its test"
-        return "better" if significant else "better, but not after Holm's adjustment"
-    return "unclear: interval and test disagree" if significant else "no clear difference"
+            return N_("better by its interval, not by its test")
+        return N_("better") if significant else N_("better, but not after Holm's adjustment")
+    if significant:
+        return N_("unclear: interval and test disagree")
+    return N_("no clear difference")
+
+
+def reading(row: Entries) -> str:
+    """:func:`reading_of` in the current language."""
+    return t(reading_of(row))
 
 
 def unit_note(metric: str) -> str:
     """The unit of a metric; empty if it is displayed as a share of 0 to 100."""
     info = metric_of(metric)
-    return info.unit if info.format == "number" else ""
+    return t(info.unit) if info.format == "number" else ""
 
 
 def metric_table(report: Report) -> dict[str, Any]:
@@ -209,15 +235,13 @@ def metric_table(report: Report) -> dict[str, Any]:
             {
                 "label": shown(metric).label,
                 "primary": primary,
-                "scale": (
-                    f"{unit}{', ' if unit else ''}{'higher' if row['higher_is_better'] else 'lower'} is better"
-                ),
+                "scale": _scale(unit, higher=row["higher_is_better"]),
                 "figures": [number(cell["metrics"].get(metric), metric) for cell in cells.values()],
                 "difference": difference(row["delta"], metric, row),
                 "interval": interval(row, metric),
                 "p": fmt.p_value(row["p_value"]),
                 "holm": fmt.p_value(row["p_value_holm"]),
-                "reading": f"{OUTCOMES[row['verdict']].lower()}, by this metric"
+                "reading": t("{outcome}, by this metric", outcome=t(row["verdict"]))
                 if primary
                 else reading(row),
             }
@@ -226,15 +250,15 @@ def metric_table(report: Report) -> dict[str, Any]:
             low, high = (signed_percent(math.expm1(row[end])) for end in ("ci_low", "ci_high"))
             rows.append(
                 {
-                    "label": "Perplexity",
+                    "label": t("Perplexity"),
                     "primary": False,
-                    "scale": "lower is better; difference in percent",
+                    "scale": t("lower is better; difference in percent"),
                     "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
                     "difference": signed_percent(math.expm1(row["delta"])),
-                    "interval": f"{low} to {high}",
+                    "interval": t("{low} to {high}", low=low, high=high),
                     "p": "",
                     "holm": "",
-                    "reading": "the loss in other units",
+                    "reading": t("the loss in other units"),
                 }
             )
     if not rows:  # a single arm, whose untuned base is not among eval.cells
@@ -242,13 +266,13 @@ def metric_table(report: Report) -> dict[str, Any]:
             {
                 "label": shown(name).label,
                 "primary": False,
-                "scale": f"{'higher' if metric_of(name).higher_is_better else 'lower'} is better",
+                "scale": _scale("", higher=metric_of(name).higher_is_better),
                 "figures": [number(cell["metrics"].get(name), name) for cell in cells.values()],
                 "difference": "–",
                 "interval": "–",
                 "p": "",
                 "holm": "",
-                "reading": "the untuned base was not scored",
+                "reading": t("the untuned base was not scored"),
             }
             for name in METRICS
             if any(cell["metrics"].get(name) is not None for cell in cells.values())
@@ -257,24 +281,24 @@ def metric_table(report: Report) -> dict[str, Any]:
     if any(cut):
         rows.append(
             {
-                "label": "Answers cut at the limit",
+                "label": t("Answers cut at the limit"),
                 "primary": False,
-                "scale": f"of {report['answer_limit']:,} tokens; lower is better",
-                "figures": ["–" if number is None else f"{number:,}" for number in cut],
+                "scale": t("of {tokens:,} tokens; lower is better", tokens=report["answer_limit"]),
+                "figures": [count(number) for number in cut],
                 "difference": "",
                 "interval": "",
                 "p": "",
                 "holm": "",
-                "reading": "scored without their end",
+                "reading": t("scored without their end"),
             }
         )
     caption, words = (
-        ("QLoRA minus LoRA", "QLoRA − LoRA")
+        (t("QLoRA minus LoRA"), t("QLoRA − LoRA"))
         if compared
-        else ("the assistant minus the untuned base", "Tuned − untuned")
+        else (t("the assistant minus the untuned base"), t("Tuned − untuned"))
     )
     return {
-        "cells": [{"name": name, "label": cell["label"]} for name, cell in cells.items()],
+        "cells": [{"name": name, "label": cell.message("label")} for name, cell in cells.items()],
         "rows": rows,
         "difference": {"caption": caption, "signs": " − ".join(pair), "words": words},
     }
@@ -284,7 +308,7 @@ def in_short(report: Report) -> dict[str, str]:
     """One line each on what 4-bit cost and where the difference comes from."""
     verdict = report.verdict
     if not report.compares:
-        return {"did": verdict.reason, "from": ""}
+        return {"did": render(verdict.message("reason")), "from": ""}
     how = shown(verdict.metric)
     row = {"ci_low": verdict.ci[0], "ci_high": verdict.ci[1]}
     failed = [
@@ -292,14 +316,20 @@ def in_short(report: Report) -> dict[str, str]:
         for bound in verdict.bounds
         if not bound["passed"]
     ]
-    margin = fmt.two_significant_digits(verdict.margin * how.factor)
-    return {
-        "did": f"{OUTCOMES[verdict['outcome']]}: {fmt.in_sentence(how.label)} "
-        f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit} "
-        f"({level_of(verdict)} interval {interval(row, verdict['metric'])}), with {margin} allowed."
-        + (f" Not shown to be within the margin: {fmt.enumerated(failed)}." if failed else ""),
-        "from": report.attribution.sentence if report.attribution else "",
-    }
+    did = t(
+        "{outcome}: {metric} {difference} ({level} interval {interval}), with {margin} allowed.",
+        outcome=t(OUTCOMES[verdict["outcome"]]),
+        metric=fmt.in_sentence(how.label),
+        difference=f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit}",
+        level=level_of(verdict),
+        interval=interval(row, verdict["metric"]),
+        margin=fmt.two_significant_digits(verdict.margin * how.factor),
+    )
+    if failed:
+        open_ones = fmt.enumerated(failed)
+        did += " " + t("Not shown to be within the margin: {metrics}.", metrics=open_ones)
+    came_from = render(report.attribution.message("sentence")) if report.attribution else ""
+    return {"did": did, "from": came_from}
 
 
 def tiles(report: Report) -> list[dict[str, str]]:
@@ -310,10 +340,14 @@ def tiles(report: Report) -> list[dict[str, str]]:
     how, judged = shown(verdict.metric), as_row(verdict)
     found = [
         {
-            "label": f"{how.label}: QLoRA minus LoRA",
+            "label": t("{metric}: QLoRA minus LoRA", metric=how.label),
             "value": difference(judged["delta"], verdict.metric, judged),
-            "note": f"{level_of(verdict)} interval {interval(judged, verdict['metric'])}; allowed: "
-            f"{fmt.two_significant_digits(verdict['margin'] * how.factor)}",
+            "note": t(
+                "{level} interval {interval}; allowed: {margin}",
+                level=level_of(verdict),
+                interval=interval(judged, verdict["metric"]),
+                margin=fmt.two_significant_digits(verdict["margin"] * how.factor),
+            ),
         }
     ]
     for row in of_contrast(report, verdict.contrast or "", "exact_match"):
@@ -323,16 +357,20 @@ def tiles(report: Report) -> list[dict[str, str]]:
         )
         found.append(
             {
-                "label": "Exactly right answers, QLoRA",
+                "label": t("Exactly right answers, QLoRA"),
                 "value": qlora,
-                "note": f"{lora} with 16-bit LoRA",
+                "note": t("{value} with 16-bit LoRA", value=lora),
             }
         )
     return found + [
         {
-            "label": f"{line['label']}, QLoRA",
+            "label": t("{quantity}, QLoRA", quantity=line["label"]),
             "value": line["texts"][QLORA.name],
-            "note": f"{line['texts'][LORA.name]} with 16-bit LoRA ({line['ratio']})",
+            "note": t(
+                "{value} with 16-bit LoRA ({ratio})",
+                value=line["texts"][LORA.name],
+                ratio=line["ratio"],
+            ),
         }
         for line in resource_rows(report)
         if line["key"] in ("base_bytes", "peak_memory_bytes")
@@ -350,11 +388,15 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
         if value is not None:
             found.append(
                 {
-                    "label": "Exactly right answers"
+                    "label": t("Exactly right answers")
                     if metric == "exact_match"
                     else shown(metric).label,
                     "value": number(value, metric),
-                    "note": f"{difference(row['delta'], metric, row)} by tuning (95% interval {interval(row, metric)})"
+                    "note": t(
+                        "{difference} by tuning (95% interval {interval})",
+                        difference=difference(row["delta"], metric, row),
+                        interval=interval(row, metric),
+                    )
                     if row
                     else "",
                 }
@@ -381,9 +423,9 @@ def cell_table(report: Report) -> dict[str, Any]:
     weighed = any(record.get("base_bytes") for record in records.values())
     columns = [{"label": shown(metric).label, "note": unit_note(metric)} for metric in metrics]
     if "nll_per_token" in metrics:
-        columns.insert(metrics.index("nll_per_token") + 1, {"label": "Perplexity", "note": ""})
+        columns.insert(metrics.index("nll_per_token") + 1, {"label": t("Perplexity"), "note": ""})
     if weighed:
-        columns.insert(0, {"label": "Weights", "note": "as served"})
+        columns.insert(0, {"label": t("Weights"), "note": t("as served")})
     rows = []
     for name, record in records.items():
         figures = [fmt.size(record.get("base_bytes"))] if weighed else []
@@ -396,8 +438,8 @@ def cell_table(report: Report) -> dict[str, Any]:
         rows.append(
             {
                 "name": name,
-                "label": record["label"],
-                "about": record["about"],
+                "label": record.message("label"),
+                "about": record.message("about"),
                 "figures": figures,
                 "baseline": name not in report.cells,
             }
@@ -415,6 +457,7 @@ def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, 
     rows = [
         {
             **row,
+            "meaning": row.message("meaning"),
             "title": f"{row['candidate']} − {row['baseline']}",
             "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
             "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
@@ -455,14 +498,14 @@ def identity_line(report: Report) -> str:
     texts = list(dict.fromkeys(entry["text"] for entry in found))
     metrics = {entry["metric"] for entry in found}
     largest = max(abs(entry["error"]) for entry in found)
-    error = (
-        "exactly"
-        if largest == 0
-        else f"with an error of {largest:.0e} at most".replace("-", "\N{MINUS SIGN}")
-    )
-    return (
-        f"{'; '.join(texts)}: checked on {fmt.plural(len(metrics), 'metric')}, they hold {error}."
-    )
+    values = {
+        "texts": "; ".join(texts),
+        "metrics": tn("{count} metric", "{count} metrics", len(metrics)),
+        "error": f"{largest:.0e}".replace("-", "\N{MINUS SIGN}"),
+    }
+    if largest == 0:
+        return t("{texts}: checked on {metrics}, they hold exactly.", **values)
+    return t("{texts}: checked on {metrics}, they hold with an error of {error} at most.", **values)
 
 
 def export_table(report: Report) -> dict[str, Any] | None:
@@ -472,7 +515,11 @@ def export_table(report: Report) -> dict[str, Any] | None:
         return None
     metric = exports[0]["metric"]
     how = shown(metric)
-    kept = {"yes": "yes", "cannot be told": "inconclusive", "measured": "this is what was measured"}
+    kept = {
+        "yes": t("yes"),
+        "cannot be told": t("inconclusive"),
+        "measured": t("this is what was measured"),
+    }
     rows = []
     for row in exports:
         compared = row["delta"] is not None
@@ -490,7 +537,8 @@ def export_table(report: Report) -> dict[str, Any] | None:
                 if row["exact_match"] is None
                 else number(row["exact_match"], "exact_match"),
                 "keeps": row["keeps"],
-                "verdict": kept.get(row["keeps"]) or f"no, it loses {fmt.share_lost(row)}",
+                "verdict": kept.get(row["keeps"])
+                or t("no, it loses {share}", share=fmt.share_lost(row)),
             }
         )
     return {

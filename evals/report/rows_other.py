@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.arms import LORA, QLORA
-from assistant_builder.i18n import t
+from assistant_builder.i18n import N_, t, tn
 from evals.report import charts
 from evals.report import format as fmt
 from evals.report.format import (
@@ -17,13 +17,12 @@ from evals.report.format import (
     p_value,
     percent,
     plain,
-    plural,
     shown,
     signed,
 )
 from evals.report.items import cut, marked
 from evals.report.load import BASELINE, CANDIDATE
-from evals.report.rows_headline import OUTCOMES, reading
+from evals.report.rows_headline import reading
 from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
 
@@ -39,7 +38,7 @@ def task_sections(report: Report) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "title": f"{row['candidate']} − {row['baseline']}",
-                    "meaning": row["meaning"],
+                    "meaning": row.message("meaning"),
                     "difference": difference(row["delta"], metric, row),
                     "interval": interval(row, metric),
                     "p": p_value(row["p_value"]),
@@ -55,11 +54,14 @@ def task_sections(report: Report) -> list[dict[str, Any]]:
                 "retention": name == RETENTION,
                 "metric": shown(metric).label,
                 "items": count(task["items"]),
-                **{key: task[key] or "" for key in ("label", "about", "sentence", "error")},
+                **{
+                    key: task.message(key) if task[key] else ""
+                    for key in ("label", "about", "sentence", "error")
+                },
                 "cells": [
                     {
                         "name": cell,
-                        "label": report.cells[cell].label,
+                        "label": report.cells[cell].message("label"),
                         "value": number(value, metric),
                     }
                     for cell, value in task["cells"].items()
@@ -98,19 +100,24 @@ def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | No
         row = dict(zip(("ci_low", "ci_high"), run["ci"], strict=True))
         rows.append(
             {
-                "seed": f"Seed {run['seed']}",
+                "seed": t("Seed {number}", number=run["seed"]),
                 "L16": number(run["L16"], metric),
                 "Q4": number(run["Q4"], metric),
                 "difference": difference(run["delta"], metric, row),
                 "interval": interval(row, metric),
-                "reading": OUTCOMES[run["verdict"]].lower()
-                + (", but not twins" if run["twins"] is False else ""),
+                "reading": t("{outcome}, but not twins", outcome=t(run["verdict"]))
+                if run["twins"] is False
+                else t(run["verdict"]),
             }
         )
     how, delta = shown(metric), spread["delta"]
     row = dict(zip(("ci_low", "ci_high"), delta["ci"], strict=True))
     arms = {
-        name: f"{number(spread[name]['mean'], metric)} (sd {spread[name]['sd'] * how.factor:.{how.decimals}f})"
+        name: t(
+            "{mean} (sd {sd})",
+            mean=number(spread[name]["mean"], metric),
+            sd=fmt.figure(spread[name]["sd"] * how.factor, how.decimals),
+        )
         for name in (BASELINE, CANDIDATE)
     }
     return rows, {
@@ -132,8 +139,13 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
                 "row": row["row"],
                 "question": cut(row["question"]),
                 "reference": cut(row["reference"]),
-                "harm": f"{signed(row['delta_nll'], 2)} nats over {plural(row['tokens'], 'token')}, "
-                f"{signed(row['delta_nll_per_token'], 3)} per token",
+                "harm": tn(
+                    "{loss} nats over {count} token, {per_token} per token",
+                    "{loss} nats over {count} tokens, {per_token} per token",
+                    row["tokens"],
+                    loss=signed(row["delta_nll"], 2),
+                    per_token=signed(row["delta_nll_per_token"], 3),
+                ),
                 "divergence": "" if row["kl_mean"] is None else fmt.nats(row["kl_mean"]),
                 "sides": [
                     {"arm": arm.name, "label": t(arm.label), "runs": run}
@@ -144,26 +156,47 @@ def worst_items(report: Report) -> list[dict[str, Any]]:
     return found
 
 
+def counted(number: int, unit: str) -> str:
+    """A number of clusters or items, the units of a comparison."""
+    if unit == "clusters":
+        return tn("{count} cluster", "{count} clusters", number)
+    return tn("{count} item", "{count} items", number)
+
+
 def power_sentences(report: Report) -> list[str]:
     """The differences that a held-out set of this size can detect."""
     lines = []
     for entry in report.power:
         how = shown(entry["metric"])
-        seen = f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}"
-        line = (
-            f"{how.label}: with {plural(entry['units'], entry['unit'].rstrip('s'))}, 80 of 100 such studies would "
-            f"detect a true difference of {seen}."
+        line = t(
+            "{metric}: with {units}, 80 of 100 such studies would detect a true difference of {difference}.",
+            metric=how.label,
+            units=counted(entry["units"], entry["unit"]),
+            difference=f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}",
         )
         if entry["needed"]:
-            target = f"{plain(entry['target'] * how.factor)} {how.unit}"
-            what = "the margin" if entry["metric"] == report.primary_metric else "a difference"
-            if entry["needed"] > entry["units"]:
-                line += (
-                    f" To detect {what} ({target}) as reliably, about {count(entry['needed'])} {entry['unit']} "
-                    "like these are needed."
+            values = {
+                "target": f"{plain(entry['target'] * how.factor)} {how.unit}",
+                "units": counted(entry["needed"], entry["unit"]),
+            }
+            primary = entry["metric"] == report.primary_metric
+            if entry["needed"] <= entry["units"]:
+                more = (
+                    t("That is smaller than the margin ({target}).", **values)
+                    if primary
+                    else t("That is smaller than a difference ({target}).", **values)
+                )
+            elif primary:
+                more = t(
+                    "To detect the margin ({target}) as reliably, about {units} like these are needed.",
+                    **values,
                 )
             else:
-                line += f" That is smaller than {what} ({target})."
+                more = t(
+                    "To detect a difference ({target}) as reliably, about {units} like these are needed.",
+                    **values,
+                )
+            line = f"{line} {more}"
         lines.append(line)
     return lines
 
@@ -173,21 +206,38 @@ def planned_sentence(report: Report) -> str:
     entry = next((entry for entry in report.power if entry["planned"]), None)
     if entry is None:
         return ""
-    plan = entry["planned"]
-    text = (
-        f"Estimate before the run, assuming that {percent(plan['flip_rate'], 0)} of the answers "
-        f"flip: {plural(plan['items'], 'item')}, worth about {count(plan['effective_items'])} independent ones, "
-        f"detect {fmt.two_significant_digits(100 * plan['minimum_detectable'])} points in right answers; "
-        f"{plain(100 * plan['target'])} points would need {count(plan['items_needed'])} items."
+    plan, seen = entry["planned"], entry["seen"]
+    text = t(
+        "Estimate before the run, assuming that {rate} of the answers flip: {items}, worth about {effective} "
+        "independent ones, detect {difference} points in right answers; {target} points would need {needed} items.",
+        rate=percent(plan["flip_rate"], 0),
+        items=counted(plan["items"], "items"),
+        effective=count(plan["effective_items"]),
+        difference=fmt.two_significant_digits(100 * plan["minimum_detectable"]),
+        target=plain(100 * plan["target"]),
+        needed=count(plan["items_needed"]),
     )
-    seen = entry["seen"]
-    alike = (
-        ""
+    values = {"rate": percent(seen["flip_rate"]), "icc": seen["icc"], "assumed": plan["icc"]}
+    flipped = (
+        t("In the run {rate} flipped.", **values)
         if plan["clusters"] == plan["items"]
-        else f", and flips within a cluster had an intraclass correlation of {seen['icc']:.2f} (assumed: "
-        f"{plan['icc']:.2f})"
+        else t(
+            "In the run {rate} flipped, and flips within a cluster had an intraclass correlation of {icc:.2f} "
+            "(assumed: {assumed:.2f}).",
+            **values,
+        )
     )
-    return f"{text} In the run {percent(seen['flip_rate'])} flipped{alike}."
+    return f"{text} {flipped}"
+
+
+_FOUND = {
+    "exact_duplicates": N_("exact duplicates"),
+    "near_duplicates": N_("near duplicates"),
+    "conflicts": N_("conflicting answers"),
+    "one_word_answers": N_("one-word answers"),
+    "over_long": N_("too long and cut"),
+    "answers_shared": N_("answers shared between splits"),
+}
 
 
 def data_rows(report: Report) -> list[tuple[str, str]]:
@@ -195,68 +245,71 @@ def data_rows(report: Report) -> list[tuple[str, str]]:
     data = report.data
     split, leaks = data["split"], data["leaks"]
     rows = [
-        ("File", str(data["source"] or "not on record")),
-        ("Format", str(data["format"] or "not on record")),
+        (t("File"), str(data["source"] or t("not on record"))),
+        (t("Format"), str(data["format"] or t("not on record"))),
     ]
     if data["columns"]:
-        rows.append(
-            ("Columns", ", ".join(f"{role} = {name}" for role, name in data["columns"].items()))
-        )
+        columns = ", ".join(f"{role} = {name}" for role, name in data["columns"].items())
+        rows.append((t("Columns"), columns))
     if data["rows"] is not None:
         rows.append(
             (
-                "Rows",
-                f"{count(data['rows'])} in the file, {count(data['usable'])} usable, "
-                f"{count(data['rejected'])} rejected",
-            )
-        )
-    names = {
-        "one_word_answers": "one-word answers",
-        "over_long": "too long and cut",
-        "answers_shared": "answers shared between splits",
-        "conflicts": "conflicting answers",
-    }
-    if data["findings"]:
-        rows.append(
-            (
-                "Found",
-                ", ".join(
-                    f"{count(value)} {names.get(key, key.replace('_', ' '))}"
-                    for key, value in data["findings"].items()
+                t("Rows"),
+                t(
+                    "{rows} in the file, {usable} usable, {rejected} rejected",
+                    **{key: count(data[key]) for key in ("rows", "usable", "rejected")},
                 ),
             )
         )
+    if data["findings"]:
+        found = ", ".join(
+            f"{count(value)} {t(_FOUND.get(key, key))}" for key, value in data["findings"].items()
+        )
+        rows.append((t("Found"), found))
     if split["counts"]:
-        how = "defined by the file" if split["given"] else f"drawn with seed {split['seed']}"
-        rows.append(("Split", f"{_by_split(split['counts'])}, {how}"))
+        values = {"counts": _by_split(split["counts"]), "seed": split["seed"]}
+        how = (
+            t("{counts}, defined by the file", **values)
+            if split["given"]
+            else t("{counts}, drawn with seed {seed}", **values)
+        )
+        rows.append((t("Split"), how))
     units = split["units"] or {}
     for label, counts in (
-        (f"Units ({units.get('kind')})", units.get("counts")),
-        ("Clusters", split["clusters"]),
+        (t("Units ({kind})", kind=str(units.get("kind"))), units.get("counts")),
+        (t("Clusters"), split["clusters"]),
     ):
         if counts and any(counts.values()):
             rows.append((label, _by_split(counts)))
     known = [
-        f"{count(leaks[kind])} by {name}"
-        for kind, name in (("text", "text"), ("embedding", "embedding"))
+        text
+        for text, kind in (
+            (t("{count} by text", count=count(leaks["text"])), "text"),
+            (t("{count} by embedding", count=count(leaks["embedding"])), "embedding"),
+        )
         if leaks[kind] is not None
     ]
-    done = (
-        f"; {count(leaks['removed'])} removed, {count(leaks['left'])} kept"
-        if leaks["listed"]
-        else ""
-    )
-    rows.append(
-        ("Leaks into held-out", ", ".join(known) + done if known else "no search on record")
-    )
+    listed = ", ".join(known) or t("no search on record")
+    if known and leaks["listed"]:
+        removed, left = count(leaks["removed"]), count(leaks["left"])
+        listed = t(
+            "{leaks}; {removed} removed, {left} kept", leaks=listed, removed=removed, left=left
+        )
+    rows.append((t("Leaks into held-out"), listed))
     rows += [
-        (f"SHA-256 of {_split(name)}", value) for name, value in (split["hashes"] or {}).items()
+        (t("SHA-256 of {split}", split=_split(name)), value)
+        for name, value in (split["hashes"] or {}).items()
     ]
     return rows
 
 
 def _split(name: str) -> str:
-    return "held-out" if name == "heldout" else name
+    names = {
+        "heldout": t("held-out"),
+        "train": t("train"),
+        "validation": t("validation"),
+    }
+    return names.get(name, name)
 
 
 def _by_split(counts: Mapping[str, int]) -> str:

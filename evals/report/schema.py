@@ -44,23 +44,35 @@ def _checked(value: Any, check: Callable[[Any], Any]) -> Any:
 AsRead = WrapValidator(_checked)
 """Validates a value and keeps it as it is, without a copy."""
 Said = dict[str, Any]
-"""Name of a text next to it → the record of its message, for readers in other languages."""
+"""Name of a text, or of a list of texts, next to it → the records of its messages, for readers in other languages."""
 
 
 def in_files(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with its messages in English, and their records under ``said``."""
-    said = {name: value.to_record() for name, value in record.items() if isinstance(value, Message)}
-    texts = {
-        name: written(value)[0] if isinstance(value, Message) else value
-        for name, value in record.items()
-    }
-    return texts | ({"said": said} if said else {})
+    """A record with its messages, and those of the records in it, in English, and their records under ``said``."""
+    texts: dict[str, Any] = {}
+    said: Said = {}
+    for name, value in record.items():
+        texts[name] = _in_files(value)
+        if isinstance(value, Message):
+            said[name] = value.to_record()
+        elif isinstance(value, list) and any(isinstance(each, Message) for each in value):
+            said[name] = [each.to_record() if isinstance(each, Message) else None for each in value]
+    return texts | ({"said": {**texts.get("said", {}), **said}} if said else {})
+
+
+def _in_files(value: Any) -> Any:
+    if isinstance(value, Message):
+        return written(value)[0]
+    if isinstance(value, dict):
+        return in_files(value)
+    return [_in_files(each) for each in value] if isinstance(value, list) else value
 
 
 class Record(BaseModel):
     """An object of a report."""
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
+    said: Said = {}
 
     # entries by name, as of the dictionary that it was read from, for readers without attributes
 
@@ -81,6 +93,14 @@ class Record(BaseModel):
         """A text as a message in the language of the reader; as it is in files of releases without messages."""
         said = self.get("said")
         return text_of(said.get(name) if isinstance(said, dict) else None, self[name])
+
+    def messages(self, name: str) -> list[Shown]:
+        """The texts of a list as messages, as :meth:`message`."""
+        said, texts = self.get("said"), self[name]
+        records = said.get(name) if isinstance(said, dict) else None
+        if not isinstance(records, list) or len(records) != len(texts):
+            records = [None] * len(texts)
+        return [text_of(each, text) for each, text in zip(records, texts, strict=True)]
 
     def keys(self) -> list[str]:
         """Names of the entries that the file has."""
@@ -162,7 +182,6 @@ class Verdict(_HasInterval):
     trained_again: Change | None = None
     action: str = ""
     reason: str = ""
-    said: Said = {}
 
 
 class CellFigures(Record):
@@ -507,6 +526,39 @@ class Votes(Record):
     sentence: str = ""
 
 
+class OwnCounts(Record):
+    """How an assistant answered the questions of the owner, with 95 % intervals of the shares."""
+
+    wordings: int = 0
+    right: int = 0
+    right_ci: Interval = [0.0, 1.0]
+    declined_wrongly: int = 0
+    unanswered: int = 0
+    """Questions that the file does not answer."""
+    declined: int = 0
+    declined_ci: Interval = [0.0, 1.0]
+
+
+class OwnRow(TypedDict, total=False):
+    """A question of the owner with the answers of the arms; ``row`` and ``reference`` are None where none is right."""
+
+    question: str
+    row: int | None
+    known: str
+    reference: Text
+    answers: dict[str, str]
+    right: dict[str, bool]
+    declined: dict[str, bool]
+
+
+class OwnQuestions(Record):
+    """Questions of the owner, which are not trained on, where each answer occurs once in the file."""
+
+    arms: dict[str, OwnCounts] = {}
+    """Those that were asked all questions."""
+    questions: list[OwnRow] = []
+
+
 class DeclineCounts(Record):
     """Questions that a cell declined."""
 
@@ -648,7 +700,6 @@ class ReportWarning(Record):
     code: str = ""
     level: Literal["serious", "note"] = "note"
     text: str = ""
-    said: Said = {}
 
 
 class Approach(Record):
@@ -689,6 +740,17 @@ class GgufFile(FileName, Bound):
     first_token_seconds: Number = None
     resident_bytes: int | None = None
     load_seconds: Number = None
+
+
+class Through(_HasInterval):
+    """A file that was trained through the rounding, against the same type that was rounded afterwards."""
+
+    arm: str = ""
+    against: str = ""
+    name: str = ""
+    delta: float = 0.0
+    ci: Interval = [0.0, 0.0]
+    sentence: str = ""
 
 
 class RiskCurve(Record):
@@ -808,13 +870,13 @@ class Report(Record):
     warnings: list[ReportWarning] = []
     objection: str = ""
     sentence: str = ""
-    said: Said = {}
     basis: list[str] = []
     summary: list[str] = []
     not_compared: list[str] = []
     risk_coverage: RiskCoverage | None = None
     conversation: Conversation | None = None
     not_verbatim: NotVerbatim | None = None
+    own_questions: OwnQuestions | None = None
     approach: str = ""
     """``grounded`` or ``memory``; empty if facts are not looked up in either way."""
     approach_metric: str = ""
@@ -822,11 +884,13 @@ class Report(Record):
     approach_comparisons: list[Difference] = []
     recommended_approach: Text = None
     approach_sentence: str = ""
+    to_come: list[Literal["cells", "files"]] = []
+    """What is not scored yet: the further cells, the GGUF files. Empty in the final report."""
     formats: list[GgufFile] = []
     formats_reference: str = ""
     smallest_no_worse: FileName | None = None
     formats_skipped: str = ""
-    formats_through: list[dict[str, Any]] = []
+    formats_through: list[Through] = []
     formats_sentence: str = ""
     formats_action: str = ""
 

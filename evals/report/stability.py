@@ -12,23 +12,24 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
-from assistant_builder.i18n import N_, bits, t
+from assistant_builder.i18n import Message, joined, m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary
 from evals.report.contrasts import HEADLINE
-from evals.report.format import nats, percent, plural, shown, signed
+from evals.report.format import amount, figure, nats_of, share_of, shown
 from evals.report.items import change
-from evals.report.load import BASELINE, CANDIDATE, Cell, figure, read_rescored_cells, tuned_cells
+from evals.report.load import BASELINE, CANDIDATE, Cell, read_rescored_cells, tuned_cells
+from evals.report.load import figure as figure_of
 from evals.report.rules import Rules, averaged
 from evals.report.study_facts import arm_records, twins
 from evals.stats.cluster_robust import StandardError
 from evals.stats.seed_variance import seeds_needed, trained_again
 
 _LABELS = {
-    "B4-B16": N_("storing the untuned base in {bits} bits"),
-    "L4-L16": N_("storing the base in {bits} bits, with the 16-bit-trained adapter"),
-    "Q4-Q16": N_("storing the base in {bits} bits, with QLoRA's adapter"),
-    HEADLINE: N_("QLoRA against its 16-bit twin, training included"),
+    "B4-B16": m("storing the untuned base in {bits} bits"),
+    "L4-L16": m("storing the base in {bits} bits, with the 16-bit-trained adapter"),
+    "Q4-Q16": m("storing the base in {bits} bits, with QLoRA's adapter"),
+    HEADLINE: m("QLoRA against its 16-bit twin, training included"),
 }
 WORST = 10  # number of listed items with the largest increase of loss
 
@@ -44,23 +45,31 @@ def fidelity(study: Study) -> dict[str, Any] | None:
     record = {
         key: value for key, value in read_json(path, _FidelityFile).items() if key != "inputs"
     }
-    pairs = [
-        {**pair, "label": t(_LABELS.get(pair["name"], pair["name"]))} for pair in record["pairs"]
-    ]
+    pairs = [{**pair, "label": _LABELS.get(pair["name"], pair["name"])} for pair in record["pairs"]]
     known, skipped = {pair["name"]: pair for pair in pairs}, record.get("skipped")
-    lines = [f"Not compared token by token: {skipped.rstrip('.')}."] if skipped else []
+    lines = []
+    if skipped:
+        lines.append(m("Not compared token by token: {reason}.", reason=skipped.rstrip(".")))
     if "L4-L16" in known:
         lines.append(
-            f"Storing the base in {bits()} bits, with the same adapter, changes the prediction of the next token by "
-            f"{_moved(known['L4-L16'])}."
+            m(
+                "Storing the base in {bits} bits, with the same adapter, changes the prediction of the next token by "
+                "{mean} nats on average (median {median}, 99th percentile {p99}), and the likeliest token is the same "
+                "at {share} of the positions.",
+                **_moved(known["L4-L16"]),
+            )
         )
     if HEADLINE in known:
         lines.append(
-            f"Between QLoRA and its 16-bit twin, training included, it is {_moved(known[HEADLINE])}."
+            m(
+                "Between QLoRA and its 16-bit twin, training included, it is {mean} nats on average (median {median}, "
+                "99th percentile {p99}), and the likeliest token is the same at {share} of the positions.",
+                **_moved(known[HEADLINE]),
+            )
         )
     if lines and not skipped:
-        lines.append("Identical predictions would give 0 nats and 100%.")
-    return {**record, "pairs": pairs, "skipped": skipped, "sentence": " ".join(lines)}
+        lines.append(m("Identical predictions would give 0 nats and 100%."))
+    return {**record, "pairs": pairs, "skipped": skipped, "sentence": joined(lines)}
 
 
 class _FidelityPair(TypedDict):
@@ -86,12 +95,9 @@ class _FidelityLine(TypedDict):
     pairs: dict[str, dict[str, float | None]]
 
 
-def _moved(pair: Mapping[str, Any]) -> str:
-    return (
-        f"{nats(pair['kl_mean'])} nats on average (median {nats(pair['kl_median'])}, 99th percentile "
-        f"{nats(pair['kl_p99'])}), and the likeliest token is the same at {percent(pair['top1_agreement'])} of the "
-        "positions"
-    )
+def _moved(pair: Mapping[str, Any]) -> dict[str, Message]:
+    found = {name: nats_of(pair[f"kl_{name}"]) for name in ("mean", "median", "p99")}
+    return found | {"share": share_of(pair["top1_agreement"])}
 
 
 def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
@@ -167,20 +173,36 @@ def noise_floor(
         }
     records = found["cells"]
     sizes = {record["other_batch_size"] for record in records.values()}
-    batches = (
-        f"with batch size {sizes.pop()} and " if len(sizes) == 1 and None not in sizes else "with "
-    )
     lora, qlora = (record["lost"] + record["gained"] for record in records.values())
-    sentence = (
-        f"The same assistants were scored again {batches}the library's own kernels, which changes nothing but "
-        f"rounding. This turned {lora:,} of {plural(flips['items'], 'item')} right or wrong for 16-bit LoRA and "
-        f"{qlora:,} for QLoRA; between the two assistants {len(flips['lost']) + len(flips['gained']):,} differ."
-    )
+    sentences = [
+        m(
+            "The same assistants were scored again with batch size {batch} and the library's own kernels, which "
+            "changes nothing but rounding.",
+            batch=sizes.pop(),
+        )
+        if len(sizes) == 1 and None not in sizes
+        else m(
+            "The same assistants were scored again with the library's own kernels, which changes nothing but rounding."
+        ),
+        m(
+            "This turned {lora:,} of {items} right or wrong for 16-bit LoRA and {qlora:,} for QLoRA; between the two "
+            "assistants {between:,} differ.",
+            lora=lora,
+            qlora=qlora,
+            items=mn("{count} item", "{count} items", flips["items"]),
+            between=len(flips["lost"]) + len(flips["gained"]),
+        ),
+    ]
     if found["delta"] is not None:
-        how = shown(primary)
-        moved = signed(found["delta"] * how.factor, how.decimals + 1)
-        sentence += f" In that scoring the difference is {moved} {how.unit} and the verdict “{found['verdict']}”."
-    return {**found, "sentence": sentence}
+        moved = amount(found["delta"], primary, shown(primary).decimals + 1, plus=True)
+        sentences.append(
+            m(
+                "In that scoring the difference is {difference} and the verdict “{verdict}”.",
+                difference=moved,
+                verdict=Message(found["verdict"]),
+            )
+        )
+    return {**found, "sentence": joined(sentences)}
 
 
 def _cell(cell: Cell, again: Cell) -> dict[str, Any]:
@@ -305,14 +327,20 @@ def _trained_again(
     }
 
 
-def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> str:
+def _of_one_arm(spread: Mapping[str, float], count: int, metric: str) -> Message:
     how = shown(metric)
-    mean, sd, low, high = (
-        f"{spread[key] * how.factor:.{how.decimals + 1}f}" for key in ("mean", "sd", "min", "max")
-    )
-    return (
-        f"Over {count} training seeds the {how.phrase} is {mean}{how.suffix or f' {how.unit}'} on average "
-        f"(standard deviation {sd}, from {low} to {high})."
+    places = how.decimals + 1
+    sd, low, high = (figure(spread[key] * how.factor, places) for key in ("sd", "min", "max"))
+    mean = spread["mean"]
+    return m(
+        "Over {count} training seeds the {metric} is {mean} on average (standard deviation {sd}, from {low} to "
+        "{high}).",
+        count=count,
+        metric=Message(how.phrase),
+        mean=share_of(mean, places) if how.suffix else amount(mean, metric, places),
+        sd=sd,
+        low=low,
+        high=high,
     )
 
 
@@ -323,7 +351,7 @@ def _run(
     run: dict[str, Any] = {
         "seed": number,
         "training_seed": config.train.seed + number - 1,
-        **{name: figure(cell, metric, items) for name, cell in cells.items()},
+        **{name: figure_of(cell, metric, items) for name, cell in cells.items()},
     }
     if config.compares:
         result = rules.compare(cells[BASELINE], cells[CANDIDATE], metric, items, level=rules.level)
@@ -360,34 +388,55 @@ def _spread_of(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-_ONE_ARM_ONCE = (
+_ONE_ARM_ONCE = m(
     "The assistant was trained once. The intervals cover the choice of held-out items, not the variation "
     "of training. To measure that, train with more seeds: seeds: 3 in study.yaml, or --set seeds=3."
 )
-_ONE_SEED = (
+_ONE_SEED = m(
     "Each arm was trained once. The intervals cover the choice of held-out items, not the variation of "
     "training, so another seed could change the difference by more than they show. To measure that, train "
     "with more seeds: seeds: 3 in study.yaml, or --set seeds=3."
 )
 
 
-def _several(runs: Sequence[Mapping[str, Any]], spread: Mapping[str, Any], metric: str) -> str:
+def _several(runs: Sequence[Mapping[str, Any]], spread: Mapping[str, Any], metric: str) -> Message:
     how, delta, inside = shown(metric), spread["delta"], spread["within_arm_sd"]
     places = how.decimals + 1
-    mean, low, high = (
-        signed(value * how.factor, places) for value in (delta["mean"], *delta["ci"])
+    low, high = (figure(end * how.factor, places, plus=True) for end in delta["ci"])
+    first = m(
+        "Over {runs} training seeds, the same in both arms, QLoRA minus LoRA is {difference} on average (95% interval "
+        "over seeds {low} to {high}).",
+        runs=len(runs),
+        difference=amount(delta["mean"], metric, places, plus=True),
+        low=low,
+        high=high,
     )
-    larger = abs(delta["mean"]) > inside
-    text = (
-        f"Over {len(runs)} training seeds, the same in both arms, QLoRA minus LoRA is {mean} {how.unit} on average "
-        f"(95% interval over seeds {low} to {high}). This difference between the arms is "
-        f"{'larger' if larger else 'smaller'} than the effect of another seed within an arm (standard deviation "
-        f"{inside * how.factor:.{places}f})"
-    )
-    if larger and delta["ci"][0] <= 0 <= delta["ci"][1]:
-        text += ", but with so few seeds it is not distinguishable from zero"
-    verdicts = [run["verdict"] for run in runs]
-    if len(set(verdicts)) == 1:
-        return f"{text}. Every seed gives the same verdict: {verdicts[0]}."
-    listed = ", ".join(f"seed {run['seed']}: {run['verdict']}" for run in runs)
-    return f"{text}. The seeds give different verdicts ({listed})."
+    sd = figure(inside * how.factor, places)
+    if abs(delta["mean"]) <= inside:
+        compared = m(
+            "This difference between the arms is smaller than the effect of another seed within an arm (standard "
+            "deviation {sd}).",
+            sd=sd,
+        )
+    elif delta["ci"][0] <= 0 <= delta["ci"][1]:
+        compared = m(
+            "This difference between the arms is larger than the effect of another seed within an arm (standard "
+            "deviation {sd}), but with so few seeds it is not distinguishable from zero.",
+            sd=sd,
+        )
+    else:
+        compared = m(
+            "This difference between the arms is larger than the effect of another seed within an arm (standard "
+            "deviation {sd}).",
+            sd=sd,
+        )
+    verdicts = [Message(run["verdict"]) for run in runs]
+    if len(set(map(str, verdicts))) == 1:
+        last = m("Every seed gives the same verdict: {verdict}.", verdict=verdicts[0])
+    else:
+        listed = [
+            m("seed {seed}: {verdict}", seed=run["seed"], verdict=verdict)
+            for run, verdict in zip(runs, verdicts, strict=True)
+        ]
+        last = m("The seeds give different verdicts ({listed}).", listed=listed)
+    return joined([first, compared, last])

@@ -10,7 +10,7 @@ from typing import Any
 from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, further_arms
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.export_formats import formats_of_cell
-from assistant_builder.i18n import t
+from assistant_builder.i18n import Message, m, text_of
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Embedding, Findings, Split, Step
 from assistant_builder.study.steps import run_of
@@ -249,7 +249,7 @@ class Export:
     arm: str
     measured: str
     separate_adapter: bool
-    how: str
+    how: Message
 
 
 EXPORTS = (
@@ -258,48 +258,57 @@ EXPORTS = (
         QLORA.name,
         QLORA.cell,
         True,
-        "QLoRA's adapter, served on the base in {bits} bits as in training.",
+        m("QLoRA's adapter, served on the base in {bits} bits as in training."),
     ),
-    Export("Q16", QLORA.name, QLORA.cell, True, "QLoRA's adapter, served on the full 16-bit base."),
+    Export(
+        "Q16", QLORA.name, QLORA.cell, True, m("QLoRA's adapter, served on the full 16-bit base.")
+    ),
     Export(
         "QD",
         QLORA.name,
         QLORA.cell,
         False,
-        "QLoRA's adapter merged into the base it was trained on ({bits}-bit weights "
-        "widened to 16 bits), served in 16 bits.",
+        m(
+            "QLoRA's adapter merged into the base it was trained on ({bits}-bit weights widened to 16 bits), served "
+            "in 16 bits."
+        ),
     ),
     Export(
         "QR",
         QLORA.name,
         QLORA.cell,
         False,
-        "QLoRA's adapter merged into the base it was trained on, the result "
-        "quantized to {bits} bits again for serving. The merged weights are close to the {bits}-bit levels they came "
-        "from, so "
-        "rounding them again can undo the merge.",
+        m(
+            "QLoRA's adapter merged into the base it was trained on, the result quantized to {bits} bits again for "
+            "serving. The merged weights are close to the {bits}-bit levels they came from, so rounding them again "
+            "can undo the merge."
+        ),
     ),
     Export(
         LORA.cell,
         LORA.name,
         LORA.cell,
         True,
-        "LoRA's adapter, served on the 16-bit base as in training.",
+        m("LoRA's adapter, served on the 16-bit base as in training."),
     ),
-    Export("L4", LORA.name, LORA.cell, True, "LoRA's adapter, served on the base in {bits} bits."),
+    Export(
+        "L4", LORA.name, LORA.cell, True, m("LoRA's adapter, served on the base in {bits} bits.")
+    ),
     Export(
         "LM",
         LORA.name,
         LORA.cell,
         False,
-        "LoRA's adapter merged into the 16-bit base, served in 16 bits.",
+        m("LoRA's adapter merged into the 16-bit base, served in 16 bits."),
     ),
     Export(
         "LR",
         LORA.name,
         LORA.cell,
         False,
-        "LoRA's adapter merged into the 16-bit base, the result quantized to {bits} bits for serving.",
+        m(
+            "LoRA's adapter merged into the 16-bit base, the result quantized to {bits} bits for serving."
+        ),
     ),
 )
 
@@ -308,25 +317,21 @@ def all_exports() -> tuple[Export, ...]:
     """The exports of the twins, then those of the further arms."""
     found = list(EXPORTS)
     for arm in map(ARMS.__getitem__, further_arms(ARMS)):
+        served = (
+            m(
+                "The adapter of {arm} merged and rounded to the format that it was trained through.",
+                arm=arm.short,
+            )
+            if arm.rounds
+            else m("The adapter of {arm}, served on its base as in training.", arm=arm.short)
+        )
+        merged = m(
+            "The adapter of {arm} merged into the base it was trained on, served in 16 bits.",
+            arm=arm.short,
+        )
         found += [
-            Export(
-                arm.cell,
-                arm.name,
-                arm.cell,
-                not arm.rounds,
-                (
-                    f"The adapter of {arm.short} merged and rounded to the format that it was trained through."
-                )
-                if arm.rounds
-                else f"The adapter of {arm.short}, served on its base as in training.",
-            ),
-            Export(
-                arm.merged_cell,
-                arm.name,
-                arm.cell,
-                False,
-                f"The adapter of {arm.short} merged into the base it was trained on, served in 16 bits.",
-            ),
+            Export(arm.cell, arm.name, arm.cell, not arm.rounds, served),
+            Export(arm.merged_cell, arm.name, arm.cell, False, merged),
         ]
     return tuple(found)
 
@@ -369,11 +374,11 @@ def exports(
                 "cell": export.cell,
                 "arm": export.arm,
                 "measured": export.measured,
-                "how": t(export.how),
+                "how": export.how,
                 "formats": [
                     format.name for format in formats_of_cell(export.arm, export.cell, quant_type)
                 ],
-                "label": cell["label"],
+                "label": text_of(cell.get("said", {}).get("label"), cell["label"]),
                 "bytes": stored,
                 "metric": primary,
                 "margin": margin,

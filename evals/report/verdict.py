@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
 from assistant_builder.data import load_split
-from assistant_builder.i18n import Message, Text, bits, joined, m, mn, text_of
+from assistant_builder.i18n import N_, Message, Text, joined, m, mn, render, t, text_of
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
 from evals.declaration import (
@@ -28,7 +28,7 @@ from evals.declaration import (
 )
 from evals.metrics import METRICS
 from evals.report import format as fmt
-from evals.report.format import interval, number, percent, plural, shown, signed_percent
+from evals.report.format import shown
 from evals.report.load import BASELINE, CANDIDATE, served_cells, tuned_cells
 from evals.report.other_results import NAMES
 from evals.report.other_words import is_respelled
@@ -207,121 +207,150 @@ def meaning(verdict: Entries) -> str:
     bounds = verdict.get("bounds") or []
     if not bounds:
         return ""
-    claim, primary = CLAIMS[verdict["estimand"]], bounds[0]
+    claim, primary = t(CLAIMS[verdict["estimand"]]), bounds[0]
     if verdict["outcome"] == "no worse":
-        limits = fmt.enumerated(
-            [
-                f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
-                for bound in bounds
-            ]
-        )
-        return (
-            f"If you serve {bits()}-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
-            f"harmful end of a {level_of(verdict)} interval."
+        return t(
+            "If you serve {bits}-bit instead of 16-bit, the harm on {claim} is at most {limits}. Each figure is the "
+            "harmful end of a {level} interval.",
+            claim=claim,
+            limits=fmt.enumerated([_most_harm(bound) for bound in bounds]),
+            level=level_of(verdict),
         )
     if verdict["outcome"] == "worse":
-        harmed = [
-            bound
-            for bound in bounds
-            if harm_interval(bound)[0] > (0 if bound is primary else bound["margin"])
-        ]
         costs = [
-            f"{_harm(bound, low, unit=False)} to {_harm(bound, high)} ({shown(bound['metric']).label})"
-            for bound in harmed
-            for low, high in (harm_interval(bound),)
-        ]
-        return (
-            f"Expect the {bits()}-bit assistant to do worse on {claim}: by {fmt.enumerated(costs)}."
-        )
-    possible = fmt.enumerated(
-        [
-            f"{_harm(bound, harm_interval(bound)[1])} ({shown(bound['metric']).label})"
+            m(
+                "{low} to {high} ({metric})",
+                low=_harm(bound, low, unit=False),
+                high=_harm(bound, high),
+                metric=Message(shown(bound["metric"]).label),
+            )
             for bound in bounds
-            if harm_interval(bound)[1] > bound["margin"]
+            for low, high in (harm_interval(bound),)
+            if low > (0 if bound is primary else bound["margin"])
         ]
-        or [""]
+        return t(
+            "Expect the {bits}-bit assistant to do worse on {claim}: by {costs}.",
+            claim=claim,
+            costs=fmt.enumerated(costs),
+        )
+    possible = [_most_harm(bound) for bound in bounds if harm_interval(bound)[1] > bound["margin"]]
+    if not possible:
+        return t("The study shows neither that {bits}-bit is as good nor that it is worse.")
+    return t(
+        "The study shows neither that {bits}-bit is as good nor that it is worse. On {claim}, a harm of up to "
+        "{possible} remains possible.",
+        claim=claim,
+        possible=fmt.enumerated(possible),
     )
-    text = f"The study shows neither that {bits()}-bit is as good nor that it is worse."
-    return f"{text} On {claim}, a harm of up to {possible} remains possible." if possible else text
 
 
-def _harm(bound: Entries, value: float, *, unit: bool = True) -> str:
+def _most_harm(bound: Entries) -> Message:
+    return m(
+        "{harm} ({metric})",
+        harm=_harm(bound, harm_interval(bound)[1]),
+        metric=Message(shown(bound["metric"]).label),
+    )
+
+
+def _harm(bound: Entries, value: float, *, unit: bool = True) -> Message:
     """An amount of harm with the precision of its interval, at least 0."""
-    how = shown(bound["metric"])
-    amount = f"{max(0.0, value) * how.factor:.{fmt.decimals(bound['metric'], as_row(bound))}f}"
-    return f"{amount} {how.unit}".rstrip() if unit else amount
+    how, places = shown(bound["metric"]), fmt.decimals(bound["metric"], as_row(bound))
+    amount = fmt.figure(max(0.0, value) * how.factor, places)
+    return joined([amount, Message(how.unit if unit else "")])
 
 
-def basis(report: Report) -> list[str]:
+def basis(report: Report) -> list[Message]:
     """What the verdict rests on: the technical claim, what it is about, and what was fixed before scoring."""
     verdict, other = report.verdict, report.other_claim
     if verdict["contrast"] is None:
         return []
     lines = []
     if verdict["outcome"] == "no worse":
-        margins = fmt.enumerated(
-            [f"{_amount(bound)} ({shown(bound['metric']).label})" for bound in verdict["bounds"]]
+        margins = [
+            m(
+                "{amount} ({metric})",
+                amount=_amount(bound),
+                metric=Message(shown(bound["metric"]).label),
+            )
+            for bound in verdict["bounds"]
+        ]
+        lines.append(
+            m(
+                "Non-inferior at a margin of {margins}, each one-sided {error}.",
+                margins=fmt.enumerated(margins),
+                error=fmt.level_message((1 - verdict.get("level", LEVEL)) / 2),
+            )
         )
-        error = 50 * (1 - verdict.get("level", LEVEL))
-        lines.append(f"Non-inferior at a margin of {margins}, each one-sided {error:.3g}%.")
     lines.append(
-        f"The verdict is about {CLAIMS[verdict['estimand']]}{clustered_text(verdict)}"
-        + (
-            f"; {plural(verdict['uncovered'], 'held-out question')} about facts that were not taught "
-            f"{'is' if verdict['uncovered'] == 1 else 'are'} reported apart"
-            if verdict["uncovered"]
-            else ""
+        m(
+            "The verdict is about {claim}, {grouping}.",
+            claim=Message(CLAIMS[verdict["estimand"]]),
+            grouping=clustered_text(verdict),
         )
-        + "."
     )
+    if verdict["uncovered"]:
+        lines.append(
+            mn(
+                "{count} held-out question about facts that were not taught is reported apart.",
+                "{count} held-out questions about facts that were not taught are reported apart.",
+                verdict["uncovered"],
+            )
+        )
     if "grounded" in report.config.get("approaches", ()):
         lines.append(
-            "Both assistants read the same facts, which were looked up: the verdict measures how well they "
-            "read a fact that was found."
+            m(
+                "Both assistants read the same facts, which were looked up: the verdict measures how well they read a "
+                "fact that was found."
+            )
         )
     if other:
-        claim = (
-            CLAIMS[other["estimand"]]
-            if other["estimand"] == "wordings" or verdict["uncovered"]
-            else "other facts of the same kind, taught alike"
-        )
+        as_declared = other["estimand"] == "wordings" or verdict["uncovered"]
         lines.append(
-            f"For {claim}{clustered_text(other)}, the interval is "
-            f"{interval(other, verdict['metric'], plus=False)} {shown(verdict['metric']).unit}: "
-            f"{other['verdict']}."
+            m(
+                "For {claim}, {grouping}, the interval is {interval}: {verdict}.",
+                claim=Message(CLAIMS[other["estimand"]])
+                if as_declared
+                else m("other facts of the same kind, taught alike"),
+                grouping=clustered_text(other),
+                interval=joined(
+                    [fmt.span(other, verdict["metric"]), Message(shown(verdict["metric"]).unit)]
+                ),
+                verdict=Message(other["verdict"]),
+            )
         )
     again = verdict["trained_again"]
     if again:
         row = {"ci_low": again["ci"][0], "ci_high": again["ci"][1]}
-        lines.append(
-            f"The verdict is about these assistants, averaged over {verdict['seeds']} training seeds. If both "
-            f"were trained again, the interval would be {interval(row, verdict['metric'], plus=False)}. "
-            + _seeds_text(again.get("seeds_needed"), verdict)
+        averaged = m(
+            "The verdict is about these assistants, averaged over {seeds} training seeds. If both were trained again, "
+            "the interval would be {interval}.",
+            seeds=verdict["seeds"],
+            interval=fmt.span(row, verdict["metric"]),
         )
-    return [
-        *lines,
-        " ".join(filter(None, (frozen_text(verdict["frozen"]), look_text(verdict["frozen"])))),
-    ]
+        lines.append(joined([averaged, _seeds_text(again.get("seeds_needed"), verdict)]))
+    return [*lines, joined([frozen_text(verdict["frozen"]), look_text(verdict["frozen"])])]
 
 
-def _seeds_text(needed: int | None, verdict: Entries) -> str:
+def _seeds_text(needed: int | None, verdict: Entries) -> Text:
     """How many training seeds would decide about 4-bit as a method; empty if another metric leaves that open."""
     if verdict["outcome"] == "inconclusive" and any(
         not bound["passed"] for bound in verdict["bounds"][1:]
     ):
         return ""
     if needed == verdict["seeds"]:
-        return f"This decides about training in {bits()} bits as well, not only about these assistants."
-    if needed is None:
-        return (
-            f"At the spread seen, no number of seeds up to {MOST_SEEDS} would decide about training in {bits()} bits "
-            "with "
-            "these questions."
+        return m(
+            "This decides about training in {bits} bits as well, not only about these assistants."
         )
-    return (
-        f"At the spread seen, about {needed} seeds would decide about training in {bits()} bits, and not only about "
-        "these "
-        "assistants."
+    if needed is None:
+        return m(
+            "At the spread seen, no number of seeds up to {most} would decide about training in {bits} bits with these "
+            "questions.",
+            most=MOST_SEEDS,
+        )
+    return m(
+        "At the spread seen, about {needed} seeds would decide about training in {bits} bits, and not only about "
+        "these assistants.",
+        needed=needed,
     )
 
 
@@ -332,100 +361,175 @@ def leave_one_out_text(verdict: Entries) -> str:
         isinstance(end, (int, float)) and math.isfinite(end) for end in ends
     ):
         return ""
-    metric, unit = verdict["metric"], "cluster" if verdict["n_clusters"] else "held-out answer"
-    row = {"ci_low": ends[0], "ci_high": ends[1]}
+    metric, row = verdict["metric"], {"ci_low": ends[0], "ci_high": ends[1]}
     low, high = (fmt.difference(end, metric, row) for end in ends)
-    name = fmt.in_sentence(shown(metric).label)
-    if low == high:
-        return f"Leaving out any one {unit}, the difference ({name}) stays at {low} {shown(metric).unit}.".strip()
-    return f"Leaving out any one {unit}, the difference ({name}) stays between {low} and {high} {shown(metric).unit}."
+    unit = shown(metric).unit
+    values = {"metric": fmt.in_sentence(shown(metric).label), "low": low, "high": f"{high} {unit}"}
+    if verdict["n_clusters"]:
+        text = (
+            t("Leaving out any one cluster, the difference ({metric}) stays at {high}.", **values)
+            if low == high
+            else t(
+                "Leaving out any one cluster, the difference ({metric}) stays between {low} and {high}.",
+                **values,
+            )
+        )
+    else:
+        text = (
+            t(
+                "Leaving out any one held-out answer, the difference ({metric}) stays at {high}.",
+                **values,
+            )
+            if low == high
+            else t(
+                "Leaving out any one held-out answer, the difference ({metric}) stays between {low} and {high}.",
+                **values,
+            )
+        )
+    return text
 
 
 def harm_text(report: Report) -> str:
     """The metrics whose whole interval is on the harmful side of zero, whatever the verdict is."""
     verdict = report.verdict
     if report.objection:
-        return str(report.objection)
+        return render(report.message("objection"))
     if "possible_harm" not in verdict:
         return ""
     if not verdict["possible_harm"]:
-        return "No metric has an interval that is wholly on the harmful side of zero."
-    names = fmt.enumerated(
-        [fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]]
+        return t("No metric has an interval that is wholly on the harmful side of zero.")
+    names = [fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]]
+    return t(
+        "The whole interval is on the harmful side of zero for {metrics}.",
+        metrics=fmt.enumerated(names),
     )
-    return f"The whole interval is on the harmful side of zero for {names}."
 
 
-def clustered_text(record: Entries) -> str:
-    """The labels by which a comparison is clustered, as the end of a sentence."""
+def clustered_text(record: Entries) -> Message:
+    """The labels by which a comparison is clustered, as a part of a sentence."""
     if not record.get("clustered_by"):
-        return ", each item counted as independent"
-    names = " and ".join(LABEL_NAMES.get(name, name) for name in record["clustered_by"])
-    return f", clustered by {names} ({plural(record['n_clusters'], 'cluster')})"
+        return m("each item counted as independent")
+    return m(
+        "clustered by {labels} ({clusters})",
+        labels=_labels(record["clustered_by"]),
+        clusters=mn("{count} cluster", "{count} clusters", record["n_clusters"]),
+    )
 
 
-def frozen_text(frozen: Entries) -> str:
+def _labels(names: Sequence[str]) -> Text:
+    return fmt.both_of([Message(LABEL_NAMES.get(name, name)) for name in names])
+
+
+def frozen_text(frozen: Entries) -> Message:
     """When metrics, margins and claim were fixed, and what was changed since."""
     if frozen["sha256"] is None and frozen["written"] is not None:
-        return (
-            "declaration.json was changed after it was written, its hash does not hold: metric, margins and claim "
-            "may have been chosen after scoring."
+        return m(
+            "declaration.json was changed after it was written, its hash does not hold: metric, margins and claim may "
+            "have been chosen after scoring."
         )
     if frozen["sha256"] is None:
-        return "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
-    text = f"Fixed before scoring, {frozen['written'][:16].replace('T', ' ')} UTC (SHA-256 {frozen['sha256'][:12]})."
-    return " ".join(filter(None, (changed_text(frozen), text, earlier_text(frozen))))
+        return m(
+            "Metric, margins and claim are not on record from before scoring: they may have been chosen afterwards."
+        )
+    text = m(
+        "Fixed before scoring, {time} UTC (SHA-256 {sha256}).",
+        time=frozen["written"][:16].replace("T", " "),
+        sha256=frozen["sha256"][:12],
+    )
+    return joined([changed_message(frozen), text, earlier_text(frozen)])
 
 
-def look_text(frozen: Entries) -> str:
+def look_text(frozen: Entries) -> Text:
     """Which look at the questions the verdict is, and what it costs; empty for the first one."""
     look = frozen["declared"].get("look", 1)
     if look == 1:
         return ""
     errors = sum(1 - look_level(each) for each in range(1, look + 1)) / 2
-    level = fmt.level_text(look_level(look))
-    return (
-        f"This is look {look} at these questions: {plural(look - 1, 'earlier test')} on this computer shared some "
-        f"of them. Its intervals are therefore at {level}, and a false “no worse” in any of the looks has a "
-        f"probability of at most {percent(errors, 2)}."
+    return mn(
+        "This is look {look} at these questions: {count} earlier test on this computer shared some of them. Its "
+        "intervals are therefore at {level}, and a false “no worse” in any of the looks has a probability of at most "
+        "{errors}.",
+        "This is look {look} at these questions: {count} earlier tests on this computer shared some of them. Its "
+        "intervals are therefore at {level}, and a false “no worse” in any of the looks has a probability of at most "
+        "{errors}.",
+        look - 1,
+        look=look,
+        level=fmt.level_message(look_level(look)),
+        errors=fmt.share_of(errors, 2),
     )
 
 
-def earlier_text(frozen: Entries) -> str:
+def earlier_text(frozen: Entries) -> Text:
     """Earlier uses of the same test questions on this computer; empty if there was none."""
     found = frozen.get("earlier")
     if not found:
         return ""
-    shown_ones = fmt.enumerated(
-        [f"{row['study']}, {row['written'][:10]}" for row in found[-_SHOWN:]]
-    )
-    return (
-        f"The same test questions were used {plural(len(found), 'time')} before on this computer "
-        f"({shown_ones}): whoever tries until a verdict pleases is wrong more often than 2.5%."
+    return mn(
+        "The same test questions were used {count} time before on this computer ({uses}): whoever tries until a "
+        "verdict pleases is wrong more often than 2.5%.",
+        "The same test questions were used {count} times before on this computer ({uses}): whoever tries until a "
+        "verdict pleases is wrong more often than 2.5%.",
+        len(found),
+        uses=fmt.enumerated([f"{row['study']}, {row['written'][:10]}" for row in found[-_SHOWN:]]),
     )
 
 
 def changed_text(frozen: Entries) -> str:
+    """:func:`changed_message` in the current language."""
+    return render(changed_message(frozen))
+
+
+def changed_message(frozen: Entries) -> Message:
     """What was changed after scoring had started, with the old values; empty if nothing was."""
-    changes = frozen.get("changes")
-    if not changes:
-        return ""
+    changes = frozen.get("changes") or []
     now = {**frozen["declared"], **{row["name"]: row["now"] for row in changes}}
-    texts = []
-    for title, names in (
-        ("Changed after scoring", _APPLIED),
-        ("Changed after scoring and not applied", now.keys() - _APPLIED),
-    ):
-        changed = [
-            f"{row['name'].replace('_', ' ')}, was {_value(row['name'], frozen['declared'])}, now "
-            f"{_value(row['name'], now)}"
-            for row in changes
-            if row["name"] in names
+    applied, others = (
+        joined(
+            [
+                m(
+                    "{name}, was {before}, now {now}",
+                    name=Message(_FIELDS.get(row["name"], row["name"])),
+                    before=_value(row["name"], frozen["declared"]),
+                    now=_value(row["name"], now),
+                )
+                for row in changes
+                if (row["name"] in _APPLIED) == work
+            ],
+            "; ",
+        )
+        for work in (True, False)
+    )
+    return joined(
+        [
+            m("Changed after scoring: {changes}.", changes=applied) if applied else "",
+            m("Changed after scoring and not applied: {changes}.", changes=others)
+            if others
+            else "",
         ]
-        texts += [f"{title}: {'; '.join(changed)}."] if changed else []
-    return " ".join(texts)
+    )
 
 
+_FIELDS = {
+    "primary_metric": N_("primary metric"),
+    "margin": N_("margin"),
+    "second_metric": N_("second metric"),
+    "second_margin": N_("second margin"),
+    "decline_margin": N_("decline margin"),
+    "right_decline_margin": N_("right decline margin"),
+    "facts_margin": N_("facts margin"),
+    "estimand": N_("estimand"),
+    "clusters": N_("clusters"),
+    "other_clusters": N_("other clusters"),
+    "items": N_("items"),
+    "arms": N_("arms"),
+    "cells": N_("cells"),
+    "seeds": N_("seeds"),
+    "eval_seed": N_("eval seed"),
+    "resamples": N_("resamples"),
+    "formats": N_("formats"),
+    "look": N_("look"),
+}
+"""Names of the fields of a declaration."""
 _APPLIED = frozenset({"arms", "cells", "seeds", "formats"})
 """What was declared of the work; after a change other things are trained or scored."""
 _SHOWN = 3
@@ -437,17 +541,17 @@ def _value(name: str, declared: Mapping[str, Any]) -> Text:
     """A field of a declaration as text; margins have the unit of their metric."""
     value = declared.get(name)
     if value is None and name in _NO_BOUND:
-        return "no bound"
+        return m("no bound")
     if value is None:
-        return f"{SHARE_OF_GAIN:.0%} of what tuning gained"
+        return m("{share} of what tuning gained", share=fmt.share_of(SHARE_OF_GAIN, 0))
     if name == "decline_margin" or name in _MARGINS or name in _NO_BOUND:
         metric = (
             declared[_MARGINS[name]] if name in _MARGINS else _NO_BOUND.get(name, FALSE_DECLINES)
         )
         return fmt.margin(metric, value)
     if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value))
+        return ", ".join(map(str, value)) or m("none")
+    return Message(shown(value).label if value in METRICS else CLAIMS.get(str(value), str(value)))
 
 
 def harm_interval(verdict: Entries) -> tuple[float, float]:
@@ -509,16 +613,20 @@ def counter_evidence(rows: list[dict[str, Any]], verdict: Mapping[str, Any]) -> 
     return m("Possible harm by another measure: {metrics}.", metrics=fmt.enumerated(against))
 
 
-def summary(report: Report) -> list[str]:
+def summary(report: Report) -> list[Text]:
     """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
-    cells, lines = report.cells, []
+    cells = report.cells
+    lines: list[Text] = []
     change, seeds = report.verdict.perplexity_change, report.seeds
     if change:
-        low, high = change["ci"]
+        shares = {"change": change["share"], "low": change["ci"][0], "high": change["ci"][1]}
         lines.append(
-            f"In perplexity: {number_of(cells[BASELINE]['perplexity'])} for 16-bit LoRA, "
-            f"{number_of(cells[CANDIDATE]['perplexity'])} for QLoRA, {signed_percent(change['share'])} "
-            f"({signed_percent(low)} to {signed_percent(high)})."
+            m(
+                "In perplexity: {lora} for 16-bit LoRA, {qlora} for QLoRA, {change} ({low} to {high}).",
+                lora=perplexity_of(cells[BASELINE]["perplexity"]),
+                qlora=perplexity_of(cells[CANDIDATE]["perplexity"]),
+                **{name: fmt.share_of(share, plus=True) for name, share in shares.items()},
+            )
         )
     return [
         *lines,
@@ -526,13 +634,18 @@ def summary(report: Report) -> list[str]:
         *_declining(report),
         *_tuning(report),
         *_untuned(report),
-        *([seeds["sentence"]] if seeds["count"] > 1 else []),
+        *([seeds.message("sentence")] if seeds["count"] > 1 else []),
     ]
 
 
+def perplexity_of(perplexity: float) -> Message:
+    """A perplexity with about three digits, as a value of messages."""
+    return Message("{value:.2f}" if perplexity < 100 else "{value:,.0f}", {"value": perplexity})
+
+
 def number_of(perplexity: float) -> str:
-    """A perplexity with about three digits."""
-    return f"{perplexity:.2f}" if perplexity < 100 else f"{perplexity:,.0f}"
+    """:func:`perplexity_of` in the current language."""
+    return render(perplexity_of(perplexity))
 
 
 def _short(cell: str) -> str:
@@ -540,82 +653,121 @@ def _short(cell: str) -> str:
     return ARMS[CELLS[cell].adapter or ""].short
 
 
-def _right_answers(report: Report) -> list[str]:
+def _right_answers(report: Report) -> list[Message]:
     if is_respelled(report):  # they are no test of the assistants
         return []
     cells, tuned = report.cells, served_cells(report.trained_arms)
     share = {name: cell["metrics"].get("exact_match") for name, cell in cells.items()}
     if any(share.get(name) is None for name in tuned):
-        return ["Exact match, the share of completely right answers, was not scored."]
+        return [m("Exact match, the share of completely right answers, was not scored.")]
     total = next(
         (row["n"] for row in report.contrasts if row["metric"] == "exact_match"),
         len(report.items),
     )
-    text = "Exactly right answers: " + ", ".join(
-        f"{_short(name)} {_of(share[name], total)}" for name in tuned
-    )
+    listed = [
+        Message("{arm} {score}", {"arm": _short(name), "score": _of(share[name], total)})
+        for name in tuned
+    ]
     untuned = ARMS[headline_arms(report.trained_arms)[0]].untuned_cell
     if share.get(untuned) is not None:
-        text += f", the untuned base {_of(share[untuned], total)}"
+        listed.append(m("the untuned base {score}", score=_of(share[untuned], total)))
+    text = m("Exactly right answers: {listed}.", listed=listed)
     flips = report.flips
-    if flips:
-        asked = {row["item"] for row in report.items if row["answerable"]}
-        lost, gained = (
-            sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained")
-        )
-        text += f". {plural(lost, 'question')} right only under LoRA, {gained} only under QLoRA"
-    return [text + "."]
+    if not flips:
+        return [text]
+    asked = {row["item"] for row in report.items if row["answerable"]}
+    lost, gained = (
+        sum(flip["item"] in asked for flip in flips[kind]) for kind in ("lost", "gained")
+    )
+    differing = mn(
+        "{count} question right only under LoRA, {gained:,} only under QLoRA.",
+        "{count} questions right only under LoRA, {gained:,} only under QLoRA.",
+        lost,
+        gained=gained,
+    )
+    return [joined([text, differing])]
 
 
-def _declining(report: Report) -> list[str]:
+def _declining(report: Report) -> list[Message]:
     cells = report.declining.cells if report.declining else {}
     tuned = tuned_cells(report.trained_arms)
     if not set(tuned) <= cells.keys() or not cells[tuned[0]]["unanswerable_items"]:
         return []
+    first, last = cells[tuned[0]], cells[tuned[-1]]
+    values = {
+        "arm": _short(tuned[0]),
+        "answerable": first["answerable_items"],
+        "declined": first["declined"],
+        "falsely": first["false_declines"],
+        "other_declined": last["declined"],
+        "other_falsely": last["false_declines"],
+    }
     if len(tuned) == 1:
-        found = cells[tuned[0]]
         return [
-            f"Of {plural(found['unanswerable_items'], 'question')} that should be declined, {_short(tuned[0])} "
-            f"declined {found['declined']:,}; of the {found['answerable_items']:,} that should be answered, it "
-            f"declined {found['false_declines']:,}."
+            mn(
+                "Of {count} question that should be declined, {arm} declined {declined:,}; of the {answerable:,} that "
+                "should be answered, it declined {falsely:,}.",
+                "Of {count} questions that should be declined, {arm} declined {declined:,}; of the {answerable:,} that "
+                "should be answered, it declined {falsely:,}.",
+                first["unanswerable_items"],
+                **values,
+            )
         ]
-    lora, qlora = cells[BASELINE], cells[CANDIDATE]
     return [
-        f"Of {plural(lora['unanswerable_items'], 'question')} that should be declined, 16-bit LoRA declined "
-        f"{lora['declined']:,} and QLoRA {qlora['declined']:,}; of the {lora['answerable_items']:,} that should be "
-        f"answered, they declined {lora['false_declines']:,} and {qlora['false_declines']:,}."
+        mn(
+            "Of {count} question that should be declined, 16-bit LoRA declined {declined:,} and QLoRA "
+            "{other_declined:,}; of the {answerable:,} that should be answered, they declined {falsely:,} and "
+            "{other_falsely:,}.",
+            "Of {count} questions that should be declined, 16-bit LoRA declined {declined:,} and QLoRA "
+            "{other_declined:,}; of the {answerable:,} that should be answered, they declined {falsely:,} and "
+            "{other_falsely:,}.",
+            first["unanswerable_items"],
+            **values,
+        )
     ]
 
 
-def _untuned(report: Report) -> list[str]:
+def _untuned(report: Report) -> list[Message]:
     """A line if tuning beats every untuned baseline on all metrics; otherwise there is a warning instead."""
     found = report.beats_untuned
     if not found or any(record["not_beaten"] or record["worse"] for record in found):
         return []
-    rivals = " and ".join(
-        NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found)
+    rivals = fmt.both_of(
+        [NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found)]
     )
-    who = {1: "The assistant clearly beats", 2: "Both assistants clearly beat"}
-    return [
-        f"{who.get(len(report.trained_arms), 'All assistants clearly beat')} {rivals} by every measure."
-    ]
+    arms = len(report.trained_arms)
+    if arms == 1:
+        return [m("The assistant clearly beats {rivals} by every measure.", rivals=rivals)]
+    if arms == 2:
+        return [m("Both assistants clearly beat {rivals} by every measure.", rivals=rivals)]
+    return [m("All assistants clearly beat {rivals} by every measure.", rivals=rivals)]
 
 
-def _of(share: float, total: int) -> str:
-    return f"{round(share * total):,} of {total:,} ({percent(share)})"
+def _of(share: float, total: int) -> Message:
+    return m(
+        "{part:,} of {whole:,} ({share})",
+        part=round(share * total),
+        whole=total,
+        share=fmt.share_of(share),
+    )
 
 
-def _tuning(report: Report) -> list[str]:
-    cells, lines = report.cells, []
+def _tuning(report: Report) -> list[Message]:
+    cells = report.cells
     scored = {row["name"] for row in report.contrasts if row["metric"] == "nll_per_token"}
-    for arm in ARMS.values():
-        if f"{arm.cell}-{arm.untuned_cell}" in scored:
-            before, after = (
-                number(cells[name]["nll_per_token"], "nll_per_token")
-                for name in (arm.untuned_cell, arm.cell)
-            )
-            lines.append(f"{arm.short} from {before} to {after}")
-    return [f"Tuning took the loss (nats per token) of {', of '.join(lines)}."] if lines else []
+    changes = [
+        m(
+            "of {arm} from {before} to {after}",
+            arm=arm.short,
+            before=fmt.value_of(cells[arm.untuned_cell]["nll_per_token"], "nll_per_token"),
+            after=fmt.value_of(cells[arm.cell]["nll_per_token"], "nll_per_token"),
+        )
+        for arm in ARMS.values()
+        if f"{arm.cell}-{arm.untuned_cell}" in scored
+    ]
+    if not changes:
+        return []
+    return [m("Tuning took the loss (nats per token) {changes}.", changes=changes)]
 
 
 def explain(declaration: Declaration, length: float) -> str:
@@ -626,28 +778,42 @@ def explain(declaration: Declaration, length: float) -> str:
         length: Median words of the answers (:func:`answer_words`).
     """
     primary = declaration.primary_metric
+    claim: Text = Message(CLAIMS[declaration.estimand])
+    if declaration.clusters:
+        labels = _labels(declaration.clusters)
+        claim = m("{claim}, clustered by {labels}", claim=claim, labels=labels)
+    values = {
+        "metric": _with_margin(primary, declaration.margin),
+        "bounds": fmt.enumerated(
+            [_with_margin(*bound) for bound in list(declaration.bounds.items())[1:]]
+        ),
+        "claim": claim,
+        "questions": m("the questions whose facts were taught")
+        if declaration.items == "covered"
+        else m("all answerable questions"),
+    }
     if primary == metric_for_length(length):
-        reason = f"Answers have a median of {length:g} words: the verdict is by"
-    else:
-        reason = "By the settings, the verdict is by"
-    labels = " and ".join(LABEL_NAMES.get(name, name) for name in declaration.clusters)
-    return (
-        f"{reason} {_with_margin(primary, declaration.margin)}; the bounds of "
-        f"{fmt.enumerated([_with_margin(*bound) for bound in list(declaration.bounds.items())[1:]])} must hold as "
-        f"well; the claim is about "
-        f"{CLAIMS[declaration.estimand]}{f', clustered by {labels}' if labels else ''}, and is tested on "
-        f"{'the questions whose facts were taught' if declaration.items == 'covered' else 'all answerable questions'}."
+        return t(
+            "Answers have a median of {length:g} words: the verdict is by {metric}; the bounds of {bounds} must hold "
+            "as well; the claim is about {claim}, and is tested on {questions}.",
+            length=length,
+            **values,
+        )
+    return t(
+        "By the settings, the verdict is by {metric}; the bounds of {bounds} must hold as well; the claim is about "
+        "{claim}, and is tested on {questions}.",
+        **values,
     )
 
 
-def _with_margin(metric: str, margin: float | None) -> str:
-    how = fmt.in_sentence(fmt.shown(metric).label)
+def _with_margin(metric: str, margin: float | None) -> Message:
     allowed = (
-        f"{SHARE_OF_GAIN:.0%} of what tuning gains"
+        m("{share} of what tuning gains", share=fmt.share_of(SHARE_OF_GAIN, 0))
         if margin is None
         else fmt.margin(metric, margin)
     )
-    return f"{how} (margin {allowed})"
+    name = fmt.in_sentence(shown(metric).label)
+    return m("{metric} (margin {margin})", metric=name, margin=allowed)
 
 
 def explain_study(study: Study) -> str:

@@ -107,27 +107,27 @@ def warnings(report: Report) -> list[dict[str, Any]]:
 
 def _about_statistics(report: Report) -> Iterator[Warned]:
     verdict, lead = report.verdict, "-".join(lead_pair(report))
-    found = [("serious", verdict.metric, text) for text in verdict.warnings]
+    found = [("serious", verdict.metric, text) for text in verdict.messages("warnings")]
     found += [
         ("note", row["metric"], text)
         for row in report.contrasts
         if row["name"] == lead and (row["metric"] != verdict.metric or not report.compares)
-        for text in row["warnings"]
+        for text in row.messages("warnings")
     ]
-    first = {text: (level, metric) for level, metric, text in reversed(found)}
+    first = {str(text): (level, metric) for level, metric, text in reversed(found)}
     for level, metric, text in found:
-        if first.get(text) == (level, metric):
+        if first[str(text)] == (level, metric):
             yield (
                 "statistics",
                 level,
                 m(
                     "{metric}: {text}.",
                     metric=Message(shown(metric).label),
-                    text=text.replace(" %", "%").rstrip("."),
+                    text=text,
                 ),
             )
     if report.seeds.count == 1:
-        yield "one_seed", "note", report.seeds.sentence
+        yield "one_seed", "note", report.seeds.message("sentence")
     if any("similarity" in report.cells[name].metrics for name in tuned_cells(report.trained_arms)):
         yield (
             "similarity_blind",
@@ -137,7 +137,7 @@ def _about_statistics(report: Report) -> Iterator[Warned]:
                 "Use exact match or the facts kept to judge correctness."
             ),
         )
-    if report.flips and not report.flips.noise_floor:
+    if report.flips and not report.flips.noise_floor and "cells" not in report.to_come:
         yield (
             "flip_noise",
             "note",
@@ -278,16 +278,32 @@ def _about_training(report: Report) -> Iterator[Warned]:
             "compute_dtype",
             "note",
             m(
-                "Storage and arithmetic are separate: the base is stored in {storages}, and {computing} in {dtypes}.",
+                "Storage and arithmetic are separate: the base is stored in {storages}, and both arms compute in "
+                "{dtypes}.",
                 storages=either(stored),
-                computing=m("both arms compute") if both else m("the arm computes"),
+                dtypes=both_of(dtypes),
+            )
+            if both
+            else m(
+                "Storage and arithmetic are separate: the base is stored in {storages}, and the arm computes in "
+                "{dtypes}.",
+                storages=either(stored),
                 dtypes=both_of(dtypes),
             ),
         )
 
 
 def _about_data(report: Report) -> Iterator[Warned]:
-    if is_respelled(report):
+    if is_respelled(report) and report.own_questions and report.own_questions.arms:
+        yield (
+            "respelled",
+            "note",
+            m(
+                "The verdict, its figures and intervals come from questions of training, respelled. In other words "
+                "only your own questions were asked."
+            ),
+        )
+    elif is_respelled(report):
         yield (
             "respelled",
             "serious",
@@ -309,19 +325,34 @@ def _about_data(report: Report) -> Iterator[Warned]:
             ),
         )
     if leaks["left"]:
-        why = m(", because the file defines the split") if report.data.split["given"] else ""
+        questions = mn("{count} held-out question", "{count} held-out questions", leaks["left"])
         yield (
             "leaks_left",
             "serious",
-            m(
-                "{questions} also occurred in training in the same or nearly the same words and stayed in the "
-                "set{why}. If these are intended paraphrases, the test measures rephrasing; otherwise the scores "
-                "{of_both}are too high. Set {data.remove_leaks}: always to remove such questions.",
-                questions=mn(
-                    "{count} held-out question", "{count} held-out questions", leaks["left"]
-                ),
-                why=why,
-                of_both=m("of both arms ") if report.compares else "",
+            joined(
+                [
+                    m(
+                        "{questions} also occurred in training in the same or nearly the same words and stayed in the "
+                        "set, because the file defines the split.",
+                        questions=questions,
+                    )
+                    if report.data.split["given"]
+                    else m(
+                        "{questions} also occurred in training in the same or nearly the same words and stayed in the "
+                        "set.",
+                        questions=questions,
+                    ),
+                    m(
+                        "If these are intended paraphrases, the test measures rephrasing; otherwise the scores of both "
+                        "arms are too high."
+                    )
+                    if report.compares
+                    else m(
+                        "If these are intended paraphrases, the test measures rephrasing; otherwise the scores are too "
+                        "high."
+                    ),
+                    m("Set {data.remove_leaks}: always to remove such questions."),
+                ]
             ),
         )
     if leaks["text"] is None or leaks["embedding"] is None:

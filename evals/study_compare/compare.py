@@ -371,7 +371,7 @@ def compare_studies(a: Study, b: Study, *, tries: int = 1) -> dict[str, Any]:
         ]
     record["warnings"] = warnings(record, a, b, (cells_a[like], cells_b[like]), matching)
     record["sentence"] = summary(record)
-    return record
+    return in_files(record)
 
 
 def _rules(study: Study, cells: Mapping[str, Cell]) -> Rules:

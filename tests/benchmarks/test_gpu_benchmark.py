@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,7 @@ from benchmarks.candidates import GPU_CANDIDATES
 from benchmarks.gpu import summarize
 from benchmarks.random_model import INDEX, SHAPES, shards_of, write_model
 from benchmarks.unsloth_script import settings
+from tests.commands import python
 from tests.export.tiny import tiny_base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,14 +53,7 @@ def test_a_missing_gpu_is_reported_in_one_line(monkeypatch, capsys):
 
 def test_benchmark_starts_as_file_and_as_module():
     for words in (["benchmarks/gpu.py"], ["-m", "benchmarks.gpu"]):
-        done = subprocess.run(
-            [sys.executable, *words, "--help"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0 and "--shape" in done.stdout, done.stderr
+        assert "--shape" in python(*words, "--help", cwd=ROOT).stdout
 
 
 def test_commands_of_the_documents_are_accepted(monkeypatch):
@@ -200,32 +193,11 @@ def test_the_whole_script_runs_on_a_tiny_shape(base, monkeypatch, capsys):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     # the script changes it
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    words = [
-        "--device",
-        "cpu",
-        "--shape",
-        "tiny",
-        "--tokenizer",
-        str(base),
-        "--tokens",
-        "96",
-        "--rounds",
-        "1",
-        "--steps",
-        "2",
-        "--warmup",
-        "1",
-        "--batch",
-        "4",
-        "--micro-batch",
-        "2",
-        "--rank",
-        "4",
-        "--candidates",
-        "ours-qlora,tuned-lora",
-        "--json",
-    ]
-    assert gpu.main(words) == 0
+    words = (
+        f"--device cpu --shape tiny --tokenizer {base} --tokens 96 --rounds 1 --steps 2 --warmup 1 --batch 4 "
+        "--micro-batch 2 --rank 4 --candidates ours-qlora,tuned-lora --json"
+    )
+    assert gpu.main(words.split()) == 0
     record = json.loads(capsys.readouterr().out)
     rows = {row["candidate"]: row for row in record["rows"]}
     assert set(rows) == {"ours-qlora", "tuned-lora"}

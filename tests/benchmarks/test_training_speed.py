@@ -1,18 +1,22 @@
 """Logic of the training benchmark without training: order of runs, medians, table, command line."""
 
-import json
 import subprocess
 import sys
 from collections import Counter
+from io import StringIO
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
+import yaml
+from rich.console import Console
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.child_process import compute_environment
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.planning.hardware import Machine
 from benchmarks import candidates as candidates_module
 from benchmarks import llama_factory
@@ -147,18 +151,6 @@ def test_llama_factory_runs_if_its_python_is_given(monkeypatch, job, tmp_path):
     assert rows[3].versus_plain is not None and rows[3].versus_plain.median == 0.8
 
 
-def test_stopwatch_record_round_trip():
-    from benchmarks.stopwatch import Stopwatch
-
-    one, other = Stopwatch("cpu"), Stopwatch("cpu")
-    for _ in range(3):
-        one._stamp()
-    one.peak_memory_bytes = 7
-    other.take(json.loads(json.dumps(one.to_record())))
-    assert other.step_seconds == one.step_seconds and other.cpu_seconds(1) == one.cpu_seconds(1)
-    assert len(other.step_seconds) == 2 and other.peak_memory_bytes == 7
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -225,6 +217,40 @@ def test_a_job_has_as_many_distinct_pairs_as_its_steps_need(job, tmp_path):
     assert [pair.messages for pair in read.pairs] == [pair.messages for pair in job.pairs]
     assert [pair.messages for pair in read.validation] == [pair.messages for pair in job.validation]
     assert job.with_seed(7).train.seed == 7 and job.with_seed(7).pairs == job.pairs
+
+
+def test_the_demo_s_case_has_its_rows_and_batches(bundled_models):
+    case = command.CASES["facts-8"]
+    config = StudyConfig().with_changes({"data.source": str(FERRIES), **case.changes})
+    counts = {"warmup_steps": 1, "timed_steps": 8, "validation_pairs": 8}
+    job = make_job(config, **counts, facts=case.facts)
+    demo = yaml.safe_load(FERRIES.with_name("study.yaml").read_text(encoding="utf-8"))
+    assert job.train.batch_size == demo["train"]["batch_size"] == 8 and len(job.pairs) == 72
+    lengths = [len(example.input_ids) for example in job.examples(ChatTokenizer.load(job.folder))]
+    assert mean(lengths) == pytest.approx(85, abs=3)
+    for pair in (*job.pairs, *job.validation):
+        assert f"A: {pair.answer}" in pair.messages[0].content
+    again = make_job(config, **counts, facts=case.facts)
+    assert [pair.messages for pair in again.pairs] == [pair.messages for pair in job.pairs]
+
+
+def test_every_case_is_measured_and_written_unless_others_are_wanted(
+    bundled_models, monkeypatch, tmp_path
+):
+    trained = []
+
+    def run_all(job: Job, *_: Any) -> list[dict[str, Any]]:
+        trained.append((job.train.batch_size, "Q: " in job.pairs[0].messages[0].content))
+        return runs(1)
+
+    monkeypatch.setattr(command, "run_all", run_all)
+    console = Console(file=StringIO(), width=200)
+    command.bench(command.parse(["--out", str(tmp_path)]), console)
+    assert trained == [(16, False), (8, True), (16, True)]
+    names = ("bench.json", "bench-facts-8.json", "bench-facts-16.json")
+    assert [read_json(tmp_path / name)["train"]["batch_size"] for name in names] == [16, 8, 16]
+    assert command.parse(["--quick"]).cases == ["pairs"]
+    assert command.parse(["--quick", "--cases", "facts-8"]).cases == ["facts-8"]
 
 
 def test_too_few_pairs_are_refused_with_a_remedy(bundled_models):

@@ -168,11 +168,23 @@ def test_one_assistant_can_be_shown_alone(page, chat):
 
 
 @pytest.mark.long
-def test_an_untrained_study_has_nobody_to_talk_to(page, chat):
+def test_an_untrained_study_looks_answers_up_and_says_so(page, chat):
     page.goto(f"{chat.start_url}&study=untrained&tab=chat")
-    expect(page.locator("#ab-tabs [data-tab-id=chat]")).to_be_disabled()
-    expect(page.get_by_role("tab", name="Data", selected=True)).to_be_visible()
-    expect(page.locator("#ab-question")).to_be_hidden()
+    expect(page.locator("#ab-copying")).to_contain_text("Looked up, not trained")
+    ask(page, "When?")
+    expect(page.locator("#ab-pane-copy")).to_contain_text("copy:When?")
+    for element in ("#ab-side-a", "#ab-side-b", "#ab-blind", "#ab-only"):
+        expect(page.locator(element)).to_be_hidden()
+    page.reload()
+    expect(page.locator("#ab-pane-copy")).to_contain_text("copy:When?")
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
+    expect(page.locator("#ab-copying")).to_be_hidden()
+    expect(page.locator("#ab-side-copy")).to_be_hidden()
+    page.locator("#ab-chat-options").get_by_text("Options").click()
+    page.get_by_label("Look the answer up too").check()
+    ask(page, "again?")
+    expect(page.locator("#ab-pane-copy")).to_contain_text("copy:again?")
+    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:again?")
 
 
 @pytest.mark.long

@@ -46,11 +46,12 @@ def test_the_page_opens_in_under_four_seconds(page, site):
     page.goto(site.start_url)
     page.get_by_role("button", name="New project from my file").wait_for()
     took = []
-    for _ in range(3):
+    for _ in range(5):
         started = processor_seconds(), time.monotonic()
         page.reload()
         page.get_by_role("button", name="New project from my file").wait_for()
         took.append((processor_seconds() - started[0], time.monotonic() - started[1]))
+    print(took)
     assert min(map(min, took)) < 4, "CPU time counts if other tests use the processors"
 
 

@@ -1,9 +1,8 @@
 """The chat bubble on a page of another origin, and the page of the server."""
 
-import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 from assistant_builder.serving.widget import embedding, site_token
 from tests.browser.test_accessibility import serious
+from tests.http_server import Server, running
 from tests.serving.conftest import Served, serve  # noqa: F401 - a fixture
 from tests.synthetic_study import new_study
 
@@ -26,14 +26,11 @@ def website(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder whose files another origin serves, and that origin."""
     folder = tmp_path / "website"
     folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with running(Server(partial(_Files, directory=str(folder)))) as server:
+        yield folder, server.endpoint
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _Files(SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 

@@ -13,6 +13,7 @@ from assistant_builder.chat.answer_server import run_server
 from assistant_builder.errors import ModelError
 
 class Parrot:
+    holds_models = True
     def __init__(self):
         self.loaded = set()
     def ready(self, arm):

@@ -1,8 +1,6 @@
 """The inbox: groups of what was declined or voted down, and answers that become corrections."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +25,7 @@ from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, open
 from assistant_builder.cli import app
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
+from tests.commands import command, record_of, refusal_of
 from tests.synthetic_study import new_study
 
 TOPICS = ("refund", "open", "won")
@@ -271,38 +270,22 @@ def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(study
     )
 
 
-def cli(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "assistant_builder", "inbox", *words], capture_output=True, text=True
-    )
-
-
 @pytest.mark.long
 def test_the_command_lists_answers_exports_and_erases(study, bundled_models, tmp_path):
-    listed = cli("help")
-    assert listed.returncode == 0, listed.stderr
+    listed = command("inbox help")
     assert "6 questions: 3 declined, 1 voted down" in listed.stdout
     assert "Do I get a refund?" in listed.stdout
-    document = json.loads(cli("help", "--json").stdout)
+    document = record_of("inbox help")
     assert document["overview"]["asked"] == 6 and document["groups"]
     key = document["groups"][0]["key"]
-    assert (
-        "corrections" in cli("help", "--accept", key, "--answer", "Yes, within two weeks.").stdout
-    )
+    answered = command(f"inbox help --accept {key} --answer 'Yes, within two weeks.'")
+    assert "corrections" in answered.stdout
     assert "Do I get a refund?" in {each.question for each in read_corrections(study)}
-    assert (
-        cli("help", "--export", str(tmp_path / "all.jsonl"), "--visitor", "visitor 3").returncode
-        == 0
-    )
+    command("inbox help --visitor 'visitor 3' --export", tmp_path / "all.jsonl")
     (line,) = (tmp_path / "all.jsonl").read_text().splitlines()
     assert json.loads(line)["question"] == "When do you open?"
-    assert "Deleted 1 questions" in cli("help", "--erase", "visitor 3").stdout
-    for words in (
-        ["--accept", "q-9", "--answer", "x"],
-        ["--accept", "q-1"],
-        ["--reject", "q-1", "--later", "q-1"],
-    ):
-        refused = cli("help", *words)
-        assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert "Deleted 1 questions" in command("inbox help --erase 'visitor 3'").stdout
+    for words in ("--accept q-9 --answer x", "--accept q-1", "--reject q-1 --later q-1"):
+        assert refusal_of(f"inbox help {words}")
     new_study("quiet")
-    assert "Nothing is kept" in cli("quiet").stdout
+    assert "Nothing is kept" in command("inbox quiet").stdout

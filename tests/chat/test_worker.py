@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import queue
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.chat.answer_server import Server
+from assistant_builder.chat.answer_server import Server, _run_start_watcher
 from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, WorkerPool, exit_error
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
@@ -23,7 +24,7 @@ from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.session import Memory, ProgressCallback
 from assistant_builder.retrieval.index import FILES
 from assistant_builder.runner.local_runner import machine_lock
-from assistant_builder.study import Study
+from assistant_builder.study import Study, run_marker
 from assistant_builder.study.steps import StepRecord
 from tests.chat.fake_worker import ROOT, parrot_command
 from tests.synthetic_study import new_study
@@ -248,6 +249,18 @@ def test_an_arm_that_does_not_fit_leaves_the_other_arm_loaded(error):
     asked.put(None)
     thread.join(timeout=10)
     assert not thread.is_alive()
+
+
+def test_a_process_without_models_stays_when_a_run_starts(home):
+    run_marker().parent.mkdir(parents=True, exist_ok=True)
+    held = False
+    started = _run_start_watcher(lambda: held)
+    run_marker().write_text("1", encoding="utf-8")
+    assert not started()
+    held = True
+    assert not started(), "the run began before the model was loaded"
+    os.utime(run_marker(), ns=(1, 1))
+    assert started()
 
 
 def test_an_idle_process_ends_when_a_run_starts(command):

@@ -1,6 +1,5 @@
 """The endpoint on a Ray cluster with autoscaled replicas."""
 
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from assistant_builder.serving.ray_serve import APPLICATION, deployed, follow
 from assistant_builder.serving.registry import select_models
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, publish
+from tests.browser.serving import free_port
 from tests.cluster.conftest import Nodes
 from tests.export.tiny import tiny_base, tiny_study
 
@@ -31,12 +31,6 @@ QUESTION = "What are the opening hours?"
 def studies(tmp_path: Path) -> list[Study]:
     base = tiny_base(tmp_path / "base")
     return [tiny_study(base, "one"), tiny_study(base, "two", seed=2)]
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import gzip
 import io
 import os
-import subprocess
-import sys
 import zipfile
 
 import pyarrow as pa
@@ -15,6 +13,7 @@ from assistant_builder.atomic_io import MAX_DEPTH, exceeds_max_depth
 from assistant_builder.data import limits, load, xlsx_parquet_reader
 from assistant_builder.data.load import pairs_of_file
 from assistant_builder.errors import DataError
+from tests.commands import python
 from tests.fuzz.targets import expect_sentence, in_workbook
 
 SPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
@@ -198,12 +197,5 @@ def test_load_pairs_at_the_limits_needs_less_than_two_gigabytes(tmp_path, write)
     with paths[-1].open("wb") as file:  # one line of 1 GB, on disk as a hole
         file.write(b"question,answer\n")
         file.truncate(2**30)
-    done = subprocess.run(
-        [sys.executable, "-c", REAL, str(2 * 2**30), *map(str, paths)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert (
-        done.stdout.splitlines() == ["the file contains more than 256 MiB once decompressed"] * 3
-    ), done.stderr
+    done = python("-c", REAL, 2 * 2**30, *paths)
+    assert done.stdout.splitlines() == ["the file contains more than 256 MiB once decompressed"] * 3

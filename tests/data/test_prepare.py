@@ -1,15 +1,12 @@
 """Preparation of a data file: what is written to the study's data folder."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.errors import DataError
+from tests.commands import ROOT, python
 from tests.data.samples import WordCounter, jsonl, words
 
 FILES = set(
@@ -109,16 +106,10 @@ def test_prepare_dataset_writes_identical_bytes_for_identical_input(write, tmp_p
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-ROOT = Path(__file__).parents[2]
-
-
 def test_import_of_the_package_loads_no_heavy_library():
     heavy = ("torch", "transformers", "datasets", "pandas", "scipy", "pyarrow", "openpyxl")
     code = f"import sys, assistant_builder.data; print([name for name in {heavy} if name in sys.modules])"
-    printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert printed.stdout.strip() == "[]"
+    assert python("-c", code, cwd=ROOT).stdout.strip() == "[]"
 
 
 SHIPPED = ROOT / "datasets_cards"

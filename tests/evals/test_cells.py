@@ -15,6 +15,7 @@ from assistant_builder.models.loading import BaseSpec, add_adapter, load_adapter
 from assistant_builder.models.lora_layers import merge, quantize
 from assistant_builder.study import Study
 from evals.cells import Variant, load_cells
+from tests.tiny_models import as_if_trained
 
 pytestmark = pytest.mark.train
 
@@ -32,11 +33,7 @@ def study(folder: Path, compute_dtype: str) -> Study:
         model = add_adapter(
             load_base(BaseSpec(folder, "float16", True, compute_dtype)), study.config.train, seed
         )
-        generator = torch.Generator().manual_seed(seed)
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.data.normal_(0, 0.02, generator=generator)
-        model.save_pretrained(str(study.arm_folder(arm) / "adapter"))
+        as_if_trained(model, 0.02, seed).save_pretrained(str(study.arm_folder(arm) / "adapter"))
     return study
 
 

@@ -1,20 +1,32 @@
+from dataclasses import astuple, replace
+from typing import Any
+
 import pytest
 
+from assistant_builder.arms import CELLS
 from assistant_builder.data import Message, load_split
+from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.loading import BaseSpec, load_base
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     SENTENCE,
     TO_DECLINE,
     WITHHELD,
+    DeclineRule,
+    Retrieved,
     decline_sentence,
+    far_from_everything,
     found_alone,
 )
 from assistant_builder.retrieval.grounding import Grounder, supports
-from assistant_builder.retrieval.index import Index, facts_of
-from assistant_builder.retrieval.retriever import Retriever
+from assistant_builder.retrieval.index import Hit, Index, facts_of
+from assistant_builder.retrieval.retriever import Found, Retriever
 from assistant_builder.study import Study
-from evals.decline_rules import ValidationQuestions
+from evals.cells import LoadedCell
+from evals.decline_rules import questions_of
+from evals.lm_eval_model import StudyLM
+from tests.export.tiny import tiny_base
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.retrieval.test_grounding import Words
 from tests.synthetic_study import LARGE, new_study, with_data
@@ -35,7 +47,7 @@ def retriever(study: Study, without: str = "") -> Retriever:
 
 
 def test_a_fact_is_withheld_in_all_its_wordings(study):
-    asked = ValidationQuestions(study, retriever(study))
+    asked = questions_of(study, retriever(study))
     known = [pair for pair in load_split(study.folder / "data", "validation") if pair.answerable]
     withheld = [
         (pair, found)
@@ -52,7 +64,7 @@ def test_a_fact_is_withheld_in_all_its_wordings(study):
 
 
 def test_questions_to_decline_are_those_of_validation_and_training(study):
-    asked = ValidationQuestions(study, retriever(study))
+    asked = questions_of(study, retriever(study))
     expected = [
         pair
         for split in ("validation", "train")
@@ -73,7 +85,7 @@ def test_questions_to_decline_are_those_of_validation_and_training(study):
 
 def test_a_question_without_a_fact_in_the_index_should_be_declined(study):
     lost = next(pair for pair in load_split(study.folder / "data", "validation") if pair.answerable)
-    asked = ValidationQuestions(study, retriever(study, lost.answer))
+    asked = questions_of(study, retriever(study, lost.answer))
     kinds = {
         kind for pair, kind in zip(asked.pairs, asked.kinds, strict=True) if pair.row == lost.row
     }
@@ -82,7 +94,7 @@ def test_a_question_without_a_fact_in_the_index_should_be_declined(study):
 
 def test_held_out_questions_change_no_rule(study):
     def fitted() -> object:
-        asked = ValidationQuestions(study, retriever(study))
+        asked = questions_of(study, retriever(study))
         return asked.fit([found_alone(found.evidence) for found in asked.found], 0.04)
 
     before = fitted()
@@ -113,7 +125,7 @@ def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined
     (tmp_path / "faq.csv").write_text("\n".join(lines), encoding="utf-8")
     study = with_data(new_study("faq", tmp_path / "faq.csv", approaches=["grounded"]))
     looked_up = retriever(study)
-    asked = ValidationQuestions(study, looked_up)
+    asked = questions_of(study, looked_up)
     rule = asked.fit([found_alone(found.evidence) for found in asked.found], 0.03)
     assert rule is not None and not rule.guaranteed and rule.answerable == 0
     known, unknown = looked_up.find(
@@ -124,3 +136,68 @@ def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined
     )
     assert not rule.declines(found_alone(known.evidence))
     assert rule.declines(found_alone(unknown.evidence))
+
+
+@pytest.mark.parametrize("way", ["packed", "padded"])
+def test_the_evidence_is_the_same_where_the_answer_of_the_best_fact_is_read(
+    tmp_path, monkeypatch, way
+):
+    """A model with random weights, whose answer begins as the best fact, is that fact, or is another text."""
+    from evals import decline_rules, lm_eval_model
+
+    monkeypatch.setattr(lm_eval_model, "supports_packing", lambda model: way == "packed")
+    folder = tiny_base(tmp_path / "base")
+    prompter = ChatTokenizer.load(folder)
+    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
+    study = new_study("ferries", LARGE, approaches=["grounded"])
+    study.write_config(study.config.with_changes({"eval.max_new_tokens": 20}))
+    cell = LoadedCell(CELLS["L16"], 1, model, "float32", 0, 0.0)
+
+    def found(number: int, answer: str) -> Found:
+        fact = replace(facts_of(pair(number, f"Question {number}?", answer))[0], answerable=True)
+        messages = [Message("system", "Be brief."), Message("user", f"Question {number}?")]
+        hits = [Hit(fact, 0.9, 1.0, 0.9)] if answer else []
+        return Found(messages, hits, Retrieved(0.9, -0.1, 0.2, [answer] if answer else []))
+
+    class Asked:
+        kinds = [ANSWERABLE] * 3 + [WITHHELD] * 3
+        taught: list[str] = []
+        evidence: list[Any] = []
+
+        def __init__(self, answers: list[str]) -> None:
+            each = [found(number, answer) for number, answer in enumerate(answers)]
+            self.found, self.follow_ups, self.respelled = each[:6], each[6:7], each[7:]
+
+        def fit(self, evidence: Any, target: float, follow_ups: Any) -> DeclineRule:
+            self.evidence = [*evidence, *follow_ups]
+            return far_from_everything([0.1], target=target, sentence="No.")
+
+    def fitted(answers: list[str]) -> tuple[dict[str, Any], list[Any]]:
+        asked = Asked(answers)
+        return decline_rules._fitted(study, asked, cell, prompter), asked.evidence
+
+    lm = StudyLM(
+        model, prompter, own_tasks=(), batch_size=4, max_new_tokens=20, tick=lambda *_: None
+    )
+    prompts = [prompter.text(found(number, "").messages, prompt=True) for number in range(9)]
+    said = lm.answer(prompts)
+    answers = [said[0], said[1][:4] + "x", "Nine.", *said[3:5], "", said[6], said[7], "Ten."]
+    read: list[int] = []
+
+    def counted(found: Found, prompter: ChatTokenizer, limit: int) -> Any:
+        prompt, draft = with_draft(found, prompter, limit)
+        assert prompt == prompter.prompt_ids(found.messages) and len(draft) <= limit
+        read.append(len(draft))
+        return prompt, draft
+
+    with_draft = decline_rules._with_draft
+    monkeypatch.setattr(decline_rules, "_with_draft", counted)
+    rule, evidence = fitted(answers)
+    assert sum(map(bool, read)) == 8
+    monkeypatch.setattr(
+        decline_rules, "_with_draft", lambda found, *_: (prompter.prompt_ids(found.messages), ())
+    )
+    plain, alone = fitted(answers)
+    assert rule == plain and rule["verbatim"]
+    for one, other in zip(evidence, alone, strict=True):
+        assert astuple(one) == pytest.approx(astuple(other), abs=1e-5)

@@ -59,8 +59,9 @@ class Script:
 
     def complete_all(
         self, prompts: Sequence[Sequence[int]], limit: int, **options: Any
-    ) -> Iterator[Completion]:
-        return (self.complete(ids, limit) for ids in prompts)
+    ) -> Iterator[tuple[int, Completion]]:
+        """The last prompt is answered first."""
+        return ((place, self.complete(ids, limit)) for place, ids in [*enumerate(prompts)][::-1])
 
     def check(self, server: Any, prompter: Any, conversations: Mapping[str, Any]) -> None:
         if self.differs:
@@ -166,6 +167,23 @@ def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study, script):
     assert scores["kl"] == 0.004
     assert scores["kl_items"] == 20
     assert study.progress("formats") is not None
+
+
+def test_answers_that_come_in_another_order_belong_to_their_items(study, script, monkeypatch):
+    """The scripted server answers the last prompt first, each with the prompt itself."""
+
+    def repeated(ids: Sequence[int], limit: int, **options: Any) -> Completion:
+        return Completion("", tuple(ids), (), "stop", len(ids), 0, 0.2, 80.0)
+
+    monkeypatch.setattr(script, "complete", repeated)
+    monkeypatch.setattr(step, "TIMED", 4)
+    step.score_formats(study)
+    samples = read_jsonl(step.format_folder(study, "lora", "Q8_0") / "samples.jsonl")
+    items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl")
+    assert [sample["item"] for sample in samples] == [item["item"] for item in items]
+    questions = [prompter().split_ids(item["prompt"], "")[0] for item in items]
+    assert [sample["answer"] for sample in samples] == list(map(prompter().decode, questions))
+    assert len(set(questions)) > step.TIMED
 
 
 def test_only_what_is_missing_is_scored(study, script):

@@ -38,13 +38,18 @@ def study(base: Path) -> Study:
     return made
 
 
-def observe(study: Study, base: Path, items: list[dict[str, Any]] = ITEMS) -> dict[str, Any]:
+def observe(
+    study: Study,
+    base: Path,
+    items: list[dict[str, Any]] = ITEMS,
+    order: tuple[str, ...] = ("L16", "Q4"),
+) -> dict[str, Any]:
     """Read two models as a reference and a candidate; what the record says."""
-    prompter = ChatTokenizer.load(base)
-    with kl_divergence.FidelityRecorder(study, prompter, items, "float32") as recorder:
-        for cell, model in zip(("L16", "Q4"), models(base), strict=True):
+    prompter, read = ChatTokenizer.load(base), dict(zip(("L16", "Q4"), models(base), strict=True))
+    with kl_divergence.FidelityRecorder(study, prompter, items, "float32", order) as recorder:
+        for cell in order:
             lm = StudyLM(
-                model,
+                read[cell],
                 prompter,
                 own_tasks=(),
                 batch_size=3,
@@ -111,6 +116,14 @@ def test_cells_are_compared_while_they_are_read(two_cells, base):
         "fidelity.json",
         "fidelity.jsonl",
     }
+
+
+def test_either_cell_of_a_pair_can_be_read_first(two_cells, base):
+    record = observe(two_cells, base)
+    lines = (two_cells.evals_folder / "fidelity.jsonl").read_bytes()
+    again = observe(two_cells, base, order=("Q4", "L16"))
+    assert again["pairs"] == record["pairs"]
+    assert (two_cells.evals_folder / "fidelity.jsonl").read_bytes() == lines
 
 
 def test_items_that_are_asked_twice_have_the_same_line(two_cells, base):

@@ -31,6 +31,23 @@ def test_what_was_timed_tells_what_is_left(study, monkeypatch):
     assert progress.eta_seconds == pytest.approx(37.0)
 
 
+def test_the_time_until_the_first_verdict_is_a_part_of_it(study, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("evals.work_items.time.monotonic", lambda: now[0])
+    clock = ProgressTracker(study, {"likelihood": 20}, first={"likelihood": 10})
+    now[0] += 4.0
+    clock.tick("likelihood", 8)
+    progress = study.progress("evaluate")
+    assert progress is not None
+    assert progress.eta_seconds == pytest.approx(6.0)
+    assert progress.verdict_seconds == pytest.approx(1.0)
+    clock.tick("likelihood", 2)
+    clock.verdict_reached()
+    clock.set_message("further cells")
+    progress = study.progress("evaluate")
+    assert progress is not None and progress.verdict_seconds is None
+
+
 def test_time_between_two_kinds_of_work_belongs_to_neither(study, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("evals.work_items.time.monotonic", lambda: now[0])

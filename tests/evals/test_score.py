@@ -1,14 +1,10 @@
 """The evaluation step on a model of two layers, with adapters that change something."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
 from assistant_builder.errors import Cancelled, EvaluationError
@@ -16,8 +12,10 @@ from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 from assistant_builder.study import Study
 from evals.score import score_study
 from evals.work_items import ProgressTracker
+from tests.commands import FEW_SCORES, python
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import new_study, with_data
+from tests.tiny_models import as_if_trained
 
 pytestmark = pytest.mark.train
 
@@ -47,12 +45,8 @@ def study(base: Path) -> Study:
         model = add_adapter(
             load_base(BaseSpec(base, "float16", True, "float32")), study.config.train, seed
         )
-        generator = torch.Generator().manual_seed(seed)
-        for name, value in model.named_parameters():
-            if "lora_B" in name:
-                value.data.normal_(0, 0.05, generator=generator)
         adapter = study.arm_folder(run) / "adapter"
-        model.save_pretrained(str(adapter))
+        as_if_trained(model, 0.05, seed).save_pretrained(str(adapter))
         digest = file_hash(adapter / "adapter_model.safetensors")
         write_json(study.arm_folder(run) / "summary.json", {"adapter_sha256": digest})
     return study
@@ -80,12 +74,28 @@ def test_everything_is_scored_carried_on_and_consistent(study, monkeypatch):
         if len(calls) == 25:
             raise Cancelled("cancelled on request")
 
+    def scores() -> dict[Path, int]:
+        found = (study.folder / "evals").rglob("scores.json")
+        return {path: path.stat().st_mtime_ns for path in found}
+
     with monkeypatch.context() as patch:
         patch.setattr(ProgressTracker, "tick", stop_in_the_middle)
         with pytest.raises(Cancelled):
             score_study(study)
-    kept = {path: path.stat().st_mtime_ns for path in (study.folder / "evals").rglob("scores.json")}
+    kept = scores()
     assert kept
+
+    def stop_behind_the_verdict() -> None:
+        names = {path.parent.relative_to(study.folder / "evals").as_posix() for path in scores()}
+        seeds = {"seeds/2/L16", "seeds/2/Q4"}
+        assert names == {"B16", "L16", "Q4", *seeds, "baselines/copy"}
+        assert (study.folder / "evals" / "similar_questions.json").is_file()
+        study.request_cancel()
+
+    with pytest.raises(Cancelled):
+        score_study(study, on_headline=stop_behind_the_verdict)
+    study.clear_cancel()
+    kept |= scores()
     score_study(study)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     whole = contents(study)
@@ -163,11 +173,8 @@ def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study, base, tmp_path)
     study.write_config(
         study.config.with_changes(
             {
+                **FEW_SCORES,
                 "eval.cells": ["L16", "Q4"],
-                "eval.noise_floor": False,
-                "eval.baselines": False,
-                "eval.fidelity": False,
-                "eval.similarity": False,
                 "eval.compute_dtype": "float32",
                 "seeds": 1,
             }
@@ -175,30 +182,11 @@ def test_the_tasks_run_from_the_shell_with_lm_eval_itself(study, base, tmp_path)
     )
     score_study(study)
     adapter = study.arm_folder("lora") / "adapter"
-    words = [
-        "run",
-        "--model",
-        "hf",
-        "--model_args",
-        f"pretrained={base},peft={adapter},dtype=float32",
-        "--include_path",
-        str(study.folder / "evals" / "tasks"),
-        "--tasks",
-        "scored_nll,scored_gen",
-        "--device",
-        "cpu",
-        "--batch_size",
-        "4",
-        "--output_path",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "lm_eval", *words],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    words = (
+        f"run --model hf --model_args pretrained={base},peft={adapter},dtype=float32 --device cpu --batch_size 4 "
+        f"--tasks scored_nll,scored_gen --include_path {study.folder}/evals/tasks --output_path {tmp_path}/out"
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    python("-m", "lm_eval", *words.split(), env={"HF_HUB_OFFLINE": "1"})
     results = json.loads(next((tmp_path / "out").rglob("results_*.json")).read_text())["results"]
     ours = read_json(study.cell_folder("L16") / "scores.json")
     assert results["scored_nll"]["nll_per_token,none"] == pytest.approx(

@@ -1,59 +1,24 @@
 """A study that trains QLoRA alone, from the data file to the export, by the commands; and its twin, added later."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.study import Study
+from tests.commands import QUICK, command, record_of, set_words
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
 
 pytestmark = pytest.mark.train
-QUICK = {
-    "approaches": "memory",
-    "formats.types": "[]",
-    "data.max_train": 24,
-    "data.max_heldout": 6,
-    "train.max_steps": 3,
-    "train.evaluations": 1,
-    "train.rank": 4,
-    "train.micro_batch_size": 4,
-    "train.batch_size": 8,
-    "train.sample_answers": 1,
-    "eval.max_new_tokens": 4,
-    "eval.batch_size": 8,
-    "eval.retention": False,
-    "eval.bootstrap_resamples": 200,
-}
-
-
-def command(*words: str, ends: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "assistant_builder", *words],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-        check=False,
-    )
-    assert done.returncode == ends, done.stdout + done.stderr
-    return done
-
-
-def told(*words: str) -> Any:
-    return json.loads(command(*words, "--json").stdout)
 
 
 @pytest.mark.long
 def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models, tmp_path):
-    values = {**QUICK, "arms": "qlora", "model.base": str(tiny_base(tmp_path / "base"))}
-    sets = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
-    status = told("run", str(SMALL), "--name", "alone", *sets)
+    base = tiny_base(tmp_path / "base")
+    settings = {**QUICK, "arms": "qlora", "model.base": base, "eval.retention": False}
+    status = record_of(f"run {SMALL} --name alone", *set_words(settings))
     assert status["state"] == "succeeded"
     assert [
         step["name"] for step in status["steps"]
@@ -61,7 +26,7 @@ def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models, 
     study = Study.open("alone")
     assert not study.arm_folder("lora").exists()
 
-    report = json.loads(command("report", "alone", "--format", "json").stdout)
+    report = json.loads(command("report alone --format json").stdout)
     assert set(report["cells"]) == {"B4", "Q4"}
     assert report["baselines"].keys() == {"copy", "retrieval"}
     assert report["verdict"]["outcome"] == "inconclusive" and "alone" in report["verdict"]["reason"]
@@ -71,19 +36,17 @@ def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models, 
     )
     assert not (study.folder / "evals" / "noise").exists()
     assert not (study.folder / "evals" / "fidelity.json").exists()
-    assert Path(command("report", "alone").stdout.strip()).is_file()
+    assert Path(command("report alone").stdout.strip()).is_file()
 
-    assert set(told("ask", "alone", "Where are the maps?")["answers"]) == {"qlora"}
-    refused = command("ask", "alone", "Where are the maps?", "--arm", "lora", ends=1).stderr
+    assert set(record_of("ask alone 'Where are the maps?'")["answers"]) == {"qlora"}
+    refused = command("ask alone 'Where are the maps?' --arm lora", ends=1).stderr
     assert "trains only qlora" in refused and "--set arms=lora,qlora" in refused
 
-    command("export", "alone", "--arm", "qlora", "--to", str(tmp_path / "taken"), "--sample", "2")
+    command("export alone --arm qlora --sample 2 --to", tmp_path / "taken")
     card = (tmp_path / "taken" / "README.md").read_text(encoding="utf-8")
     assert "in a study without a 16-bit twin" in card and "untuned base, metric by metric" in card
     assert "arms=lora,qlora" not in card
-    refused = command(
-        "export", "alone", "--arm", "lora", "--to", str(tmp_path / "other"), ends=1
-    ).stderr
+    refused = command("export alone --arm lora --to", tmp_path / "other", ends=1).stderr
     assert "has no lora assistant" in refused and not (tmp_path / "other").exists()
 
     before = {
@@ -94,7 +57,7 @@ def test_qlora_alone_goes_the_whole_way_and_its_twin_can_follow(bundled_models, 
             "evals/Q4/scores.json",
         )
     }
-    status = told("run", "alone", "--set", "arms=lora,qlora")
+    status = record_of("run alone --set arms=lora,qlora")
     assert status["state"] == "succeeded"
     assert "train-lora" in {step["name"] for step in status["steps"]}
     assert before == {name: (study.folder / name).read_bytes() for name in before}

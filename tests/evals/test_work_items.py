@@ -70,6 +70,22 @@ def test_a_new_study_has_everything_to_do(study, base):
     assert counts["documents"] == 400 and counts["similarity"] == 14 * 10
 
 
+def test_what_the_verdict_needs_comes_first(study, base):
+    change(study, seeds=2)
+    for run in ("lora-2", "qlora-2"):
+        write_json(study.arm_folder(run) / "summary.json", {"adapter_sha256": run})
+    made = plan(study, base)
+    first = {(piece.variant.cell.name, piece.variant.seed) for piece in made.headline}
+    assert first == {("B16", 1), ("L16", 1), ("Q4", 1), ("L16", 2), ("Q4", 2)}
+    assert {piece.kind for piece in made.headline} == {"cell"}
+    assert made.order == ["B16", "L16", "Q4", "Q16", "B4", "L4"]
+    assert made.planned_first(10)["likelihood"] == 5 * 10
+    assert made.planned_first(10)["similarity"] == 6 * 10  # with the copied answers
+    later = [str(variant.cell.name) for variant in made.variants()]
+    assert "LR" in later and later.count("L16") == 1  # for the noise floor
+    assert not plan(study, base, part=(1, 2)).headline
+
+
 def test_what_is_done_is_not_done_again(study, base):
     finish(plan(study, base))
     again = plan(study, base)
@@ -85,7 +101,7 @@ def test_more_seeds_and_tasks_ask_for_what_is_new_alone(study, base):
         )
     more = plan(study, base, ("ab_retention", "arc_easy"))
     assert names(more) == ["seeds/2/L16", "seeds/2/Q4"]
-    assert [(variant.cell.name, variant.run) for variant in more.variants()][:2] == [
+    assert [(piece.variant.cell.name, piece.variant.run) for piece in more.headline] == [
         ("L16", "lora-2"),
         ("Q4", "qlora-2"),
     ]

@@ -110,7 +110,9 @@ def test_a_record_cannot_have_files_elsewhere_removed(tmp_path):
 
 def test_a_full_disk_is_reported_before_and_while_writing(tmp_path):
     with (
-        pytest.raises(ResourceError, match="the export needs 1e.09 GB of disk space; .* are free"),
+        pytest.raises(
+            ResourceError, match="the export needs 1,000,000,000 GB of disk space; .* are free"
+        ),
         atomic_directory(tmp_path / "a", force=False, needed=10**18),
     ):
         pytest.fail("nothing is begun")

@@ -1,9 +1,6 @@
 """Exports of a tiny model by the real code: loaded with the libraries alone, they are what was measured."""
 
 import json
-import os
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +20,7 @@ from assistant_builder.export_formats import ExportSpec, export_specs
 from assistant_builder.models import lora_layers
 from assistant_builder.models.loading import BaseSpec, base_spec, load_adapter, load_base
 from assistant_builder.study import Study
+from tests.commands import command, python, refusal_of
 from tests.export.tiny import scored, tiny_base, tiny_study
 from tests.export.upload_hub import upload_hub
 
@@ -106,14 +104,8 @@ def exported(
         ].text
         for spec in SPECS
     }
-    ran = subprocess.run(
-        [sys.executable, "-c", _RUN],
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=place,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    ran = python(
+        "-c", _RUN, input=json.dumps(lines), cwd=place, env={"HF_HUB_OFFLINE": "1"}, ends=None
     )
     assert ran.returncode == 0, ran.stderr
     failed = json.loads(ran.stdout.splitlines()[-1])
@@ -279,33 +271,14 @@ def test_an_export_that_memory_does_not_suffice_to_score_again_is_kept(
 @pytest.mark.long
 def test_the_command_exports_and_tells(study, tmp_path, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
-    words = [
-        sys.executable,
-        "-m",
-        "assistant_builder",
-        "export",
-        "tiny",
-        "--arm",
-        "lora",
-        "--format",
-        "merged",
-        "--to",
-        str(tmp_path / "out"),
-        "--sample",
-        "2",
-    ]
-    first = subprocess.run([*words, "--json"], capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
+    words = f"export tiny --arm lora --format merged --to {tmp_path / 'out'} --sample 2"
+    first = command(f"{words} --json")
     document = json.loads(first.stdout)
     assert document["folder"] == str(tmp_path / "out") and document["rescore"]["items"] == 2
     assert document == {**(read_export(tmp_path / "out") or {})}
-    again = subprocess.run(words, capture_output=True, text=True)
-    assert again.returncode == 1
-    assert again.stdout == ""
-    assert "holds an earlier export" in again.stderr
+    assert "holds an earlier export" in refusal_of(words)
     (tmp_path / "out" / "mine.txt").write_text("mine")
-    forced = subprocess.run([*words, "--force"], capture_output=True, text=True)
-    assert forced.returncode == 0, forced.stderr
+    forced = command(f"{words} --force")
     assert first.stderr == ""
     assert {line.partition(":")[0] for line in forced.stderr.splitlines()} == {"export"}
     assert "held-out items" in forced.stdout
@@ -316,28 +289,11 @@ def test_the_command_exports_and_tells(study, tmp_path, monkeypatch):
 def test_the_command_uploads_to_the_hub_of_the_environment(study, tmp_path, monkeypatch):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
     with upload_hub("hf_canaryCANARYcanaryCANARYcanary1234") as hub:
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "assistant_builder",
-                "export",
-                "tiny",
-                "--arm",
-                "lora",
-                "--sample",
-                "2",
-                "--to",
-                str(tmp_path / "out"),
-                "--push",
-                "me/tiny",
-                "--json",
-            ],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token},
+        done = command(
+            "export tiny --arm lora --sample 2 --push me/tiny --json --to",
+            tmp_path / "out",
+            env={"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token},
         )
-    assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["pushed"]["private"] is True and hub.private == {"me/tiny": True}
     assert {name: len(content) for name, content in hub.files["me/tiny"].items()} == {

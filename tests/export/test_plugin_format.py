@@ -1,14 +1,11 @@
 """An export format that a module outside the product registers: on the page, in the report, and exported."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from assistant_builder.registry import PLUGIN_VARIABLE
+from tests.commands import command, python, record_of, with_plugin
 from tests.export.tiny import scored, tiny_base, tiny_study
 from tests.synthetic_study import finished_study
 
@@ -66,28 +63,13 @@ print(json.dumps({
 @pytest.fixture
 def environment(tmp_path: Path, home: Path) -> dict[str, str]:
     """Environment of a process that loads the format."""
-    (tmp_path / "digest_plugin.py").write_text(FORMAT)
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    return {
-        **os.environ,
-        PLUGIN_VARIABLE: "digest_plugin",
-        "PYTHONPATH": path,
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def run(environment: dict[str, str], *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, *words], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return {**with_plugin(tmp_path, "digest_plugin", FORMAT), "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.long
 def test_page_report_and_help_show_the_format(environment):
     study = finished_study()
-    shown = json.loads(run(environment, "-c", PAGE))
+    shown = json.loads(python("-c", PAGE, env=environment).stdout)
     assert shown["choices"][-1] == ["Digest: the name of the base in a text file", "digest"]
     assert "Digest: <b>" in shown["advice"]
     assert "LR: Whole model, quantized, Digest" in shown["keeping"]
@@ -105,7 +87,7 @@ def test_page_report_and_help_show_the_format(environment):
     }
     for name in ("report.html", "report.md"):
         assert "--format prequantized or digest" in (study.folder / name).read_text()
-    output = " ".join(run(environment, "-m", "assistant_builder", "export", "--help").split())
+    output = " ".join(command("export --help", env=environment).stdout.split())
     assert "digest: the name of the base in a text file" in output
     assert "adapter|merged|prequantized|gguf|digest" in output
 
@@ -116,19 +98,7 @@ def test_the_command_writes_and_describes_it(environment, tmp_path):
     base = tiny_base(tmp_path / "base")
     study = scored(tiny_study(base), base)
     out = tmp_path / "out"
-    words = [
-        "-m",
-        "assistant_builder",
-        "export",
-        study.name,
-        "--arm",
-        "lora",
-        "--format",
-        "digest",
-        "--to",
-        str(out),
-    ]
-    record = json.loads(run(environment, *words, "--json"))
+    record = record_of(f"export {study.name} --arm lora --format digest --to", out, env=environment)
     assert record["format"] == "digest"
     assert record["cell"] == "LR"
     assert record["rescore"]["outcome"] == "not measured"

@@ -8,7 +8,9 @@ from assistant_builder.data import load_split
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from tests.synthetic_study import done, new_study, with_data
+from tests.tiny_models import as_if_trained, byte_tokenizer
 
+SPECIALS = ("<|im_start|>", "<|im_end|>")
 SCORED = ("Q4", "L16", "QD", "LM", "QR", "LR")
 CHATML = (
     "{% for message in messages %}"
@@ -20,28 +22,14 @@ CHATML = (
 def tiny_base(folder: Path) -> Path:
     """Write config, float16 weights, tokenizer and chat template of a Llama with random weights."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    specials = ["<|im_start|>", "<|im_end|>"]
-    vocabulary = {token: place for place, token in enumerate([*specials, *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=specials[0],
-        eos_token=specials[1],
-        pad_token=specials[1],
-        additional_special_tokens=specials,
-    )
-    fast.chat_template = CHATML
-    fast.save_pretrained(str(folder))
+    tokenizer = byte_tokenizer(SPECIALS, template=CHATML)
+    tokenizer.save_pretrained(str(folder))
     torch.manual_seed(0)
     model = LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(vocabulary),
+            vocab_size=len(tokenizer),
             hidden_size=64,
             intermediate_size=128,
             num_hidden_layers=2,
@@ -67,8 +55,6 @@ def tiny_study(
 
     ``changes`` are dotted keys with ``__`` for the dot.
     """
-    import torch
-
     from assistant_builder.models.loading import BaseSpec, add_adapter, count_parameters, load_base
 
     study = with_data(
@@ -84,10 +70,7 @@ def tiny_study(
     for own, arm in enumerate(("lora", "qlora"), start=seed):
         model = load_base(BaseSpec(base, "float16", True, "bfloat16"))
         adapted = add_adapter(model, study.config.train, own)
-        generator = torch.Generator().manual_seed(own)
-        for key, value in adapted.named_parameters():
-            if "lora_B" in key:
-                value.data.normal_(0, 0.05, generator=generator)
+        as_if_trained(adapted, 0.05, own)
         folder = study.arm_folder(arm)
         adapted.save_pretrained(str(folder / "adapter"))
         trainable = sum(value.numel() for value in adapted.parameters() if value.requires_grad)

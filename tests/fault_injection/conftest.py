@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.commands import python as run_python
 
 
 @pytest.fixture
@@ -58,13 +59,8 @@ def fill(disk: Path) -> None:
 
 def python(code: str, *, limits: str = "") -> subprocess.CompletedProcess[str]:
     """Run Python in its own process after setting resource limits."""
-    return subprocess.run(
-        [sys.executable, "-c", f"import resource\n{limits}\n{code}"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    program = f"import resource\n{limits}\n{code}"
+    return run_python("-c", program, env={"OMP_NUM_THREADS": "1"}, ends=None)
 
 
 def flip(path: Path, at: int | None = None) -> None:

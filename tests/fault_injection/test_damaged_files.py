@@ -225,6 +225,24 @@ def test_files_are_bounded_in_size_and_depth(tmp_path, monkeypatch):
         read_json(path)
 
 
+@pytest.mark.parametrize("number", ["1e999", "-1e400", "1" + 400 * "0", "-9" + 309 * "9"])
+def test_numbers_that_no_calculation_can_use_are_damage(tmp_path, number):
+    (path := tmp_path / "a.json").write_text(f'{{"seconds": [{number}]}}')
+    (lines := tmp_path / "a.jsonl").write_text(f'{{"seconds": {number}}}\n{{}}\n')
+    for read in (lambda: read_json(path), lambda: read_jsonl(lines)):
+        with pytest.raises(StudyError, match="damaged"):
+            read()
+
+
+def test_large_numbers_and_long_digits_are_kept(tmp_path):
+    record = {
+        "a": [1e300, -1e-300, 2**63, int(1e30), 0.00012345678901234567],
+        "hash": "e123" + 40 * "1",
+    }
+    write_json(path := tmp_path / "a.json", record)
+    assert read_json(path) == record
+
+
 def checkpoint(root: Path, step: int) -> Path:
     folder = checkpoints.checkpoint_folder(root, step)
     folder.mkdir(parents=True)

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from assistant_builder.study.locks import process_identity
 from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
 from evals.report.build import write_report
+from tests.cluster.conftest import wait_until
 from tests.fault_injection.conftest import fill, lock, python
 from tests.synthetic_study import finished_study, new_study, running
 
@@ -321,10 +321,7 @@ def test_a_run_outlives_the_page_that_started_it(home):
     assert server.stdout is not None and int(server.stdout.readline()) > 0
     server.kill()
     server.communicate()  # also closes its pipes
-    deadline = time.monotonic() + 60
-    while not (home / "done.txt").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until((home / "done.txt").exists)
     assert (home / "done.txt").read_text() == "done"
 
 

@@ -1,19 +1,13 @@
 """A hub that hangs, disconnects or sends wrong files ends in an error with a remedy."""
 
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
-from tests.models.stub_hub import StubHub
+from tests.http_server import Handler, Server, running
+from tests.models.stub_hub import StubHub, fetch_with
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
 WHOLE = {"config.json": CONFIG, "model.safetensors": b"w" * 1000, "tokenizer.json": b"{}"}
@@ -47,38 +41,8 @@ class Spoiling(StubHub):
         return spoilt
 
 
-@contextmanager
-def serving(hub: StubHub) -> Iterator[str]:
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield hub.endpoint
-    finally:
-        hub.shutdown()
-        hub.server_close()
-
-
 def fetch(endpoint: str, home: Path, times: int = 1) -> list[dict[str, object]]:
-    env = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))
-    }
-    env |= {
-        "HF_HOME": str(home / "hub"),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DOWNLOAD_TIMEOUT": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(times)],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = fetch_with(CHILD, str(times), home=home, endpoint=endpoint, HF_HUB_DOWNLOAD_TIMEOUT="1")
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
@@ -92,8 +56,8 @@ def garbled_config(path: str, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("spoil", [flipped, garbled_config])
 def test_a_damaged_download_is_refused_and_repeated(home, spoil):
-    with serving(Spoiling(spoil, times=1)) as endpoint:
-        first, second = fetch(endpoint, home, 2)
+    with running(Spoiling(spoil, times=1)) as hub:
+        first, second = fetch(hub.endpoint, home, 2)
     assert "was damaged during the download" in str(first["error"])
     assert "Run again" in str(first["error"])
     assert second["files"] == ["config.json", "model.safetensors", "tokenizer.json"]
@@ -107,9 +71,9 @@ def hang(path: str, data: bytes) -> bytes:
 
 @pytest.mark.long
 def test_a_hanging_download_times_out(home):
-    with serving(Spoiling(hang)) as endpoint:
+    with running(Spoiling(hang)) as hub:
         began = time.monotonic()
-        (found,) = fetch(endpoint, home)
+        (found,) = fetch(hub.endpoint, home)
     assert "the model hub cannot be reached for me/whole (no data arrived for 2 seconds)" in str(
         found["error"]
     )
@@ -117,31 +81,22 @@ def test_a_hanging_download_times_out(home):
 
 
 def test_an_interrupted_download_is_refused(home):
-    with serving(
+    with running(
         Spoiling(lambda path, data: data[:100] if path == "model.safetensors" else data)
-    ) as endpoint:
-        (found,) = fetch(endpoint, home)
+    ) as hub:
+        (found,) = fetch(hub.endpoint, home)
     assert "error" in found
     assert not list((home / "hub").glob("hub/models--*/snapshots/*/model.safetensors"))
 
 
 def test_a_web_page_instead_of_the_hub_is_reported(home):
-    class Page(BaseHTTPRequestHandler):
+    class Page(Handler):
         def do_GET(self) -> None:
-            body = b"<html>Please log in to this network</html>"
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+            self.send(200, b"<html>Please log in to this network</html>")
 
         do_HEAD = do_GET
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Suppress the request log."""
-
-    portal = StubHub({})
-    portal.RequestHandlerClass = Page
-    with serving(portal) as endpoint:
-        (found,) = fetch(endpoint, home)
+    with running(Server(Page)) as portal:
+        (found,) = fetch(portal.endpoint, home)
     assert "the model hub cannot be reached for me/whole" in str(found["error"])
     assert "\n" not in str(found["error"])

@@ -19,6 +19,7 @@ from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.ui.home.view import list_studies
 from assistant_builder.ui.study_snapshot import stamp, study_strip, take_snapshot
 from assistant_builder.ui.train.view import run_panel
+from tests.cluster.conftest import wait_until
 from tests.synthetic_study import new_study
 
 
@@ -118,9 +119,6 @@ def test_records_of_older_versions_with_a_start_time_are_readable():
 def test_a_zombie_is_dead():
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     mark = process_identity(process.pid)
-    deadline = time.monotonic() + 60
-    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE, 60)
     assert not process_alive(process.pid, mark)
     process.wait()

@@ -1,12 +1,10 @@
 """The readers on invalid and mutated bytes for a few seconds; ``python -m tests.fuzz`` runs longer."""
 
-import subprocess
-import sys
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.commands import python
 from tests.fuzz.__main__ import NAMES
 from tests.fuzz.seeds import seeds
 from tests.fuzz.targets import TARGETS
@@ -94,20 +92,5 @@ def test_the_coverage_guided_fuzzer_finds_nothing_in_a_few_seconds(tmp_path):
     pytest.importorskip(
         "atheris", reason="atheris has no wheels for this system: pip install '.[fuzz]'"
     )
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.fuzz",
-            "pasted",
-            "--seconds",
-            "3",
-            "--artifacts",
-            str(tmp_path),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout[-2_000:]
+    python("-m", "tests.fuzz", "pasted", "--seconds", 3, "--artifacts", tmp_path)
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,8 @@ import pytest
 from assistant_builder.inference import generate
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.generate import KVCacheState, generate_tokens
+from tests.tiny_models import small_llama
 
-torch = pytest.importorskip("torch")
 PROMPT = list(range(10, 210))
 
 
@@ -21,19 +21,7 @@ class Prompter:
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-    )
-    return LlamaForCausalLM(config).eval()
+    return small_llama(num_key_value_heads=2, max_position_embeddings=4096)
 
 
 def answer(

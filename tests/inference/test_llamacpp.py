@@ -95,10 +95,24 @@ def test_a_stream_has_the_text_of_the_complete_answer(server):
 
 
 @needs_llamacpp
-def test_several_answers_at_a_time_keep_their_order(server):
-    prompts = [ids(f"Question {number}") for number in range(7)]
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_several_answers_at_a_time_are_those_of_their_prompts(server, count):
+    prompts = [ids(f"Question {number * 5 % 7}") for number in range(count)]
     alone = [server.complete(prompt, 6).ids for prompt in prompts]
-    assert [answer.ids for answer in server.complete_all(prompts, 6)] == alone
+    answers = dict(server.complete_all(prompts, 6))
+    assert [answers[place].ids for place in range(count)] == alone
+
+
+@needs_llamacpp
+def test_each_slot_answers_prompts_that_begin_alike(path):
+    """In the given order each slot would read four beginnings by turns."""
+    words = ("ferry", "harbour", "island", "quay")
+    long = [" ".join(f"{word}{place}" for place in range(30)) for word in words]
+    prompts = [ids(f"{long[number % 4]} {number}") for number in range(12)]
+    with LlamaServer(path, context=1024, slots=2, threads=1) as server:
+        answers = dict(server.complete_all(prompts, 2))
+    read = sum(answer.prompt_tokens - answer.cached_tokens for answer in answers.values())
+    assert read < 6 * min(map(len, prompts))
 
 
 @needs_llamacpp

@@ -1,5 +1,6 @@
 """Packed batches, with random two-layer models of several families."""
 
+import random
 from typing import Any
 
 import pytest
@@ -194,3 +195,77 @@ def test_what_a_reference_answer_predicts_is_not_generated_again(kind, monkeypat
     assert counts["another answer"] <= all_tokens
     if kind == "packed":  # each answer stops where it ends
         assert counts["all but the end"] < counts["the same half"] < counts["another answer"]
+
+
+def beginnings(count: int, longest: int) -> list[list[int]]:
+    """Prompts that share beginnings: none, two of 12 and 24 tokens, and equal ones, some beyond a pass."""
+    rng = random.Random(3)
+    stems = [[rng.randrange(3, 80) for _ in range(12)] for _ in range(3)]
+    parts = [[], stems[0], [*stems[0], *stems[1]], [*stems[0], *stems[2]], stems[1]]
+    prompts = [
+        [*parts[number % 5], *(rng.randrange(3, 80) for _ in range(1 + number * 7 % longest))]
+        for number in range(count)
+    ]
+    return [*prompts, prompts[2], prompts[3][:-1]]
+
+
+@pytest.mark.parametrize("system", [[], [5, 6, 7, 8, 9, 10, 11, 12, 13, 14]], ids=["none", "all"])
+@pytest.mark.parametrize("case", ["one", "some", "long", "little memory"])
+def test_scores_and_answers_are_the_same_where_beginnings_are_read_once(case, system, monkeypatch):
+    """For any size of a batch, beside what each sequence alone has; a pass has 32 rows in two cases."""
+    from assistant_builder.inference import batch_scorer
+
+    if case in ("long", "little memory"):
+        monkeypatch.setattr(batch_scorer, "ROWS", 32)
+    if case == "little memory":
+        monkeypatch.setattr(batch_scorer, "MAX_CACHE_BYTES", 300 * 512)
+    model, rng = small("llama"), random.Random(4)
+    prompts = beginnings(23, 60 if case == "long" else 9)
+    sequences = [
+        ([*system, *prompt], tuple(rng.randrange(3, 80) for _ in range(number % 4)))
+        for number, prompt in enumerate(prompts)
+    ][: 1 if case == "one" else None]
+
+    def run(size: int, chosen: Any, **options: Any) -> tuple[Any, Any, Any, int]:
+        scorer, tokens = batch_scorer.BatchScorer(model, 0, [79], size, **options), []
+        prepare = scorer._packed.prepare_prefill
+
+        def prepared(slots: Any, chunks: Any, **more: Any) -> Any:
+            tokens.append(sum(len(chunk.ids) for chunk in chunks))
+            return prepare(slots, chunks, **more)
+
+        monkeypatch.setattr(scorer._packed, "prepare_prefill", prepared)
+        scores: dict[int, Any] = {}
+        answers: dict[int, list[int]] = {}
+        scorer.run(chosen, max_new_tokens=6, on_scores=scores.update, on_answers=answers.update)
+        assert answers.keys() == scorer.certainties.keys() == set(range(len(chosen)))
+        assert scores.keys() == {place for place, (_, target) in enumerate(chosen) if target}
+        return scores, answers, scorer.certainties, sum(tokens)
+
+    plain = run(4, sequences, least_shared=10**6)
+    for size in (1, 4, 64):
+        scores, answers, certainties, tokens = run(size, sequences)
+        assert answers == plain[1]
+        assert tokens == plain[3] if case == "one" else tokens < plain[3]
+        for place, (found, likeliest) in scores.items():
+            assert likeliest == plain[0][place][1]
+            assert torch.allclose(found, plain[0][place][0], atol=1e-5)
+        for place, sure in certainties.items():
+            assert sure == pytest.approx(plain[2][place], abs=1e-5)
+    for place, sequence in enumerate(sequences[:6]):
+        assert run(1, [sequence])[1][0] == plain[1][place]
+
+
+def test_each_pass_reads_every_sequence_once_and_in_order():
+    from assistant_builder.inference.batch_scorer import BatchScorer
+
+    model = small("llama")
+    sequences = [(prompt, [4, 5, 6]) for prompt in beginnings(20, 9)]
+    read: dict[int, list[Any]] = {}
+    for each in BatchScorer(model, 0, [79], 64).passes(sequences):
+        for index, logits in zip(each.sequences, each.logits.split(each.counts), strict=True):
+            read.setdefault(index, []).append(logits)
+    with torch.no_grad():
+        for place, (prompt, target) in enumerate(sequences):
+            expected = model(torch.tensor([[*prompt, *target[:-1]]])).logits[0, len(prompt) - 1 :]
+            assert torch.allclose(torch.cat(read[place]), expected, atol=1e-4)

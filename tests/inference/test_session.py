@@ -23,6 +23,7 @@ from assistant_builder.retrieval.index import Index
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 from tests.synthetic_study import new_study, trained, with_data
+from tests.tiny_models import small_llama
 
 torch = pytest.importorskip("torch")
 EOS = 3
@@ -184,21 +185,9 @@ def test_ask_reports_that_memory_ran_out(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        eos_token_id=EOS,
-        pad_token_id=0,
-        bos_token_id=1,
+    return small_llama(
+        max_position_embeddings=128, eos_token_id=EOS, pad_token_id=0, bos_token_id=1
     )
-    return LlamaForCausalLM(config).eval()
 
 
 def test_greedy_streaming_equals_generate(llama):
@@ -402,7 +391,11 @@ def test_a_declined_question_is_answered_by_the_sentence_alone():
     (only,) = answer(session, [Message("user", "Who painted the ceiling?")])
     assert (only.text_delta, only.finish, only.declined) == ("I was not told.", "stop", True)
     assert not only.sources and only.prompt_tokens
-    assert not answer(session, ASK_HALL)[-1].declined
+    assert only.judged["mode"] == "tuned" and only.judged["confidence"] < 0.5
+    assert only.judged["reason"].startswith("The nearest question of the data is “")
+    first, *_, last = answer(session, ASK_HALL)
+    assert not last.declined and last.judged["confidence"] > 0.5 and not first.judged
+    assert last.judged["evidence"].keys() == set(NAMES) and "reason" not in last.judged
 
 
 def test_seconds_count_the_search_and_what_the_rule_holds_back(monkeypatch):

@@ -5,19 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torch._lazy.ts_backend
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.models.loading import add_adapter, load_adapter
-
-SIZES = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
+from tests.tiny_models import small_llama
 
 
 def adapted(
@@ -33,7 +24,7 @@ def adapted(
         return found
 
     with torch.device(device):
-        base = LlamaForCausalLM(LlamaConfig(**SIZES))
+        base = small_llama()
     with monkeypatch.context() as patch:
         patch.setattr(torch.nn.init, "kaiming_uniform_", spied)
         model = add_adapter(base, StudyConfig().train, 7)
@@ -62,7 +53,7 @@ def test_they_have_values_over_a_base_that_another_process_has_read(monkeypatch)
 
 def test_trained_values_are_read_to_the_device_of_the_base(tmp_path, monkeypatch):
     """Not to a GPU that PEFT finds and the product does not use, which is named by meta."""
-    base = LlamaForCausalLM(LlamaConfig(**SIZES))
+    base = small_llama()
     trained = add_adapter(base, StudyConfig().train, 7)
     trained.save_pretrained(str(tmp_path))
     wanted = [value.clone() for name, value in trained.named_parameters() if "lora_A" in name]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import threading
 import time
@@ -26,28 +27,15 @@ TOY = Wheel("toy-model", "1.0", 1000, {MEMBER: hashlib.sha256(CONTENT).hexdigest
 
 # encodings that others published for SmolLM2's own tokenizer.json
 ENCODINGS = {
-    "Hello world! 123": [19556, 905, 17, 216, 33, 34, 35],
-    "Hello, we can use": [19556, 28, 392, 416, 722],
-    "Café déjà vu.": [51, 1939, 2756, 32564, 90, 16739, 386, 101, 30],
-    "  multiple   spaces": [216, 2701, 256, 5600],
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face": [
-        2683,
-        359,
-        253,
-        5356,
-        5646,
-        11173,
-        3365,
-        3511,
-        308,
-        34519,
-        28,
-        7018,
-        411,
-        407,
-        19712,
-        8182,
-    ],
+    text: [int(number) for number in numbers.split()]
+    for text, numbers in {
+        "Hello world! 123": "19556 905 17 216 33 34 35",
+        "Hello, we can use": "19556 28 392 416 722",
+        "Café déjà vu.": "51 1939 2756 32564 90 16739 386 101 30",
+        "  multiple   spaces": "216 2701 256 5600",
+        "You are a helpful AI assistant named SmolLM, trained by Hugging Face": "2683 "
+        "359 253 5356 5646 11173 3365 3511 308 34519 28 7018 411 407 19712 8182",
+    }.items()
 }
 # what its splitting of digits comes to: a blank line before a number is one token, where GPT-2's rules make two
 PIECES = {
@@ -271,15 +259,8 @@ def test_weights_are_float16_with_tied_embeddings(bundled_models):
         assert file.metadata() == {"format": "pt"}
     assert "lm_head.weight" not in slices
     assert {weights.get_dtype() for weights in slices.values()} == {"F16"}
-    count = sum(_product(weights.get_shape()) for weights in slices.values())
+    count = sum(math.prod(weights.get_shape()) for weights in slices.values())
     assert count == CATALOG[bundled.BASE_MODEL].parameters
-
-
-def _product(shape: list[int]) -> int:
-    result = 1
-    for size in shape:
-        result *= size
-    return result
 
 
 def test_tokenizer_is_the_published_one(bundled_models):

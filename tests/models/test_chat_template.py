@@ -1,7 +1,5 @@
 """Tokens of pairs with the real tokenizer of the bundled base model; no torch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
+from tests.commands import python
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +29,7 @@ def test_several_windows_may_want_the_tokenizer_at_once(folder):
         "with ThreadPoolExecutor(8) as threads:\n"
         "    print(len(list(threads.map(ChatTokenizer.load, [pathlib.Path(sys.argv[1])] * 8))))\n"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True
-    )
-    assert found.stdout == "8\n", found.stderr[-2000:]
+    assert python("-c", code, folder).stdout == "8\n"
 
 
 def pair(*contents: str, system: str | None = None) -> Pair:
@@ -165,12 +161,6 @@ def test_a_template_without_system_role_gets_the_instruction_in_the_question(pro
         prompter.turns(pair("Who rows?", "Otto."))
 
 
-def test_templates_run_in_a_sandbox(prompter):
-    prompter.tokenizer.chat_template = "{{ messages.__class__.__mro__[1].__subclasses__() }}"
-    with pytest.raises(ModelError):
-        prompter.text([Message("user", "Hi")], prompt=True)
-
-
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         ChatTokenizer.load(tmp_path)
@@ -183,4 +173,4 @@ def test_tokenising_needs_no_torch(folder):
         f"ChatTokenizer.load(Path({str(folder)!r})).prompt_ids([Message('user', 'Hi')]); "
         "sys.exit('torch' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    python("-c", code)

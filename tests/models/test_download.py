@@ -4,17 +4,15 @@ Each fetch runs in a process of its own, because the hub's client reads its sett
 """
 
 import json
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.models.stub_hub import StubHub
+from tests.commands import python
+from tests.http_server import running
+from tests.models.stub_hub import StubHub, fetch_with
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}).encode()
 WHOLE = {
@@ -64,7 +62,7 @@ print(json.dumps({**found, "told": told[-1:], "torch": "torch" in sys.modules}, 
 
 @pytest.fixture
 def hub() -> Iterator[StubHub]:
-    server = StubHub(
+    models = StubHub(
         {
             "me/whole": WHOLE,
             "me/pickled": {"config.json": CONFIG, "pytorch_model.bin": b""},
@@ -73,12 +71,8 @@ def hub() -> Iterator[StubHub]:
             "me/embedder": EMBEDDER,
         }
     )
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running(models) as server:
+        yield server
 
 
 def fetch(
@@ -90,26 +84,15 @@ def fetch(
     program: str = CHILD,
     **options: object,
 ) -> dict[str, object]:
-    env = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(("HF_", "HUGGING", "TRANSFORMERS"))
-    }
-    env |= {
-        "HF_HOME": str(home / "hub"),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_OFFLINE": str(int(offline)),
-        "PYTHONPATH": os.getcwd(),
-        "ASSISTANT_BUILDER_WHEELS": "",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", program, base, json.dumps(options)],
-        capture_output=True,
-        text=True,
-        env=env,
-        timeout=60,
+    done = fetch_with(
+        program,
+        base,
+        json.dumps(options),
+        home=home,
+        endpoint=endpoint,
+        HF_HUB_OFFLINE=str(int(offline)),
+        ASSISTANT_BUILDER_WHEELS="",
     )
-    assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -212,7 +195,7 @@ def test_own_code_is_fetched_once_it_is_allowed(home, hub, monkeypatch):
         "print(*[code_needing_permission(ModelConfig(base=base)) for base in bases])"
     )
     monkeypatch.setenv("HF_HOME", str(home / "hub"))
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = python("-c", code)
     assert done.stdout.split() == ["me/own", "None", "None", "None"]
 
 

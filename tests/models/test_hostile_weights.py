@@ -108,8 +108,13 @@ def test_a_file_that_holds_no_tensors_is_refused(sound, tmp_path, content):
         {"lora_alpha": "x"},
         {"rank_pattern": 5},
         {"peft_type": "NONE"},
-        {"bias": 5},
         {"target_modules": "("},
+        {"target_modules": r"((\w|\.)+)+!"},
+        {"target_modules": [r"((\w|\.)+)+!"]},
+        {"r": 3_000_000},
+        {"rank_pattern": {r".*\.q_proj": 3_000_000}},
+        {"rank_pattern": {r"((\w|\.)+)+!": 8}},
+        {"alpha_pattern": {r"((\w|\.)+)+!": 8}},
     ],
 )
 def test_an_adapter_config_of_a_wrong_kind_is_refused(sound, tmp_path, change):
@@ -122,15 +127,37 @@ def test_an_adapter_config_of_a_wrong_kind_is_refused(sound, tmp_path, change):
     assert str(caught.value.where) and str(caught.value.remedy)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exclude_modules": r"((\w|\.)+)+!"},
+        {"layer_replication": [[0, 1]] * 3},
+        {"modules_to_save": ["lm_head"]},
+        {"bias": 5},
+        {"init_lora_weights": "pissa"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_settings_that_training_does_not_write_change_nothing(sound, tmp_path, change):
+    spec = BaseSpec(sound, "float16", True, "bfloat16")
+    add_adapter(load_base(spec), TrainConfig(rank=4), 0).save_pretrained(str(tmp_path / "adapter"))
+    before = load_adapter(load_base(spec), tmp_path / "adapter").state_dict()
+    path = tmp_path / "adapter" / "adapter_config.json"
+    write_json(path, {**read_json(path), **change})
+    after = load_adapter(load_base(spec), tmp_path / "adapter").state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 @pytest.mark.parametrize("error", ["OutOfMemoryError", "AcceleratorError"])
-def test_a_fault_of_the_gpu_is_not_laid_to_the_adapter(tmp_path, monkeypatch, error):
+def test_a_fault_of_the_gpu_is_not_laid_to_the_adapter(sound, tmp_path, monkeypatch, error):
     kind = getattr(torch, error)
 
     def fail(*_: object, **__: object) -> None:
         raise kind("CUDA error")
 
-    LoraConfig().save_pretrained(tmp_path)
+    LoraConfig(target_modules=["q_proj"]).save_pretrained(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     monkeypatch.setattr(PeftModel, "from_pretrained", fail)
     with pytest.raises(kind, match="CUDA error"):
-        load_adapter(torch.nn.Linear(1, 1), tmp_path)
+        load_adapter(load_base(BaseSpec(sound, "float16", True, "bfloat16")), tmp_path)

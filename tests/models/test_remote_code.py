@@ -22,11 +22,11 @@ from assistant_builder.study.steps import changed_inputs
 from assistant_builder.sweep import open_sweep
 from assistant_builder.ui.train import tab as train_tab
 from assistant_builder.ui.train.tab import TrainTab
+from tests.commands import FEW_SCORES, QUICK, set_words
 from tests.export.tiny import tiny_base, tiny_study
 from tests.own_code import with_own_code
 from tests.shadowing_modules import installed_command
 from tests.synthetic_study import SMALL, new_study
-from tests.test_current_folder import QUICK
 from tests.ui.blocks import inside_blocks, train_values, wired_train_tab
 
 VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
@@ -168,11 +168,7 @@ def test_a_key_that_old_records_hold_changes_nothing():
 def test_code_runs_with_the_flag_and_not_without(bundled_models, tmp_path):
     base = tiny_base(tmp_path / "base")
     mark = with_own_code(base)
-    settings = [
-        word
-        for key, value in {**QUICK, "model.base": str(base)}.items()
-        for word in ("--set", f"{key}={value}")
-    ]
+    settings = set_words({**QUICK, **FEW_SCORES, "eval.cells": "L16,Q4", "model.base": base})
     refused = cli("run", str(SMALL), "--name", "own", *settings)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1
@@ -232,9 +228,7 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(tmp_path, monkey
         "assistant_builder.ui.train.actions.start_run",
         lambda name, redo, now, trust: started.append(trust),
     )
-    monkeypatch.setattr(
-        "assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None
-    )
+    monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda config, data: None)
     tab, study = wired_train_tab(), new_study("own", model__base=str(base))
     assert "model.trust_remote_code" not in tab.form.components
 

@@ -11,22 +11,15 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
-from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 from assistant_builder.inference.packed_batch import PackedModel, SequenceChunk, SlottedKVCache
 from assistant_builder.inference.padded_batch import LeftPadding
 from assistant_builder.planning import memory
 from assistant_builder.training import cpu_kernels
+from tests.tiny_models import sizes_of, small_llama
 
 DEVICE = torch.device("lazy:0")
-SIZES = {
-    "vocab_size": 128,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -49,11 +42,11 @@ def moved(model: Any) -> Any:
 
 
 def llama() -> Any:
-    return moved(LlamaForCausalLM(LlamaConfig(**SIZES)))
+    return moved(small_llama())
 
 
 def gemma() -> Any:
-    return moved(Gemma3ForCausalLM(Gemma3TextConfig(**SIZES, head_dim=16, sliding_window=16)))
+    return moved(Gemma3ForCausalLM(Gemma3TextConfig(**sizes_of("gemma3_text"))))
 
 
 def test_devices_may_not_be_mixed_here():

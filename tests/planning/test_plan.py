@@ -2,8 +2,6 @@
 
 import json
 import resource
-import subprocess
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -11,8 +9,9 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.planning import hardware
-from assistant_builder.planning.advice import advise, cards_needed, gigabytes, to_document, warnings
+from assistant_builder.planning.advice import advise, cards_needed, to_document, warnings
 from assistant_builder.planning.hardware import (
     CARDS,
     Machine,
@@ -23,6 +22,7 @@ from assistant_builder.planning.hardware import (
 from assistant_builder.planning.memory import Batch, optimizer_bytes
 from assistant_builder.planning.plan import PROCESS_BYTES, Plan, choose_parallelism, plan_study
 from assistant_builder.quantization import METHODS
+from tests.commands import python
 
 
 def plan_for(model: str, card: str | Machine = "A100 80 GB", **changes: Any) -> Plan:
@@ -234,11 +234,7 @@ def test_plan_command_prints_one_json_document_without_torch():
         "assert not sys.modules.keys() & heavy, 'heavy'\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    document = json.loads(done.stdout)
+    document = json.loads(python("-c", code).stdout)
     assert {"model", "parameters", "methods", "recommendation"} <= document.keys()
     assert set(document["methods"]) == {"qlora", "lora"}
     assert document["recommendation"]["method"] == "qlora"
@@ -339,7 +335,7 @@ def test_sharded_loading_needs_main_memory_for_the_base():
         )
         assert method.loading_bytes < before.loading_bytes
     said = next(text for text in warnings(plan) if "main memory" in text)
-    assert "the 4 processes" in said and gigabytes(plan.qlora.loading_host_bytes) in said
+    assert "the 4 processes" in said and format_bytes(plan.qlora.loading_host_bytes) in said
     assert not any("main memory" in text for text in warnings(alone))
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, core_model_loading
+from transformers import core_model_loading
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.models import loading
@@ -15,6 +15,7 @@ from assistant_builder.planning.memory import Batch, ComputeSettings, activation
 from assistant_builder.planning.plan import Lengths, Plan
 from assistant_builder.training.collate import locate_supervised, summed_nll
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
+from tests.tiny_models import save_model
 
 pytestmark = pytest.mark.train
 SIZES = {
@@ -22,31 +23,21 @@ SIZES = {
     "hidden_size": 128,
     "intermediate_size": 256,
     "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
     "head_dim": 32,
     "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
 }
-MODELS = {
-    "llama": {"tie_word_embeddings": True},
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": {},
     "qwen3": {"tie_word_embeddings": True},
     "gemma3_text": {"tie_word_embeddings": True, "sliding_window": 128},
-    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64},
+    "qwen3_moe": {"moe_intermediate_size": 64},
 }
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param])
-    )
-    path = tmp_path_factory.mktemp(request.param)
-    model.to(torch.float16).save_pretrained(path)
-    return path
+    kind = request.param
+    return save_model(kind, tmp_path_factory.mktemp(kind), **SIZES, **MODELS[kind])
 
 
 def settings(folder: Path, **changes: Any) -> StudyConfig:
@@ -142,11 +133,7 @@ def test_saved_activations_of_the_blocks_equal_the_plan(folder, storage, padded,
 @pytest.mark.parametrize("storage", ["nf4", "float16", "int8"])
 def test_a_mixture_trains_with_default_settings_and_its_adapters_load(tmp_path, storage):
     """PEFT means fused experts by 'all-linear' too, and refuses to put adapters on them together with dropout."""
-    torch.manual_seed(0)
-    built = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model("qwen3_moe", **SIZES, **MODELS["qwen3_moe"])
-    )
-    built.to(torch.float16).save_pretrained(tmp_path / "base")
+    save_model("qwen3_moe", tmp_path / "base", **SIZES, **MODELS["qwen3_moe"])
     config = settings(tmp_path)
     assert config.train.dropout > 0 and config.train.target_modules == "all-linear"
     spec = loading.BaseSpec(tmp_path / "base", storage, True, "bfloat16")

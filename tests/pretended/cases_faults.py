@@ -26,6 +26,7 @@ from assistant_builder.training.trainer import TwinTrainer
 from tests.export.tiny import tiny_base
 from tests.pretended import cases_peaks, cases_trainer, shapes
 from tests.pretended.card import Ledger, pretend_cuda, values_on_the_host
+from tests.tiny_models import SIZES, sizes_of
 
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.1)
 
@@ -79,7 +80,7 @@ def _noticed(ledger: Ledger) -> list[str]:
 def step(ledger: Ledger, _: Path, kind: str = "llama", storage: str = "nf4") -> list[str]:
     """Two steps, of rows of equal and of different lengths."""
     trained = shapes.adapted(
-        shapes.base(ledger, shapes.tiny(kind), storage, torch.bfloat16, kind), TRAIN, torch.bfloat16
+        shapes.base(ledger, sizes_of(kind), storage, torch.bfloat16, kind), TRAIN, torch.bfloat16
     )
     shapes.steps(trained, shapes.batch(3, 40, 20))
     without_mask = ("_scaled_dot_product_flash_attention", torch.bfloat16) in ledger.products
@@ -100,7 +101,7 @@ def rounding_step(ledger: Ledger, _: Path) -> list[str]:
     """A step through the rounding of a format."""
     shapes.steps(
         shapes.adapted(
-            shapes.base(ledger, shapes.TINY, "float16", torch.bfloat16),
+            shapes.base(ledger, SIZES, "float16", torch.bfloat16),
             TRAIN,
             torch.bfloat16,
             rounds="Q4_0",
@@ -143,7 +144,7 @@ def hold(ledger: Ledger, _: Path) -> list[str]:
 
 def answers(ledger: Ledger, _: Path) -> list[str]:
     """Scores of packed and padded batches, and an answer of the chat: one read and no copy for a token."""
-    made = loading.add_adapter(shapes.base(ledger, shapes.TINY, "nf4", torch.bfloat16), TRAIN, 0)
+    made = loading.add_adapter(shapes.base(ledger, SIZES, "nf4", torch.bfloat16), TRAIN, 0)
     model = shapes.ready_to_answer(made)
     with values_on_the_host(ledger):
         for scorer in (batch_scorer.BatchScorer, batch_scorer.PaddedBatchScorer):

@@ -19,16 +19,17 @@ from assistant_builder.training.collate import summed_nll, to_dataset
 from tests.export.tiny import tiny_base
 from tests.pretended import shapes
 from tests.pretended.card import pretend_cuda, values_on_the_host
+from tests.tiny_models import FAMILIES, SIZES, sizes_of
 
 STORAGES = list(METHODS)
 DTYPES = (torch.bfloat16, torch.float16)
 PAIRS = [
     (kind, storage, DTYPES[(row + column) % 2])
-    for row, kind in enumerate(shapes.FAMILIES)
+    for row, kind in enumerate(FAMILIES)
     for column, storage in enumerate(STORAGES)
 ]
 """Every family with every storage; compute dtypes alternate, so that each occurs with each of both."""
-ONE_EACH = [PAIRS[row * len(STORAGES) + row % len(STORAGES)] for row in range(len(shapes.FAMILIES))]
+ONE_EACH = [PAIRS[row * len(STORAGES) + row % len(STORAGES)] for row in range(len(FAMILIES))]
 SEQUENCES = [(list(range(5, 5 + count)), list(range(9, 14))) for count in (12, 20, 31)]
 
 
@@ -43,7 +44,7 @@ def test_the_pairs_have_every_family_storage_and_dtype_with_each_other():
 @pytest.mark.parametrize(("kind", "storage", "dtype"), PAIRS, ids=str)
 def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(kind, storage, dtype):
     with pretend_cuda(capability=shapes.CAPABILITIES[dtype]) as ledger:
-        model = shapes.base(ledger, shapes.tiny(kind), storage, dtype, kind)
+        model = shapes.base(ledger, sizes_of(kind), storage, dtype, kind)
         ledger.start()
         trained = shapes.adapted(model, TrainConfig(rank=4, alpha=8, dropout=0.1), dtype)
         shapes.steps(
@@ -60,7 +61,7 @@ def test_a_step_stays_on_the_card_in_its_dtype_and_reads_nothing(kind, storage, 
 @pytest.mark.parametrize(("kind", "storage", "dtype"), ONE_EACH, ids=str)
 def test_scores_answers_and_merged_weights_stay_on_the_card(kind, storage, dtype):
     with pretend_cuda(capability=shapes.CAPABILITIES[dtype]) as ledger, values_on_the_host(ledger):
-        model = shapes.base(ledger, shapes.tiny(kind), storage, dtype, kind)
+        model = shapes.base(ledger, sizes_of(kind), storage, dtype, kind)
         trained = shapes.ready_to_answer(shapes.adapted(model, TrainConfig(rank=4, alpha=8), dtype))
         ledger.start()
         for scorer in (PaddedBatchScorer, *([BatchScorer] if supports_packing(trained) else [])):
@@ -94,7 +95,7 @@ def test_scores_answers_and_merged_weights_stay_on_the_card(kind, storage, dtype
 )
 def test_training_through_rounding_reads_nothing(kind, kernels):
     with pretend_cuda() as ledger:
-        model = shapes.base(ledger, shapes.TINY, "float16", torch.bfloat16)
+        model = shapes.base(ledger, SIZES, "float16", torch.bfloat16)
         trained = shapes.adapted(
             model, TrainConfig(rank=4), torch.bfloat16, rounds=kind, kernels=kernels
         )
@@ -106,7 +107,7 @@ def test_training_through_rounding_reads_nothing(kind, kernels):
 @pytest.mark.parametrize("storage", ["float16", "nf4"])
 def test_a_sampled_answer_stays_on_the_card(storage):
     with pretend_cuda() as ledger:
-        model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
+        model = shapes.base(ledger, SIZES, storage, torch.bfloat16)
         trained = shapes.ready_to_answer(shapes.adapted(model, TrainConfig(rank=4), torch.bfloat16))
         assert len(shapes.answer(trained, 20, 2, temperature=0.7, top_p=0.9, seed=1)) == 2
 
@@ -115,7 +116,7 @@ def micro_batch(storage: str, kernels: str, scratch: Path) -> tuple[int, int]:
     """Kernels and reads of a micro-batch of three equal rows; ``trl``: of TRL's trainer with its defaults."""
     with pretend_cuda() as ledger:
         train = TrainConfig(rank=4, dropout=0.1)
-        model = shapes.base(ledger, shapes.TINY, storage, torch.bfloat16)
+        model = shapes.base(ledger, SIZES, storage, torch.bfloat16)
         plain = "plain" if kernels == "trl" else kernels
         trained = shapes.adapted(model, train, torch.bfloat16, kernels=plain)
         inputs = shapes.batch(3, 40, 20)

@@ -14,15 +14,14 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.data.types import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 from assistant_builder.models.lora_layers import train_through_rounding
 from assistant_builder.training import collate
-from assistant_builder.training.sft_config import TrainingRun
 from assistant_builder.training.trainer import TwinTrainer, _Events
 from tests.export.tiny import tiny_base
 from tests.pretended.card import Ledger, move, pretend_cuda
+from tests.tiny_models import training_run
 
 STEPS, MICRO = 3, 2
 
@@ -123,26 +122,8 @@ def trained(
     model = add_adapter(load_base(BaseSpec(folder, storage, True, dtype)), config.train, 0)
     if rounds:
         train_through_rounding(model, rounds)
-    examples = [
-        example
-        for words in ("one", "two and", "three and more", "four")
-        for example in prompter.examples(
-            Pair(
-                1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))
-            )
-        )
-    ]
-    plan = TrainingRun(
-        train=config.train,
-        train_examples=examples,
-        validation_examples=examples,
-        folder=scratch,
-        device="cuda",
-        gradient_checkpointing=checkpointing,
-        dequantize=False,
-        cancelled=lambda: False,
-        next_move=lambda *_: "train",
-        on_step=lambda *_: None,
+    plan = training_run(
+        prompter, config.train, scratch, "cuda", gradient_checkpointing=checkpointing
     )
     with (
         pretend_cuda(capability=(7, 5) if dtype == "float16" else (8, 9)) as ledger,

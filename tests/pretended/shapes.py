@@ -38,49 +38,7 @@ LLAMAS = {
     "llama-3-70b": _llama(8192, 28_672, 80, 64, 8, 128_256),
 }
 """Sizes of models that the planner knows by these names."""
-TINY = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {"tie_word_embeddings": True},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma3_text": {"sliding_window": 16},
-    "gemma2": {"sliding_window": 16},
-    "gpt_neox": {},
-    "phi3": {},
-    "olmo2": {},
-    "olmo": {"clip_qkv": 8.0},
-    "granite": {},
-    "smollm3": {},
-    "mixtral": {"num_local_experts": 4},
-    "qwen3_moe": {
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "decoder_sparse_step": 1,
-    },
-}
-"""Model families with the settings that make them differ."""
 CAPABILITIES = {torch.bfloat16: (8, 9), torch.float16: (7, 5)}
-
-
-def tiny(kind: str) -> dict[str, Any]:
-    """The sizes of a small model of a family."""
-    without = ("phi3", "olmo", "olmo2")
-    return {
-        key: value for key, value in TINY.items() if key != "head_dim" or kind not in without
-    } | FAMILIES[kind]
 
 
 def base(

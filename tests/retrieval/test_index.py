@@ -1,8 +1,6 @@
 """The index: what it contains, what a search returns, and that its files are checked."""
 
 import json
-import subprocess
-import sys
 from itertools import permutations
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from assistant_builder.errors import AssistantBuilderError, DataError, StudyError
 from assistant_builder.retrieval import index
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of
+from tests.commands import python
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 
 PAIRS = [
@@ -223,14 +222,7 @@ def test_loading_and_searching_needs_no_torch(built, tmp_path):
         "assert index.search([Query('How much is a ticket?')], index.vectors[2:3], 1)[0][0].fact.row == 3\n"
         "assert not {'torch', 'sentence_transformers', 'transformers'} & sys.modules.keys()\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=Path(__file__).parents[2],
-    )
-    assert done.returncode == 0, done.stderr
+    python("-c", code, tmp_path)
 
 
 def test_an_answer_that_says_what_the_question_means_is_found():

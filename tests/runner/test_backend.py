@@ -1,19 +1,15 @@
 """Local runs and steps import no code or library of stores and clusters."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from assistant_builder.config import ExecutorConfig
 from assistant_builder.runner.backend import RUNNERS
 from assistant_builder.study import Study
+from tests.commands import ROOT, python
 from tests.synthetic_study import SMALL
 
-ROOT = Path(__file__).resolve().parents[2]
 STEP = ROOT / "tests" / "cluster" / "fake_step.py"
 NOT_LOCAL = ("assistant_builder.store", "assistant_builder.cluster", "ray", "fsspec", "s3fs")
 RUN = """
@@ -35,15 +31,7 @@ print(json.dumps({"state": study.state, "loaded": loaded}))
 @pytest.mark.long
 def test_a_local_run_imports_no_store_or_cluster_code(bundled_models):
     """The run creates a study, plans its memory, waits in the queue, runs all steps and resumes."""
-    done = subprocess.run(
-        [sys.executable, "-c", RUN, str(SMALL), str(STEP), *NOT_LOCAL],
-        cwd=ROOT,
-        env=dict(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-c", RUN, SMALL, STEP, *NOT_LOCAL)
     assert json.loads(done.stdout) == {"state": "succeeded", "loaded": []}
     assert all(Study.open("local").log_file(step).exists() for step in Study.open("local").steps)
 
@@ -55,10 +43,7 @@ def test_a_step_process_imports_no_store_or_cluster_code():
         "import assistant_builder.runner.step_process\n"
         f"print(sorted(sys.modules.keys() & {set(NOT_LOCAL)}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+    assert python("-c", code).stdout.strip() == "[]"
 
 
 def test_every_kind_of_executor_has_a_runner():

@@ -8,11 +8,23 @@ import pytest
 from assistant_builder.config import StudyConfig, load_config
 from assistant_builder.errors import ChangedInputsError, ConfigError
 from assistant_builder.runner import invalidation
-from assistant_builder.runner.invalidation import delete_stale_steps, first_stale_step, step_inputs
+from assistant_builder.runner.invalidation import (
+    delete_stale_steps,
+    first_stale_step,
+    queue_if_stale,
+    step_inputs,
+)
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
 from assistant_builder.training.schedule import early_stop_decision
-from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
+from tests.synthetic_study import (
+    at_first_verdict,
+    evaluated,
+    new_study,
+    reported,
+    trained,
+    with_data,
+)
 
 BOTH = ("data", "data-embed", "train-lora", "train-qlora", "evaluate", "report")
 ALONE = ("data", "data-embed", "train-qlora", "evaluate", "report")
@@ -26,7 +38,7 @@ def same_base(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorded(study: Study) -> Study:
     """Record the present inputs of each finished step."""
-    study.embedding_file.write_text("{}")
+    study.embedding_file.write_text('{"leaks": []}')
     for step in study.steps:
         study.write_step(replace(study.step(step), inputs=step_inputs(study, step)))
     return study
@@ -145,3 +157,26 @@ def test_only_what_a_step_reads_of_looking_up_makes_it_stale():
         )
     assert inputs("train-lora") == inputs("train-lora", false_declines=0.1)
     assert inputs("evaluate") != inputs("evaluate", false_declines=0.1)
+
+
+def test_a_finished_study_of_an_earlier_release_stays_finished():
+    study = finished()
+    assert study.state == "succeeded" and not list(study.evals_folder.glob("*.verdict.json"))
+    assert first_stale_step(study, redo=False) is None
+
+
+def test_what_a_run_left_behind_its_first_verdict_is_kept_by_the_next_one():
+    study = at_first_verdict(finished())
+    scored = sorted(study.evals_folder.rglob("scores.json"))
+    assert first_stale_step(study, redo=False) is None
+    delete_stale_steps(study, redo=False)
+    assert sorted(study.evals_folder.rglob("scores.json")) == scored
+    assert study.first_verdict_seconds is not None and (study.folder / "report.json").is_file()
+
+
+def test_a_first_report_goes_with_the_inputs_that_it_is_of():
+    study = at_first_verdict(finished())
+    study.write_step(replace(study.step("evaluate"), state="cancelled", inputs={"code": "0.1"}))
+    assert queue_if_stale(study, "evaluate")
+    assert not (study.folder / "report.json").exists() and study.first_verdict_seconds is None
+    assert study.step("evaluate").state == "queued" and study.cell_folder("L16").is_dir()

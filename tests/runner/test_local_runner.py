@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +27,7 @@ from assistant_builder.runner.local_runner import (
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
+from tests.cluster.conftest import wait_until
 from tests.synthetic_study import new_study, with_data
 
 
@@ -55,13 +55,6 @@ def ticket(number: int, study: Study, process: psutil.Process) -> Path:
 
 def never(names: list[str]) -> None:
     raise AssertionError(f"it waited for {names}")
-
-
-def wait_until(condition: object) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_runs_are_executed_in_order_of_arrival():
@@ -210,6 +203,21 @@ def session_niceness(pid: int) -> str | None:
     return said[-1] if said else None
 
 
+def test_a_step_that_outlives_its_run_keeps_the_machine():
+    study, other = with_data(new_study("first")), new_study("second")
+    with living() as process:
+        started = process.create_time()
+        record = StepRecord("evaluate", "running", pid=process.pid, process_started=started)
+        with machine_lock(study, waiting=never):
+            study.write_step(record)
+        assert [ticket.study for ticket in active_tickets()] == [study.folder]
+        with machine_lock(study, waiting=never):  # the run that carries on
+            study.write_step(StepRecord("evaluate", "succeeded"))
+    assert active_tickets() == []
+    with machine_lock(other, waiting=never):
+        pass
+
+
 def test_computing_processes_have_low_priority():
     with living(own_session=True) as process:
         before = process.nice()
@@ -219,6 +227,10 @@ def test_computing_processes_have_low_priority():
         assert process.nice() == max(before, 10)
         # niceness alone counts in its session only
         assert session_niceness(process.pid) in (None, "10")
+        lower_priority(process.pid, behind=True)
+        assert process.nice() == 19 and session_niceness(process.pid) in (None, "19")
+        lower_priority(process.pid)
+        assert process.nice() == 19
     lower_priority(process.pid)  # it has ended
 
 

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from assistant_builder.serving import endpoint_process
 from assistant_builder.serving.endpoint_process import Endpoints, EndpointState
 from assistant_builder.study import Study
+from tests.cluster.conftest import wait_until
 from tests.synthetic_study import new_study
 
 ROOT = Path(__file__).parents[2]
@@ -35,13 +35,6 @@ def fake_endpoint(folder: Path, *, fails: bool = False) -> Callable[[Study, str]
     return lambda study, arm: [sys.executable, "-c", script]
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def endpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
     monkeypatch.setenv("ASSISTANT_BUILDER_API_KEY", "x" * 20)
@@ -55,7 +48,7 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints, tmp_path):
     assert endpoints.state("x") == EndpointState()
     endpoints.start(study, "lora")
     endpoints.start(study, "lora")  # a second click starts no second one
-    wait_for(lambda: endpoints.state("x").phase == "running")
+    wait_until(lambda: endpoints.state("x").phase == "running")
     assert endpoints.state("x") == EndpointState(
         "running", "http://127.0.0.1:1/v1", "x", token="site-x"
     )
@@ -68,7 +61,7 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints, tmp_path):
 def test_the_reason_of_a_failed_start_is_kept(tmp_path):
     endpoints = Endpoints(fake_endpoint(tmp_path, fails=True))
     endpoints.start(new_study("x"), "lora")
-    wait_for(lambda: endpoints.state("x").phase == "failed")
+    wait_until(lambda: endpoints.state("x").phase == "failed")
     assert endpoints.state("x").error == "no memory left"
 
 
@@ -83,11 +76,11 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, str(script)])
     pid = tmp_path / "pid"
-    wait_for(lambda: pid.is_file() and pid.read_text() != "")
+    wait_until(lambda: pid.is_file() and pid.read_text() != "")
     process = psutil.Process(int(pid.read_text()))
     parent.kill()
     parent.wait()
-    wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def test_its_command_serves_the_chosen_assistant():

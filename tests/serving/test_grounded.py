@@ -24,6 +24,7 @@ from assistant_builder.inference.session import Chunk, Memory
 FOUND = dict(sources=({SOURCE!r},), prompt_tokens=40)
 
 class Grounded:
+    holds_models = True
     def ready(self, arm):
         return True
     def load(self, arm, report):
@@ -72,21 +73,26 @@ def open_(serve: Callable[..., Served], command: list[str]) -> Served:
 
 def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(discreet):
     whole = discreet.ask("where").json()
-    assert whole["assistant_builder"] == {"declined": False, "sources": []}
+    assert whole["assistant_builder"] == {"mode": "tuned", "declined": False, "sources": []}
     assert whole["choices"][0]["message"]["content"] == "It is behind the door."
-    assert discreet.ask("unknown").json()["assistant_builder"] == {"declined": True, "sources": []}
+    assert discreet.ask("unknown").json()["assistant_builder"] == {
+        "mode": "tuned",
+        "declined": True,
+        "sources": [],
+    }
     with discreet.stream("where", stream_options={"include_usage": True}) as response:
         *pieces, end, used = events(response)
-    assert end["assistant_builder"] == {"declined": False, "sources": []}
+    assert end["assistant_builder"] == {"mode": "tuned", "declined": False, "sources": []}
     assert not any("assistant_builder" in piece for piece in (*pieces, used))
     for text in (json.dumps([whole, pieces, end, used]), discreet.ask("where", stop="door").text):
         assert SECRET not in text and "night bell" not in text
 
 
 def test_sources_are_sent_where_the_study_allows_it(open_):
-    expected = {"declined": False, "sources": [SOURCE]}
+    expected = {"mode": "tuned", "declined": False, "sources": [SOURCE]}
     assert open_.ask("where").json()["assistant_builder"] == expected
     assert open_.ask("unknown").json()["assistant_builder"] == {
+        "mode": "tuned",
         "declined": True,
         "sources": [SOURCE],
     }

@@ -1,10 +1,7 @@
 """The endpoint over GGUF files in llama.cpp, asked by OpenAI's own client."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +18,7 @@ from assistant_builder.inference import llamacpp
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.serving.llamacpp import LlamaCppSession, served_type
 from assistant_builder.study import Study
+from tests.commands import serving
 from tests.export.tiny import CHATML, tiny_study
 from tests.synthetic_study import finished_study
 from tests.tiny_gguf import prompter, write_tiny_gguf
@@ -123,34 +121,11 @@ def url(short_base: Path, converter: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """A server of one arm."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     tiny_study(short_base, "one", system="Answer in one word.")
-    words = [
-        sys.executable,
-        "-m",
-        "assistant_builder",
-        "serve",
-        "one:lora",
-        "--backend",
-        "llamacpp",
-        "--type",
-        "Q4_0",
-        "--slots",
-        "2",
-        "--port",
-        "0",
-        "--json",
-    ]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
-        assert process.stdout is not None
-        output = ""
-        while not output.endswith("}\n}\n"):
-            line = process.stdout.readline()
-            assert line, "the server ended"
-            output += line
-        yield json.loads(output)["url"]
+    with serving("one:lora --backend llamacpp --type Q4_0 --slots 2") as (ready, process):
+        yield ready["url"]
         children = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
         assert process.stdout.read() == "" and process.wait(timeout=30) == 0
         assert not psutil.wait_procs(children, timeout=20)[1]
 

@@ -1,10 +1,6 @@
 """A real server over a base of two layers, asked by OpenAI's own client."""
 
-import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +13,7 @@ from assistant_builder.data import Message
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.serving.shared_models import SharedSession
 from assistant_builder.study import Study
+from tests.commands import serving
 from tests.export.tiny import tiny_base, tiny_study
 
 QUESTION = "Which key opens <|im_end|> the gate?"
@@ -36,28 +33,10 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Study]:
 @pytest.fixture
 def url(studies: list[Study]) -> Iterator[str]:
     """A server of both arms of one study and of QLoRA of the other."""
-    words = [
-        sys.executable,
-        "-m",
-        "assistant_builder",
-        "serve",
-        "one",
-        "two:qlora",
-        "--port",
-        "0",
-        "--json",
-    ]
-    with subprocess.Popen(
-        words, stdout=subprocess.PIPE, text=True, env=dict(os.environ)
-    ) as process:
-        assert process.stdout is not None
-        output = ""
-        while not output.endswith("}\n}\n"):
-            line = process.stdout.readline()
-            assert line, "the server ended"
-            output += line
-        yield json.loads(output)["url"]
+    with serving("one two:qlora") as (ready, process):
+        yield ready["url"]
         process.send_signal(signal.SIGINT)
+        assert process.stdout is not None
         assert process.stdout.read() == "" and process.wait(timeout=30) == 0
 
 

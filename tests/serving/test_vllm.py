@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -27,6 +26,8 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.serving.registry import prompt_limits, select_models
 from assistant_builder.serving.vllm import VllmSession, vllm_command
 from assistant_builder.study import Study
+from tests.cluster.conftest import wait_until
+from tests.commands import serving
 from tests.export.grounded import SENTENCE, with_index
 from tests.export.tiny import tiny_base, tiny_study
 from tests.serving.test_parts import run, with_adapters
@@ -275,41 +276,6 @@ def test_without_vllm_the_error_says_how_to_install_it(monkeypatch):
 # the endpoint
 
 
-@contextmanager
-def served(*words: str) -> Iterator[tuple[dict[str, Any], psutil.Process]]:
-    """A server until the block ends: what it printed, and its process."""
-    line = [
-        sys.executable,
-        "-m",
-        "assistant_builder",
-        "serve",
-        *words,
-        "--backend",
-        "vllm",
-        "--port",
-        "0",
-        "--json",
-    ]
-    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=dict(os.environ)) as process:
-        assert process.stdout is not None
-        output = ""
-        while not output.endswith("}\n}\n"):
-            line_read = process.stdout.readline()
-            assert line_read, "the server ended"
-            output += line_read
-        try:
-            yield json.loads(output), psutil.Process(process.pid)
-        finally:
-            process.kill()
-
-
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + 60
-    while httpx.get(f"{url.removesuffix('/v1')}/health").json() != {"status": "ok"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-
-
 @pytest.mark.long
 @pytest.mark.train
 def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, monkeypatch):
@@ -318,7 +284,7 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, mon
     monkeypatch.setenv("ASSISTANT_BUILDER_API_KEY", key := "a-key-of-16-characters")
     vllm(text="A brass key.")
     study = tiny_study(base, "one", system=SYSTEM)
-    with served("one:lora", "--widget", "--remember", "texts") as (ready, process):
+    with serving("one:lora --backend vllm --widget --remember texts") as (ready, process):
         client = openai.OpenAI(base_url=ready["url"], api_key=key, max_retries=0, timeout=60)
         assert [model.id for model in client.models.list()] == ["one-lora"]
 
@@ -340,7 +306,7 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, mon
                 reply.choices[0].message.content for reply in pool.map(lambda _: ask(), range(16))
             } == {"A brass key."}
         assert httpx.get(ready["widget"]["page"]).status_code == 200
-        children = process.children(recursive=True)
+        children = psutil.Process(process.pid).children(recursive=True)
         assert any("engine" in " ".join(child.cmdline()) for child in children)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 0
@@ -351,9 +317,10 @@ def test_a_client_and_a_visitor_are_answered_and_nothing_is_left(base, vllm, mon
 @pytest.mark.train
 def test_vllm_ends_with_a_server_that_is_killed(base, vllm):
     tiny_study(base, "one")
-    with served("one:lora") as (ready, process):
-        wait_for(ready["url"])
-        children = process.children(recursive=True)
+    with serving("one:lora --backend vllm") as (ready, process):
+        health = f"{ready['url'].removesuffix('/v1')}/health"
+        wait_until(lambda: httpx.get(health).json() == {"status": "ok"})
+        children = psutil.Process(process.pid).children(recursive=True)
         assert any("engine" in " ".join(child.cmdline()) for child in children)
         process.kill()
         assert not psutil.wait_procs(children, timeout=30)[1]

@@ -308,9 +308,7 @@ def test_the_page_starts_no_run_before_the_checkbox_is_ticked(stranger, monkeypa
         "assistant_builder.ui.train.actions.start_run",
         lambda name, redo, now, trust: started.append(name),
     )
-    monkeypatch.setattr(
-        "assistant_builder.ui.train.preflight.make_plan", lambda ref, config, data: None
-    )
+    monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda config, data: None)
     tab, study = wired_train_tab(), new_study("handed-on")
     study.write_config(study.config.with_changes(addresses_of(stranger, "judge")))
     values = train_values(tab, "handed-on", study.config)

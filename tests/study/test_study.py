@@ -84,12 +84,6 @@ def test_a_running_step_with_a_dead_process_is_lost(study):
     assert study.step("evaluate").state == "queued"
 
 
-def test_a_damaged_status_file_is_reported(study):
-    write_text(study.folder / "data" / "status.json", '{"step": "data", "colour": 3}')
-    with pytest.raises(StudyError, match="damaged or of another version"):
-        study.step("data")
-
-
 def test_the_state_of_a_study_follows_its_steps(study):
     assert study.state == "queued"
     study.write_run_record("running")

@@ -42,6 +42,13 @@ from assistant_builder.retrieval.build import answers_added
 from assistant_builder.retrieval.decline import rule_of
 from assistant_builder.retrieval.grounding import read_contexts
 from assistant_builder.retrieval.index import Index
+from assistant_builder.retrieval.own_questions import (
+    assistants,
+    read_questions,
+    save_answers,
+    save_questions,
+    unasked,
+)
 from assistant_builder.retrieval.recall import recommended_approach
 from assistant_builder.runner import invalidation
 from assistant_builder.runner.invalidation import first_stale_step
@@ -49,6 +56,7 @@ from assistant_builder.runner.local_runner import active_tickets
 from assistant_builder.serving.registry import select_models
 from assistant_builder.serving.widget import site_token
 from assistant_builder.study import Study
+from assistant_builder.study.contents import OwnAnswer, OwnQuestion
 from assistant_builder.study.example import open_example
 from assistant_builder.study.limits import answer_limit, pair_limit
 from assistant_builder.study.steps import Progress
@@ -57,6 +65,7 @@ from assistant_builder.ui.app import build_app
 from assistant_builder.ui.refresh import Page, StudyView, page_versions
 from assistant_builder.web.passwords import store_password, stored_password
 from evals.report.build import build_report
+from evals.report.own_questions import own_questions
 from evals.study_compare.versions import pending_corrections
 from tests.synthetic_study import finished_study
 from tests.ui.blocks import inside_blocks
@@ -92,6 +101,10 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         )
         for study in (example, other):
             add_correction(study, "Who?", "We.")
+            save_questions(study, [OwnQuestion("And who?", 1, "Who?", "We."), OwnQuestion("Why?")])
+            for asked in ("And who?", "Why?"):
+                given = OwnAnswer(text="We.", declined=False)
+                save_answers(study, asked, dict.fromkeys(assistants(study), given))
             append_jsonl(
                 votes_file(study),
                 {
@@ -182,6 +195,7 @@ def readers(page: Page, name: str) -> dict[str, Reader]:
         "build": lambda: build_report(study),
         "tally": lambda: tally(study),
         "corrections": lambda: (pending_corrections(study), heldout_matches(study, ["Who?"])),
+        "own": lambda: (read_questions(study), unasked(study), own_questions(study)),
         "again": lambda: corrections_asked_again(study, ""),
         "limits": lambda: (
             answer_limit(study),

@@ -1,9 +1,6 @@
 """A real sweep of two studies of a few steps, from the command line to its page, and again."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,26 +10,17 @@ from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.sweep import open_sweep
 from assistant_builder.sweep import run as sweep_run
 from assistant_builder.sweep.spec import curve_of
+from tests.commands import FEW_SCORES, QUICK, command, record_of, set_words
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL, done
 
-QUICK = {
-    "approaches": "memory",
+SETTINGS = {
+    **QUICK,
+    **FEW_SCORES,
     "train.rank": "2,8",
-    "train.max_steps": "1",
-    "train.batch_size": "2",
-    "train.micro_batch_size": "2",
-    "train.evaluations": "1",
-    "train.sample_answers": "0",
-    "data.max_heldout": "4",
-    "eval.max_new_tokens": "1",
-    "eval.bootstrap_resamples": "500",
-    "eval.retention": "false",
+    "train.max_steps": 1,
+    "train.batch_size": 2,
     "eval.cells": "[L16,Q4]",
-    "eval.fidelity": "false",
-    "eval.noise_floor": "false",
-    "eval.baselines": "false",
-    "eval.similarity": "false",
 }
 
 
@@ -42,20 +30,11 @@ def base(bundled_models: Path, tmp_path: Path) -> str:
     return str(tiny_base(tmp_path / "base"))
 
 
-def cli(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "assistant_builder", *words],
-        capture_output=True,
-        text=True,
-        env=dict(os.environ),
-    )
-
-
 @pytest.mark.train
 @pytest.mark.long
 def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base):
     quick = {
-        **QUICK,
+        **SETTINGS,
         "model.base": base,
         "train.rank": "2",
         "train.learning_rate": "1e-3,2e-3,3e-3,1e-7",
@@ -86,17 +65,8 @@ def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(ba
 @pytest.mark.train
 @pytest.mark.long
 def test_two_studies_are_trained_compared_and_kept(home, base):
-    quick = {**QUICK, "model.base": base}
-    words = [
-        "sweep",
-        str(SMALL),
-        "--name",
-        "tiny",
-        *(w for k, v in quick.items() for w in ("--set", f"{k}={v}")),
-    ]
-    first = cli(*words, "--json")
-    assert first.returncode == 0, first.stderr
-    record = json.loads(first.stdout)
+    sweep = (f"sweep {SMALL} --name tiny", *set_words({**SETTINGS, "model.base": base}))
+    record = record_of(*sweep)
     assert record["state"] == "succeeded" and record["selected"] in ("tiny-1", "tiny-2")
     one, two = record["studies"]
     assert record["selected"] == min((one, two), key=lambda row: row["validation_loss"])["name"]
@@ -120,8 +90,7 @@ def test_two_studies_are_trained_compared_and_kept(home, base):
     studies = {
         path: path.stat().st_mtime_ns for path in (home / "studies").rglob("*") if path.is_file()
     }
-    again = cli(*words, "--json")
-    assert json.loads(again.stdout) == record
+    assert record_of(*sweep) == record
     assert {path: path.stat().st_mtime_ns for path in studies} == studies
-    line = cli(*words, "--set", "train.epochs=1", "--json").stderr
+    line = command(*sweep, "--set", "train.epochs=1", "--json", ends=1).stderr
     assert "exists with other settings (train.epochs: 3.0 -> 1.0)" in line and line.count("\n") == 1

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -25,58 +24,22 @@ from assistant_builder.training.cpu_kernels import (
     fuse_cpu_kernels,
     sample_dropout_indices,
 )
+from tests.tiny_models import as_if_trained, save_model, small_llama
 
 pytestmark = pytest.mark.train
-SIZES = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-MODELS: dict[str, dict[str, Any]] = {
-    "llama": {"tie_word_embeddings": True},
-    "qwen2": {},  # biases
-    "qwen3": {},  # norms of the heads
-    "gemma3_text": {"sliding_window": 16},  # other norms, windows, scaled embeddings
-    "gpt_neox": {},  # one fused projection, layer norms
-    "olmo": {"clip_qkv": 0.5},  # projections that are clipped in place
-    "phi3": {},  # fused gate and up
-}
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params="llama qwen2 qwen3 gemma3_text gpt_neox olmo phi3".split())
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    sizes = {
-        key: value
-        for key, value in SIZES.items()
-        if request.param not in ("phi3", "olmo") or key != "head_dim"
-    }
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(request.param, **sizes, **MODELS[request.param])
-    )
-    path = tmp_path_factory.mktemp(request.param)
-    model.to(torch.float16).save_pretrained(path)
-    return path
+    return save_model(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def adapted(
     folder: Path, storage: Any, dtype: str, *, hold: bool, train: TrainConfig = TRAIN
 ) -> Any:
     model = add_adapter(load_base(BaseSpec(folder, storage, True, dtype, hold=hold)), train, 0)
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.named_parameters():
-        if "lora_B" in name:  # zeros would hide the gradient of A
-            value.data.normal_(0, 0.2, generator=generator)
-    return model.train()
+    return as_if_trained(model, 0.2).train()  # zeros would hide the gradient of A
 
 
 def batch(lengths: tuple[int, ...] = (12, 20, 19)) -> dict[str, Any]:
@@ -209,16 +172,14 @@ def one_layer(inputs: int, outputs: int, *, dropout: float, dtype: Any) -> tuple
     torch.manual_seed(0)
     config = LoraConfig(r=2, lora_alpha=4, lora_dropout=dropout, target_modules=["down_proj"])
     config._register_custom_module(ADAPTER_LAYERS)
-    base = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=8,
-            hidden_size=outputs,
-            intermediate_size=inputs,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-        )
-    ).to(dtype)
-    base.requires_grad_(False)
+    base = small_llama(
+        vocab_size=8,
+        hidden_size=outputs,
+        intermediate_size=inputs,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+    )
+    base.to(dtype).train().requires_grad_(False)
     model = get_peft_model(base, config, autocast_adapter_dtype=True)
     return model.base_model.model.model.layers[0].mlp.down_proj, model
 

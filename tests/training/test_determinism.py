@@ -13,12 +13,11 @@ import torch
 
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
-from assistant_builder.data.types import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
-from assistant_builder.training.sft_config import TrainingRun
 from assistant_builder.training.trainer import TwinTrainer
 from tests.export.tiny import tiny_base
+from tests.tiny_models import training_run
 
 STEPS = 2
 
@@ -47,27 +46,7 @@ def trainer(
     )
     where = device if torch.cuda.is_available() else "cpu"
     model = add_adapter(load_base(BaseSpec(base, storage, True, dtype, where)), config.train, 0)
-    examples = [
-        example
-        for words in ("one", "two and", "three and more", "four")
-        for example in prompter.examples(
-            Pair(
-                1, (Message("user", f"Which is {words}?"), Message("assistant", f"It is {words}."))
-            )
-        )
-    ]
-    plan = TrainingRun(
-        train=config.train,
-        train_examples=examples,
-        validation_examples=examples,
-        folder=folder,
-        device=device,
-        gradient_checkpointing=False,
-        dequantize=dequantize,
-        cancelled=lambda: False,
-        next_move=lambda *_: "train",
-        on_step=lambda *_: None,
-    )
+    plan = training_run(prompter, config.train, folder, device, dequantize=dequantize)
     return TwinTrainer(model, plan, prompter)
 
 

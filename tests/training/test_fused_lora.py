@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, OlmoConfig, OlmoForCausalLM
+from transformers import OlmoConfig, OlmoForCausalLM
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
@@ -28,8 +28,9 @@ from assistant_builder.training.fused_lora import SharedInputLora, fuse_lora
 from assistant_builder.training.gpu import apply_gpu_kernels
 from assistant_builder.training.train import train_in_process
 from tests.export.tiny import tiny_base
+from tests.tiny_models import SIZES, save_model
 from tests.training import test_determinism
-from tests.training.test_cpu_kernels import MODELS, SIZES, adapted, batch, plain
+from tests.training.test_cpu_kernels import adapted, batch, plain
 from tests.training.test_distributed import a_study, assert_same_curves, launch
 from tests.training.test_gpu_kernels import liger
 
@@ -40,19 +41,12 @@ TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
 @pytest.fixture(scope="module", params=["llama", "qwen2", "gpt_neox", "olmo"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with grouped queries, with biases, without groups, and with outputs that are changed in place."""
-    return saved(request.param, tmp_path_factory.mktemp(request.param))
+    return save_model(request.param, tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return saved("llama", tmp_path_factory.mktemp("llama-alone"))
-
-
-def saved(kind: str, path: Path) -> Path:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **SIZES, **MODELS[kind]))
-    model.to(torch.float16).save_pretrained(path)
-    return path
+    return save_model("llama", tmp_path_factory.mktemp("llama-alone"))
 
 
 @pytest.fixture(autouse=True)

@@ -8,23 +8,18 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.training.gpu import apply_kernels
+from tests.tiny_models import small_llama
 
 
 def model() -> LlamaForCausalLM:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=16,
-            intermediate_size=32,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            vocab_size=64,
-        )
-    )
+    return small_llama(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, vocab_size=64
+    ).train()
 
 
 def liger(

@@ -20,8 +20,9 @@ from assistant_builder.training import collate
 from assistant_builder.training.cpu_kernels import FusedLoraGroup
 from assistant_builder.training.gpu import ATTENTION, apply_gpu_kernels
 from assistant_builder.training.trainer import TwinTrainer, _Events
+from tests.tiny_models import sizes_of
 from tests.training import test_determinism
-from tests.training.test_cpu_kernels import MODELS, SIZES, batch
+from tests.training.test_cpu_kernels import batch
 from tests.training.test_determinism import trainer
 
 pytestmark = [
@@ -259,7 +260,7 @@ def test_on_a_cpu_every_step_uses_the_adapters_of_the_last(tmp_path, monkeypatch
 def test_masks_without_reads_are_those_of_transformers(kind, lengths):
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(kind, **SIZES, **MODELS[kind])
+        AutoConfig.for_model(kind, **sizes_of(kind))
     ).eval()
     model.get_base_model = lambda: model
     masks: list[Any] = []

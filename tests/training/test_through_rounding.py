@@ -8,7 +8,6 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import StudyConfig, TrainConfig
@@ -32,7 +31,8 @@ from assistant_builder.training import cpu_kernels
 from assistant_builder.training.cpu_kernels import fuse_cpu_kernels
 from assistant_builder.training.sft_config import twin
 from tests.export.tiny import tiny_base
-from tests.training.test_cpu_kernels import MODELS, SIZES, batch, fused, plain
+from tests.tiny_models import as_if_trained, save_model
+from tests.training.test_cpu_kernels import batch, fused, plain
 from tests.training.test_resume import start, wait_for
 
 pytestmark = pytest.mark.train
@@ -44,23 +44,14 @@ TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
     scope="module", params=["llama", "qwen2"]
 )  # tied, and with biases and a head of its own
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(
-        AutoConfig.for_model(request.param, **SIZES, **MODELS[request.param])
-    )
-    path = tmp_path_factory.mktemp(request.param)
-    model.to(torch.float16).save_pretrained(path)
-    return path
+    return save_model(request.param, tmp_path_factory.mktemp(request.param))
 
 
 def model_of(folder: Path, kind: str | None, dtype: str = "float32", dropout: float = 0.0) -> Any:
     """A model with an adapter, which is trained through the rounding of a format."""
     train = TRAIN.model_copy(update={"dropout": dropout})
     model = add_adapter(load_base(BaseSpec(folder, "float16", True, dtype)), train, 0)
-    generator = torch.Generator().manual_seed(1)
-    for name, value in model.named_parameters():
-        if "lora_B" in name:
-            value.data.normal_(0, 0.05, generator=generator)
+    as_if_trained(model, 0.05)
     if kind is not None:
         train_through_rounding(model, kind)
     return model.train()

@@ -22,9 +22,10 @@ from assistant_builder.ui.chat import settings as settings_module
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
-from assistant_builder.ui.chat.tab import ChatTab
-from assistant_builder.ui.refresh import browser_state
-from tests.synthetic_study import LARGE, new_study, trained, with_data
+from assistant_builder.ui.chat.tab import ChatTab, _trained_mark, can_answer
+from assistant_builder.ui.refresh import StudyView, browser_state
+from assistant_builder.ui.study_snapshot import answering_arms
+from tests.synthetic_study import LARGE, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
 
 
@@ -97,9 +98,9 @@ def test_what_the_browser_sends_may_be_anything(kept):
 def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
     """Component → value of greedy settings of nine tokens, with changes by name."""
     names = (
-        "system temperature top_p longest seed blind base from_memory only figures shipped".split()
-    )
-    start = ("", 0, 1, 9, "", False, False, False, "all", False, False)
+        "system temperature top_p longest seed blind base from_memory only figures shipped copied"
+    ).split()
+    start = ("", 0, 1, 9, "", False, False, False, "all", False, False, False)
     values = {**dict(zip(names, start, strict=True)), **changes}
     return {getattr(settings, name): value for name, value in values.items()}
 
@@ -134,7 +135,8 @@ def test_the_file_is_not_asked_in_blind_mode(monkeypatch):
 def test_only_a_grounded_study_is_asked_without_looking_up():
     tab = inside_blocks(lambda: ChatTab(WorkerPool()))
     memory, grounded = (
-        with_data(new_study(name, LARGE, approaches=[name])) for name in ("memory", "grounded")
+        trained(with_data(new_study(name, LARGE, approaches=[name])))
+        for name in ("memory", "grounded")
     )
     values = {**set_to(tab.settings, from_memory=True), tab.settings.kept: None}
     kept = tab.settings.remember(None, values)
@@ -143,6 +145,59 @@ def test_only_a_grounded_study_is_asked_without_looking_up():
         assert (shown["visible"], shown["value"]) == (visible, visible)
         settings = tab._settings(study.name, tab.settings.restored(study.name, kept))
         assert settings.sampling.look_up is not visible
+
+
+def test_an_untrained_study_answers_from_its_data_and_says_that_it_is_not_trained():
+    study, pool = new_study(), Answers()
+    tab = inside_blocks(lambda: ChatTab(pool))
+    view = StudyView(study.name)
+    assert can_answer(view) and not can_answer(StudyView(None))
+    mark = _trained_mark(view)
+    assert mark == "library:untrained"
+    tab._prepare(mark)
+    assert pool.loaded == [["copy"]], "before the tab is opened"
+    running(study, "data")
+    tab._prepare(mark)
+    assert len(pool.loaded) == 1, "a run needs the machine"
+    study.status_file("data").unlink()
+    assert "looked up" not in str(tab._draw_empty(view)) and not _is_shown(tab._draw_empty(view))
+    (region,) = [each for each in tab.sections() if each.key == "chat-copying"]
+    (note,) = region.draw(view).values()
+    assert note["visible"] and "Looked up, not trained" in note["value"]
+    shown = tab._restore(mark, {}, {})
+    assert shown[tab.body]["visible"]
+    hidden = (tab.settings.only, tab.settings.blind, tab.settings.base, tab.settings.copied)
+    assert not any(shown[box]["visible"] for box in hidden)
+    panes = {side: shown[box]["visible"] for side, box in tab.talk.panes.items()}
+    assert [side for side, visible in panes.items() if visible] == ["copy"]
+    values = {box: shown[box] for box in tab.settings.inputs}
+    values = {
+        box: each["value"] if isinstance(each, dict) else each for box, each in values.items()
+    }
+    settings = tab._settings(study.name, values)
+    *_, last = tab.talk.ask(study.name, mark, {}, Conversation(), "Where?", settings, "window")
+    assert pool.asked == [("copy", "Where?")]
+    answer = last[tab.talk.panes["copy"]]["value"]
+    assert "By the gate." in answer and "Looked up, not trained" in answer
+    assert "Fix the answer" not in answer, "corrections are for retraining"
+    back = tab.talk.conversation(last[tab.talk.kept], study.name, mark)
+    assert back.turns[0].answers["copy"].text == "By the gate."
+    trained(with_data(study))
+    assert _trained_mark(StudyView(study.name)) != mark
+    (note,) = region.draw(StudyView(study.name)).values()
+    assert not note["visible"]
+    assert answering_arms(study) == ("qlora", "lora")
+
+
+def _is_shown(updates: dict[Any, Any]) -> bool:
+    (update,) = updates.values()
+    return bool(update["visible"])
+
+
+def test_copied_answers_stand_beside_those_of_the_assistants():
+    settings = inside_blocks(placed_settings)
+    assert settings.read(set_to(settings, copied=True)).also == ("copy",)
+    assert ReplySettings("", True, True, Sampling(), "lora").untrained().also == ("copy",)
 
 
 def test_conversations_are_kept_by_study_and_adapters():
@@ -174,15 +229,27 @@ class Answers:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
+        self.loaded: list[list[str]] = []
         self.busy = False
 
     def worker(self, study: Study) -> Answers:
         return self
 
-    def ask(self, sent: dict[str, Any], sampling: Sampling) -> list[dict[str, Reply]]:
+    def ask(self, sent: dict[str, Any], sampling: Sampling) -> Replies:
         ((arm, messages),) = sent.items()
         self.asked.append((arm, messages[-1].content))
-        return [{arm: Reply("answering", "By")}, {arm: Reply("stop", "By the gate. ", 3)}]
+        return Replies([{arm: Reply("answering", "By")}, {arm: Reply("stop", "By the gate. ", 3)}])
+
+    def load(self, arms: list[str]) -> Replies:
+        self.loaded.append(arms)
+        return Replies([{arm: Reply("loaded") for arm in arms}])
+
+
+class Replies(list[dict[str, Reply]]):
+    """Replies that can be stopped."""
+
+    def stop(self) -> None:
+        pass
 
 
 def test_after_retraining_each_corrected_question_is_asked_once():

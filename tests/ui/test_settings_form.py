@@ -29,7 +29,7 @@ from assistant_builder.ui.settings_form import (
     read_form,
     study_options,
 )
-from assistant_builder.ui.train.preflight import preset_table
+from assistant_builder.ui.train.preflight_view import preset_table
 from assistant_builder.ui.train.settings import FIXED_KEYS
 from assistant_builder.ui.train.tab import TrainTab
 from tests.ui.blocks import inside_blocks

@@ -27,7 +27,8 @@ from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
 from assistant_builder.ui.refresh import StudyView
 from assistant_builder.ui.study_snapshot import all_trained, study_strip, take_snapshot
-from assistant_builder.ui.train.preflight import preflight_card, run_preflight
+from assistant_builder.ui.train.preflight import run_preflight
+from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies
@@ -82,7 +83,7 @@ def test_evaluate_shows_what_tuning_changed(alone):
     assert "trained, alone" in page or "trained alone" in page
     assert "Tuned − untuned" in page and not verdict_picture(as_report(report))
     assert not evaluation_state(seen)
-    shown = drawn(inside_blocks(EvaluateTab), alone)
+    shown = drawn(inside_blocks(lambda: EvaluateTab(WorkerPool(["false"]))), alone)
     assert shown["evaluate"][-1]["visible"] and "<iframe" in shown["evaluate-result"][1]
     assert shown["evaluate-conclusion"][1]["visible"]
     assert "ab-intervals" not in shown["evaluate-conclusion"][3]
@@ -134,7 +135,14 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
     )
     updates = tab.talk.updates(alone, talk, settings)
     visible = {side: updates[box]["visible"] for side, box in tab.talk.panes.items()}
-    assert visible == {"a": True, "b": False, "qat": False, "shipped": False, "base": True}
+    assert visible == {
+        "a": True,
+        "b": False,
+        "qat": False,
+        "shipped": False,
+        "base": True,
+        "copy": False,
+    }
 
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class

@@ -16,6 +16,7 @@ import pytest
 from assistant_builder.ui.uploads import PREFIX
 from assistant_builder.web.access import is_readable_by_others
 from tests.browser.serving import ROOT, App, free_port, serving, start_app
+from tests.commands import python
 
 HTML = {"accept": "text/html"}
 ROUTES = tuple(
@@ -232,12 +233,4 @@ def test_gradio_serves_the_page_of_app_py_itself(home):
         "_, url, _ = app.demo.launch(prevent_thread_lock=True, quiet=True, server_port=int(sys.argv[1]))\n"
         "print(httpx.get(url + 'config').status_code)\napp.demo.close()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(free_port())],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "ASSISTANT_BUILDER_HOME": str(home), "PYTHONPATH": str(ROOT)},
-        timeout=120,
-    )
-    assert done.stdout.startswith("200"), done.stderr
+    assert python("-c", code, free_port(), cwd=ROOT).stdout.startswith("200")

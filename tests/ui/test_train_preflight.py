@@ -9,7 +9,7 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import PRESETS, StudyConfig
-from assistant_builder.models.catalog import CATALOG, resolve
+from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.hub import HubStatus
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
@@ -25,14 +25,14 @@ from assistant_builder.ui.train.preflight import (
     TimeRemaining,
     estimate_data,
     make_plan,
-    preflight_card,
     run_preflight,
     scoring_seconds,
     time_left,
 )
+from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
 from assistant_builder.ui.train.tab import TrainTab
-from assistant_builder.ui.train.view import model_note
+from assistant_builder.ui.train.view import model_note, run_panel
 from evals.report.format import size
 from evals.report.verdict import explain_study
 from tests.synthetic_study import (
@@ -149,14 +149,15 @@ def test_memory_is_that_of_the_longest_pair_there_is():
 
     def needed(base: str, longest: float) -> int:
         config = study.config.with_changes({"model.base": base})
-        plan = make_plan(resolve(base), config, DataEstimate(200, 20, 100, 50.0, longest))
+        plan = make_plan(config, DataEstimate(200, 20, 100, 50.0, longest))
         assert plan is not None
         return plan.lora.expected_bytes
 
     short, long, beyond = (needed(BASE, longest) for longest in (60, 500, 50_000))
     assert 2 * CATALOG[BASE].parameters < short < long < beyond == needed(BASE, 500_000)
     assert needed("qwen3-8b", 60) > 2 * CATALOG["qwen3-8b"].parameters  # told before it is here
-    assert make_plan(resolve("nobody/nothing"), study.config, None) is None  # would ask the hub
+    unknown = study.config.with_changes({"model.base": "nobody/nothing"})
+    assert make_plan(unknown, None) is None  # would ask the hub
 
 
 def test_errors_forbid_a_start(tmp_path):
@@ -339,7 +340,9 @@ def test_the_time_left_counts_what_has_not_begun():
     study.write_progress("train-lora", Progress(30, 60, "steps", "", 90.0))
     seen = take_snapshot(study)
     assert time_left(seen, None, 20) == TimeRemaining(90.0 + 180.0, complete=False)
-    assert time_left(seen, 0.5, 20) == TimeRemaining(90.0 + 180.0 + 0.5 * 20 * 10, complete=True)
+    assert time_left(seen, 0.5, 20) == TimeRemaining(
+        90.0 + 180.0 + 0.5 * 20 * 10, complete=True, verdict=90.0 + 180.0 + 0.5 * 20 * 3
+    )
 
 
 def test_the_time_left_of_a_trained_study_is_that_of_scoring():
@@ -347,6 +350,12 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
     assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, complete=True)
     assert train_tab._time_remaining(take_snapshot(study)) == TimeRemaining(33.0, complete=True)
+    progress = Progress(1, 2, "cells", "Scoring", 33.0, verdict_seconds=12.0)
+    running(study, "evaluate", progress)
+    seen = take_snapshot(study)
+    left = time_left(seen, None, 20)
+    assert left == TimeRemaining(33.0, complete=True, verdict=12.0)
+    assert "The first verdict in about 12 s." in run_panel(seen, "", left)
 
 
 def test_facts_in_prompts_take_memory_and_time():

@@ -226,18 +226,6 @@ def test_unknown_hosts_and_origins_are_rejected_before_the_login(site, headers):
     assert site.reached.scopes == []
 
 
-def test_a_link_from_another_site_reloads_the_page(site):
-    """The browser omits the strict cookie for a link from another site, but sends it after the reload."""
-    link = {
-        **HTML,
-        "sec-fetch-site": "cross-site",
-        "sec-fetch-mode": "navigate",
-        "sec-fetch-dest": "document",
-    }
-    answer = site.ask("GET", "/?study=demo", headers=link)
-    assert answer.status_code == 200 and 'http-equiv="refresh"' in answer.text
-
-
 def test_untrusted_forwarding_headers_are_removed(site):
     site.enter()
     site.ask(

@@ -45,6 +45,7 @@ from assistant_builder.ui.chat.view import (
 )
 from assistant_builder.ui.html import Markup, fragment
 from assistant_builder.ui.refresh import Updates, browser_state
+from assistant_builder.ui.study_snapshot import answering_arms
 from assistant_builder.ui.uploads import offer_bytes
 
 KEPT_STUDIES = 8
@@ -205,7 +206,7 @@ class ConversationPanel:
     ) -> Updates:
         """Show the panes alone, which a reply changes many times."""
         memory = self.note_memory(study.name if study else "", replies)
-        arms = tuple(study.config.arms) if study else TWINS
+        arms = answering_arms(study) if study else TWINS
         state = PaneState(
             conversation,
             settings.blind,
@@ -266,7 +267,7 @@ class ConversationPanel:
         settings: ReplySettings,
         session: str,
     ) -> Iterator[Updates]:
-        """Send a question to all speakers and stream the replies.
+        """Send a question to all speakers and stream the replies; before the training, answers are copied.
 
         Args:
             name: The study.
@@ -281,7 +282,7 @@ class ConversationPanel:
             Updates of :attr:`kept` and :attr:`outputs`.
         """
         study = Study.open(name).recommended
-        arms = study.config.arms
+        arms = answering_arms(study)
         pair = random.sample(DEFAULT_SIDES, 2) if settings.blind else default_sides(arms)
         sampling = settings.sampling_with_seed()
         if (

@@ -19,6 +19,7 @@ from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
 from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, Updates, Values, browser_state
 
@@ -31,8 +32,8 @@ ALL = "all"
 class ReplySettings:
     """The settings on the page; a random seed is not drawn yet.
 
-    ``base`` and ``shipped``: the base model, and the file to ship in llama.cpp, answer too. ``only`` is the one
-    assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
+    ``base``, ``shipped`` and ``copied``: the base model, the file to ship in llama.cpp, and copied answers are asked
+    too. ``only`` is the one assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
     """
 
     system: str
@@ -42,6 +43,7 @@ class ReplySettings:
     only: str = ""
     figures: bool = False
     shipped: bool = False
+    copied: bool = False
 
     @property
     def also(self) -> tuple[str, ...]:
@@ -49,7 +51,12 @@ class ReplySettings:
         return (
             *([SHIPPED] if self.shipped and not self.blind else []),
             *([BASE] if self.base else []),
+            *([COPY] if self.copied else []),
         )
+
+    def untrained(self) -> ReplySettings:
+        """The settings before the assistants are trained: answers are copied."""
+        return replace(self, blind=False, base=False, shipped=False, only="", copied=True)
 
     def sampling_with_seed(self) -> Sampling:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
@@ -102,6 +109,13 @@ class ChatSettings:
                 label=t("Ask the base model too"),
                 info=t("The same model without training."),
                 elem_id="ab-base",
+                min_width=200,
+            )
+            self.copied = gr.Checkbox(
+                False,
+                label=t("Look the answer up too"),
+                info=t("Copied from your data, without a trained model."),
+                elem_id="ab-copied",
                 min_width=200,
             )
             self.from_memory = gr.Checkbox(
@@ -165,7 +179,7 @@ class ChatSettings:
     def _stored(self) -> dict[str, Component]:
         """Name in the browser's storage → component, without the system prompt, which is stored by study."""
         names = (
-            "temperature top_p longest seed blind base from_memory only figures shipped"
+            "temperature top_p longest seed blind base from_memory only figures shipped copied"
         ).split()
         return {name: getattr(self, name) for name in names}
 
@@ -199,6 +213,7 @@ class ChatSettings:
             only=only if only in ARMS else "",
             figures=bool(values[self.figures]),
             shipped=bool(values[self.shipped]) and is_installed(),
+            copied=bool(values[self.copied]),
         )
 
     def remember(self, name: str | None, values: Values) -> dict[str, Any]:
@@ -217,7 +232,14 @@ class ChatSettings:
         stored = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
         system = _systems(kept).get(name or "", own)
-        flags = (self.blind, self.base, self.from_memory, self.figures, self.shipped)
+        flags = (
+            self.blind,
+            self.base,
+            self.from_memory,
+            self.figures,
+            self.shipped,
+            self.copied,
+        )
         return {
             self.system: system if isinstance(system, str) else own,
             self.temperature: _number(stored.get("temperature"), GREEDY.temperature),

@@ -22,7 +22,9 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.data import load_split
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
+from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
@@ -30,6 +32,7 @@ from assistant_builder.ui.chat.settings import ALL, GREEDY, ChatSettings, ReplyS
 from assistant_builder.ui.chat.view import (
     PaneState,
     asked_again_view,
+    copying_note,
     example_questions,
     examples_view,
     loading_view,
@@ -37,13 +40,21 @@ from assistant_builder.ui.chat.view import (
 )
 from assistant_builder.ui.html import Markup, empty
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, inform
-from assistant_builder.ui.study_snapshot import needs_study, shown_arms
+from assistant_builder.ui.study_snapshot import (
+    answering_arms,
+    needs_study,
+    shown_arms,
+    state_of,
+)
 from assistant_builder.ui.train.actions import studies_ahead
 
-EMPTY = N_("You can chat with the trained assistants here.")
+EMPTY = N_("You can chat with the assistants here.")
 _ON_CHAT = "(...all) => [new URL(window.location).searchParams.get('tab') === 'chat' ? all[0] : null, ...all.slice(1)]"
 """Passes no study name while another tab is open, so that no model is loaded for a hidden chat."""
-_UNTRAINED = "nobody"
+_PREPARED_BYTES = 1_000_000
+"""Largest data file that is indexed before the tab is opened: some thousand rows, in less than a minute."""
+_NOBODY, _UNTRAINED = "nobody", "untrained"
+"""Marks of a study that cannot answer, and of one whose answers are copied."""
 
 
 class ChatTab:
@@ -54,6 +65,7 @@ class ChatTab:
         self.settings = ChatSettings()
         self.empty = gr.HTML(needs_study(t(EMPTY)))
         with gr.Column(visible=False, elem_id="ab-chat") as self.body:
+            self.copying = gr.HTML(visible=False, elem_id="ab-copying")
             with gr.Row(elem_classes="ab-modes"):
                 self.settings.modes()
                 self.ready = gr.HTML(elem_id="ab-ready")
@@ -74,6 +86,16 @@ class ChatTab:
         """The regions that are redrawn when the study changes."""
         return [
             LiveRegion("chat-empty", [self.empty], _trained_mark, self._draw_empty),
+            LiveRegion(
+                "chat-copying",
+                [self.copying],
+                lambda view: f"{view.name}:{view.trained}:{_is_busy(view)}",
+                lambda view: {
+                    self.copying: gr.update(
+                        value=copying_note(_is_busy(view)), visible=can_copy(view)
+                    )
+                },
+            ),
             LiveRegion(
                 "chat-mark",
                 [self.mark],
@@ -106,7 +128,7 @@ class ChatTab:
                     "Train the project on the Train tab. Its assistants then answer here side by side."
                 ),
             )
-        return {self.empty: gr.update(value=shown, visible=not view.trained)}
+        return {self.empty: gr.update(value=shown, visible=not can_answer(view))}
 
     # events
 
@@ -139,9 +161,17 @@ class ChatTab:
             )
         for box in talk.panes.values():
             box.click(self._pane_clicked, state, [*outputs, *self.corrections.outputs], **QUIET)
-        modes = (settings.blind, settings.base, settings.shipped, settings.only, settings.figures)
+        modes = (
+            settings.blind,
+            settings.base,
+            settings.shipped,
+            settings.copied,
+            settings.only,
+            settings.figures,
+        )
         gr.on([mode.input for mode in modes], self._redraw, state, talk.outputs, **QUIET)
-        loading = [picker, settings.base, settings.shipped, settings.only]
+        loading = [picker, settings.base, settings.shipped, settings.copied, settings.only]
+        self.mark.change(self._prepare, self.mark, None, queue=False, **QUIET)
         self.mark.change(
             self._restore,
             [self.mark, talk.kept, settings.kept],
@@ -162,7 +192,7 @@ class ChatTab:
         )
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on(
-            [opened.select, settings.base.input, settings.shipped.input],
+            [opened.select, settings.base.input, settings.shipped.input, settings.copied.input],
             self._load_models,
             loading,
             self.ready,
@@ -255,7 +285,7 @@ class ChatTab:
             }
         name = values[self._picker] or ""
         study, settings = Study.open(name).recommended, self._settings(name, values)
-        state = PaneState(conversation, settings.blind, arms=study.config.arms)
+        state = PaneState(conversation, settings.blind, arms=answering_arms(study))
         speaker = state.speaker(side, turn)
         if speaker not in turn.answers or (turn.hidden and index == len(conversation.turns) - 1):
             return gr.skip()
@@ -287,7 +317,10 @@ class ChatTab:
         settings = self.settings.read(values)
         if not name:
             return settings
-        config = Study.open(name).recommended.config
+        study = Study.open(name).recommended
+        if not answering_arms(study):
+            return settings.untrained()
+        config = study.config
         sampling = (
             settings.sampling if config.grounded else replace(settings.sampling, look_up=True)
         )
@@ -299,7 +332,7 @@ class ChatTab:
         The tab becomes visible here and not earlier, because input before this would be overwritten.
         """
         name, _, trained = mark.partition(":")
-        study = None if trained == _UNTRAINED else Study.open(name).recommended
+        study = None if trained == _NOBODY else Study.open(name).recommended
         own = study.name if study else None
         values = self.settings.restored(own, kept_settings)
         try:
@@ -308,7 +341,7 @@ class ChatTab:
             values = self.settings.restored(own, {})
             settings = self._settings(own, values)
         conversation = self.talk.conversation(kept, name, mark)
-        arms = shown_arms(study.config) if study else ()
+        arms = answering_arms(study) if study else ()
         all_arms = (t("Both") if len(arms) == 2 else t("All"), ALL)
         return {
             **values,
@@ -318,36 +351,62 @@ class ChatTab:
                 choices=[all_arms, *((plain(arm), arm) for arm in arms)],
             ),
             self.settings.blind: gr.update(
-                value=settings.blind, visible=study is None or study.config.compares
+                value=settings.blind,
+                visible=study is None or (bool(arms) and study.config.compares),
             ),
+            **{
+                box: gr.update(value=values[box], visible=bool(arms) and able)
+                for box, able in (
+                    (self.settings.base, True),
+                    (self.settings.copied, True),
+                    (self.settings.shipped, is_installed()),
+                )
+            },
             self.settings.from_memory: gr.update(
                 value=not settings.sampling.look_up,
-                visible=study is not None and study.config.grounded,
+                visible=study is not None and bool(arms) and study.config.grounded,
             ),
             **self.talk.updates(study, conversation, settings),
             self.talk.editing: None,
             self.talk.banner: gr.update(visible=False),
             self.ready: "",
             self.asked_again: "",
-            **self.votes.tally_updates(study, blind=settings.blind),
-            **self.corrections.updates(study, opened=False),
+            **self.votes.tally_updates(study if arms else None, blind=settings.blind),
+            **self.corrections.updates(study if arms else None, opened=False),
             self.body: gr.update(visible=study is not None),
         }
 
-    def _load_models(
-        self, name: str | None, base: bool, shipped: bool, only: str
-    ) -> Iterator[Markup]:
-        """Load the models before the first question if no run needs the machine."""
-        study = Study.open(name).recommended if name else None
-        if study is None or study.state == "running" or self.talk.pool.busy:
+    def _prepare(self, mark: str) -> None:
+        """Start to look up the answers of a new study, so that they are ready when the tab is opened."""
+        name, _, trained = mark.partition(":")
+        if trained != _UNTRAINED or self.talk.pool.busy:
             return
-        arms = shown_arms(study.config)
+        study = Study.open(name).recommended
+        if study.step("data").state != "queued" or (source := study.source) is None:
+            return
+        if source.stat().st_size <= _PREPARED_BYTES:
+            self.talk.pool.worker(study).load([COPY])
+
+    def _load_models(
+        self, name: str | None, base: bool, shipped: bool, copied: bool, only: str
+    ) -> Iterator[Markup]:
+        """Load the models before the first question if no run needs the machine, or what copies answers."""
+        study = Study.open(name).recommended if name else None
+        if study is None or self.talk.pool.busy:
+            return
+        if not (arms := answering_arms(study)):
+            if study.source is not None:
+                for replies in self.talk.pool.worker(study).load([COPY]):
+                    yield loading_view(replies)
+            return
+        if study.state == "running":
+            return
         adapters = (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors" for arm in arms)
         # a run plans with the memory
         if not all(path.is_file() for path in adapters) or studies_ahead(study):
             return
         speakers = [only] if only in arms else [*arms]
-        speakers += [SHIPPED] * bool(shipped) + [BASE] * bool(base)
+        speakers += [SHIPPED] * bool(shipped) + [BASE] * bool(base) + [COPY] * bool(copied)
         for replies in self.talk.pool.worker(study).load(speakers):
             self.talk.note_memory(study.name, replies)
             yield loading_view(replies, [only] if only in arms else study.config.arms)
@@ -355,7 +414,7 @@ class ChatTab:
     def _ask_again(self, name: str | None, mark: str) -> Iterator[Markup]:
         """Ask the questions of the corrections that the study was retrained on, once for its adapters."""
         study = Study.open(name).recommended if name and mark.partition(":")[0] == name else None
-        if study is None or mark.endswith(_UNTRAINED):
+        if study is None or mark.endswith((f":{_NOBODY}", f":{_UNTRAINED}")):
             return
         answers, arms = corrections_asked_again(study, mark), shown_arms(study.config)
         system = default_system_prompt(study) if answers else ""
@@ -394,10 +453,24 @@ def _examples_of(folder: Path, changed: int) -> list[str]:
     return example_questions(load_split(folder, "train"), load_split(folder, "validation"))
 
 
+def can_copy(view: StudyView) -> bool:
+    """Whether answers are copied: the study has its data, and is not trained yet."""
+    return view.study is not None and not view.trained and view.study.source is not None
+
+
+def can_answer(view: StudyView) -> bool:
+    """Whether the assistants of the study answer, or answers are copied."""
+    return view.trained or can_copy(view)
+
+
+def _is_busy(view: StudyView) -> bool:
+    return view.study is not None and state_of(view.study) == "running"
+
+
 def _trained_mark(view: StudyView) -> str:
     """Identifies the study's adapters."""
     if view.study is None or not view.trained:
-        return f"{view.name}:{_UNTRAINED}"
+        return f"{view.name}:{_UNTRAINED if can_copy(view) else _NOBODY}"
     return view.stamp(
         *(view.study.arm_folder(arm) / "summary.json" for arm in shown_arms(view.study.config))
     )

@@ -18,7 +18,8 @@ from assistant_builder.data import Pair
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, render, t, tn
 from assistant_builder.inference.session import BASE, SHIPPED, Memory
-from assistant_builder.ui.html import empty, error_callout, fold, fragment, table
+from assistant_builder.retrieval.copying import COPY
+from assistant_builder.ui.html import callout, empty, error_callout, fold, fragment, table
 from evals.report.format import size
 
 EXAMPLES = 4
@@ -42,7 +43,7 @@ class PaneState:
         replies: Replies to the last turn that are running or failed.
         stored: Speaker → stored bytes of base and adapter.
         memory: Speaker → its present memory, if known.
-        arms: The arms of the study; a single twin is on side a.
+        arms: The arms of the study, none before they are trained; a single twin is on side a.
     """
 
     conversation: Conversation
@@ -79,7 +80,7 @@ class PaneState:
 
     def is_visible(self, side: str, also: Collection[str] = ()) -> bool:
         """Whether a pane is shown; ``also``: speakers that are asked besides the assistants."""
-        if side in (BASE, SHIPPED):
+        if side in (BASE, SHIPPED, COPY):
             return side in also
         speaker = self.speaker(side, Turn("", sides=default_sides(self.arms)))
         one = bool(self.only) and not self.masked
@@ -99,8 +100,8 @@ class CorrectedAnswer:
 
 
 def sides() -> tuple[str, ...]:
-    """Names of the panes: two for the twins, one for each further arm, the file to ship, and the base model."""
-    return (*PAIR, *further_arms(ARMS), SHIPPED, BASE)
+    """Names of the panes: two for the twins, one for each further arm, the file to ship, base model, copied answers."""
+    return (*PAIR, *further_arms(ARMS), SHIPPED, BASE, COPY)
 
 
 def pane(side: str, state: PaneState) -> Markup:
@@ -123,7 +124,9 @@ def pane(side: str, state: PaneState) -> Markup:
     hint = ""
     if hidden:
         hint = t("The assistant's name is shown after your vote.")
-    elif side in (BASE, SHIPPED) or (len(state.arms) > 2 and not alone):
+    elif side == COPY and not state.arms:
+        hint = t("The answer is copied from your data, with the row that it is from.")
+    elif side in (BASE, SHIPPED, COPY) or (len(state.arms) > 2 and not alone):
         hint = t("Every speaker gets the same question.")
     elif not alone:
         hint = t("Both assistants get the same question.")
@@ -170,7 +173,7 @@ def _answer(
         index=index,
         side=side,
         title=title,
-        fixable=not hidden,
+        fixable=not hidden and bool(state.arms),  # corrections are for retraining
     )
 
 
@@ -298,8 +301,12 @@ def memory_line(
             if memory is not None
             else ""
         )
+    if speaker == COPY:
+        return t("no model is loaded")
     if speaker == BASE:
-        return t("memory: shares the base of {base_owner}", base_owner=label(base_owner(arms)))
+        return t(
+            "memory: shares the base of {base_owner}", base_owner=label(base_owner(arms or TWINS))
+        )
     if stored is None:
         return ""
     base, adapter = stored
@@ -312,6 +319,8 @@ def memory_line(
 def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> Markup:
     """Loading progress of the models before the first question."""
     if all(reply.state == "loaded" for reply in replies.values()):
+        if set(replies) == {COPY}:
+            return fragment("parts.paragraph", t("Ready to answer."), "ab-loaded ab-good", "status")
         minutes = round(IDLE_SECONDS / 60)
         text = (
             t(
@@ -336,6 +345,21 @@ def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> M
         if not reply.finished
     ]
     return fragment("chat.loading", phases, sum(shares) / max(len(shares), 1))
+
+
+def copying_note(busy: bool) -> Markup:
+    """What copied answers are, before the assistants are trained; ``busy``: they are being trained."""
+    later = (
+        t("The assistants are being trained meanwhile.")
+        if busy
+        else t("Train the project to compare this with trained assistants.")
+    )
+    return callout(
+        "warn",
+        t("Looked up, not trained"),
+        t("Answers are copied from your data word for word, with their rows."),
+        later,
+    )
 
 
 def reveal_view(turn: Turn) -> Markup:

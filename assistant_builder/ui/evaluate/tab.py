@@ -9,14 +9,17 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.arms import CELLS
+from assistant_builder.chat.client import WorkerPool
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.i18n import N_, t
+from assistant_builder.retrieval.own_questions import takes_own_questions
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.compare import CompareStudiesPanel
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import count_by_choice, study_items
+from assistant_builder.ui.evaluate.own_questions import OwnQuestionsPanel
 from assistant_builder.ui.evaluate.view import (
     declaration_note,
     evaluation_state,
@@ -45,16 +48,16 @@ from assistant_builder.ui.train.actions import (
     start_refusal,
     start_run,
 )
-from assistant_builder.ui.train.preflight import contacts_note
+from assistant_builder.ui.train.preflight_view import contacts_note
 from evals.report.load import served_cells
 
 EMPTY = N_("This tab shows the scores of the assistants.")
 
 
 class EvaluateTab:
-    """Components of the tab; the caller has opened the ``gr.Tab``."""
+    """Components of the tab; the caller has opened the ``gr.Tab``. The pool answers the owner's questions."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: WorkerPool) -> None:
         with gr.Column(elem_id="ab-evaluation"):
             with gr.Row(elem_classes="ab-actions", visible=False) as self.actions:
                 self.start = gr.Button(
@@ -67,6 +70,7 @@ class EvaluateTab:
                 with gr.Group(elem_classes="ab-group ab-four-bit"):
                     self.cost = gr.HTML()
                 self.misses = gr.HTML()
+            self.own = OwnQuestionsPanel(pool)
             self.details = gr.Accordion(
                 specialists_title(None), open=False, visible=False, elem_id="ab-specialists"
             )
@@ -111,6 +115,7 @@ class EvaluateTab:
                 lambda view: view.stamp(*_item_files(view.study)),
                 self._draw_items,
             ),
+            *self.own.sections(),
             *self.across.sections(),
         ]
 
@@ -138,7 +143,12 @@ class EvaluateTab:
         )
         if ready:
             message = contacts_note(snapshot.config) + message
-        if not report and snapshot.config.compares and snapshot.step("data").state == "succeeded":
+        if (
+            not report
+            and snapshot.config.compares
+            and snapshot.step("data").state == "succeeded"
+            and not takes_own_questions(view.study)
+        ):
             message += declaration_note(view.study)
         return [
             gr.update(visible=ready or running),
@@ -192,6 +202,7 @@ class EvaluateTab:
         self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
         self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
         self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
+        self.own.wire(picker)
         self.browser.wire(picker)
         self.across.wire(picker)
 

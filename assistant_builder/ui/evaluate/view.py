@@ -11,8 +11,8 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import ENGLISH, N_, language, render, t, tc, tm, tn
+from assistant_builder.errors import AssistantBuilderError, ErrorRecord
+from assistant_builder.i18n import N_, render, t, tc, tm, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.item_filters import (
@@ -34,12 +34,13 @@ from assistant_builder.ui.html import (
     empty,
     error_callout,
     fold,
+    hint,
     items,
     join,
     report_frame,
     table,
 )
-from assistant_builder.ui.study_snapshot import Snapshot, step_title
+from assistant_builder.ui.study_snapshot import Snapshot, first_verdict, step_title
 from evals.declaration import EXACT
 from evals.metrics import METRICS
 from evals.report.brief import Example, examples, misses, risks
@@ -61,10 +62,11 @@ from evals.report.format import (
 )
 from evals.report.glossary import BASELINE_TEXTS
 from evals.report.items import marked, word_diff
+from evals.report.other_words import is_respelled
+from evals.report.own_questions import OwnTexts
 from evals.report.render import draw_intervals, render_results
 from evals.report.schema import Report
 from evals.report.verdict import changed_text
-from evals.report.warnings import by_weight
 
 _KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
@@ -76,7 +78,8 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
     found = (each for state in shown_states for each in scoring if each.state == state)
     record, report = next(found, scoring[-1]), snapshot.step("report")
     if record.state == "running":
-        return _progress(snapshot, [each.step for each in scoring if each.state == "running"])
+        going = [each.step for each in scoring if each.state == "running"]
+        return join([first_verdict(snapshot), _progress(snapshot, going)])
     for step in (record, report):
         if step.state == "failed":
             title = step_title(step.step)
@@ -175,6 +178,8 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     for step, progress in going.items():
         eta = progress.eta_seconds
         left = "" if eta is None else ", " + t("{time} left", time=duration(eta))
+        if (verdict := progress.verdict_seconds) is not None:
+            left = ", " + t("first verdict in {time}", time=duration(verdict)) + left
         what = render(progress.text) if progress.message else t("Scoring")
         parts += [
             callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
@@ -225,7 +230,7 @@ _ACTIONS = {
     "train": N_("Train longer"),
     "data": N_("Add other wordings"),
 }
-"""Tab on which the advice of a conclusion is followed → title of the button that opens it."""
+"""Another tab on which the advice of a conclusion is followed → title of the button that opens it."""
 _MISSES = 50
 """Number of wrong answers that are listed."""
 _SHORT_TEXT = 110
@@ -251,9 +256,13 @@ def good_enough_card(report: Report, conclusion: Conclusion) -> Markup:
             ),
         ]
     )
-    button = Markup(
-        '<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>'
-    ).format(conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
+    button = (
+        Markup(
+            '<button type="button" class="ab-button ab-primary" data-action="{}">{} →</button>'
+        ).format(conclusion.next_tab, t(_ACTIONS[conclusion.next_tab]))
+        if conclusion.next_tab in _ACTIONS
+        else ""
+    )
     note = join(
         Markup('<p class="ab-sentence"><b>{}</b> {}</p>').format(t("Note:"), risk)
         for risk in risks(report, conclusion)[: who.who != "colleagues"]
@@ -353,6 +362,80 @@ def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO
     )
 
 
+def own_state_view(
+    questions: int, missing: int, *, trained: bool, asking: bool, error: ErrorRecord | None
+) -> Markup:
+    """Whether anything is tested in the owner's words; ``missing`` of the questions were not asked yet."""
+    if not questions:
+        return callout(
+            "info",
+            t("Nothing was tested in other words")
+            if trained
+            else t("You can write the test while it trains"),
+            t(
+                "Each answer of your file occurs once, so the program has no other wordings to test the assistant "
+                "with. That says nothing against the assistant."
+            ),
+            t("Type some questions below: it is asked them, and is never trained on them."),
+        )
+    if error is not None and missing and not asking:
+        return error_callout(error)
+    kept = tn(
+        "{count} question is kept for the test",
+        "{count} questions are kept for the test",
+        questions,
+    )
+    if asking:
+        return callout("info", t("The questions are being asked…"))
+    if not trained:
+        return callout("good", kept, t("The assistants are asked as soon as they are trained."))
+    if missing:
+        return callout(
+            "info",
+            kept,
+            t("They are asked when the run has ended, or if you press “Keep them and ask”."),
+        )
+    return Markup("")
+
+
+def own_answers_view(texts: OwnTexts, numbers: RowNumbers) -> Markup:
+    """The answers to the owner's questions side by side, and their counts."""
+    cell = Markup('<td data-label="{}:" dir="auto">{}</td>')
+    answer = Markup('{} <span class="ab-kind ab-{}">{}</span>')
+    rows = [
+        Markup("<tr>{}</tr>").format(
+            join(
+                cell.format(column, content)
+                for column, content in zip(
+                    texts.columns,
+                    (
+                        Markup("{} <small>{}</small>").format(
+                            line.question, row_text(line.row, numbers) if line.row else ""
+                        ),
+                        line.expected,
+                        *(
+                            answer.format(cut(each.text), each.tone, each.verdict)
+                            for each in line.answers
+                        ),
+                    ),
+                    strict=True,
+                )
+            )
+        )
+        for line in texts.rows
+    ]
+    heads = join(Markup("<th>{}</th>").format(column) for column in texts.columns)
+    return card(
+        texts.title,
+        join(Markup("<p>{}</p>").format(line) for line in texts.lines),
+        Markup(
+            '<div class="ab-own-answers ab-scroll"><table class="ab-table">'
+            "<thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+        ).format(heads, join(rows)),
+        hint(texts.about),
+    )
+
+
 def specialists_title(report: Report | None) -> str:
     """Title of the folded part, with the number of serious warnings in it."""
     serious = sum(entry.level == "serious" for entry in (report.warnings if report else ()))
@@ -390,7 +473,8 @@ def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
         t("Perplexity"),
         *(shown(metric).label for metric in columns),
     ]
-    texts = {name: (t(cell.label), t(cell.about)) for name, cell in CELLS.items()} | BASELINE_TEXTS
+    texts = {name: (t(cell.label), render(cell.about)) for name, cell in CELLS.items()}
+    texts |= {name: (str(label), str(about)) for name, (label, about) in BASELINE_TEXTS.items()}
     rows = [
         (
             Markup('<b class="ab-cell">{}</b>').format(cell),
@@ -455,7 +539,10 @@ def verdict_picture(report: Report) -> Markup:
         {**row, "about": "", "note": "", "primary": False, "margin": verdict.margin}
         | {"label": t("Right answers") if metric == EXACT else shown(metric).label}
         for row in report.contrasts
-        if report.compares and row["name"] == HEADLINE and row["metric"] == metric
+        if report.compares
+        and not is_respelled(report)
+        and row["name"] == HEADLINE
+        and row["metric"] == metric
     ]
     if not rows:
         return Markup("")
@@ -486,21 +573,7 @@ def report_pending() -> Markup:
 
 def results_frame(report: Report) -> Markup:
     """The report's own sections about the verdict and its figures, in a frame like that of the Report tab."""
-    frame = report_frame(render_results(report))
-    if language() == ENGLISH:
-        return frame
-    first, _ = by_weight(report.warnings)
-    sentence, *warnings = (
-        render(text)
-        for text in (report.message("sentence"), *(each.message("text") for each in first))
-    )
-    return join(
-        [
-            Markup('<p class="ab-sentence">{}</p>').format(sentence),
-            items(warnings) if warnings else "",
-            frame,
-        ]
-    )
+    return report_frame(render_results(report))
 
 
 Marks = Literal["each other", "the reference", "nothing"]

@@ -19,7 +19,13 @@ from assistant_builder.ui.html import (
     report_frame,
 )
 from assistant_builder.ui.refresh import LiveRegion, StudyView, Updates
-from assistant_builder.ui.study_snapshot import Snapshot, log_tail, needs_study, state_of
+from assistant_builder.ui.study_snapshot import (
+    Snapshot,
+    first_verdict,
+    log_tail,
+    needs_study,
+    state_of,
+)
 from assistant_builder.ui.uploads import offer
 
 EMPTY = N_("This tab shows the report.")
@@ -128,6 +134,8 @@ def report_state(snapshot: Snapshot, log: str = "") -> Markup:
     """State of the report step, with the end of its log if it failed; empty if the report is up to date."""
     record = snapshot.step("report")
     evaluated = snapshot.step("evaluate").state == "succeeded"
+    if record.state == "queued" and snapshot.first_verdict:
+        return first_verdict(snapshot)
     if record.state == "running" or (record.state == "queued" and snapshot.running and evaluated):
         return callout("info", t("The report is being written"), t("This takes a few seconds."))
     if record.state == "failed":

@@ -10,23 +10,18 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
-from markupsafe import Markup
 
-from assistant_builder.arms import QAT, TWINS, label
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import (
     BY_HEART,
     PRESET_LABELS,
-    PRESETS,
     DataConfig,
     StudyConfig,
-    option_fields,
 )
 from assistant_builder.data import Split, load_split
 from assistant_builder.data.validate import too_long_words
@@ -34,7 +29,7 @@ from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wor
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import language, render, t, tn
-from assistant_builder.models.catalog import ModelRef, resolve
+from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import (
     download_bytes,
@@ -55,12 +50,11 @@ from assistant_builder.study.steps import FORMATS, evaluates
 from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
-from assistant_builder.ui.html import callout, fragment
-from assistant_builder.ui.settings_form import get_value, study_options
-from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report, title_of_study
+from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report
 from evals.declaration import HeldOut, answer_words, declare
-from evals.report.format import duration, enumerated, size
+from evals.report.format import size
 from evals.report.verdict import explain
+from evals.work_items import first_cells
 
 FEW_PAIRS = 50
 """Training pairs below which an assistant learns the style of the answers and few of their facts."""
@@ -136,14 +130,10 @@ class PreflightResult:
     @property
     def training_seconds(self) -> float | None:
         """Training time of all arms and seeds, one after the other."""
-        seconds = (
-            [method.seconds for method in self.plan.arms] if self.plan and self.data else [None]
-        )
-        return (
-            None
-            if None in seconds
-            else self.config.seeds * sum(each for each in seconds if each is not None)
-        )
+        arms = self.plan.arms if self.plan and self.data else []
+        seconds = [arm.seconds for arm in arms if arm.seconds is not None]
+        complete = arms and len(seconds) == len(arms)
+        return self.config.seeds * sum(seconds) if complete else None
 
     @property
     def needed_bytes(self) -> int | None:
@@ -165,16 +155,14 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     estimated = estimate_data(study, config.data)
     data = estimated if isinstance(estimated, DataEstimate) else None
     try:
-        plan = make_plan(
-            resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data
-        )
+        plan = make_plan(config, data)
     except AssistantBuilderError as error:
-        errors.append(PreflightIssue(render(error.what), render(error.remedy)))
+        errors.append(_issue_of(error))
     too_long = None
     try:
         rows = rows_too_long(study.source, config) if study.source is not None else {}
     except ModelError as error:
-        errors.append(PreflightIssue(render(error.what), render(error.remedy)))
+        errors.append(_issue_of(error))
     else:
         too_long = _too_long_issue(rows, config) if rows else None
         if (
@@ -193,7 +181,7 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
     )  # else it only scores and reports
     refused = refusal(plan) if plan is not None and local and trains else None
     if refused is not None:
-        errors.append(PreflightIssue(render(refused.what), render(refused.remedy)))
+        errors.append(_issue_of(refused))
     steps = total_steps(config.train, training_rows(data, config)) if data else 0
     result = PreflightResult(
         config=config,
@@ -209,6 +197,10 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
         too_long=too_long,
     )
     return replace(result, warnings=tuple(_warnings(result)))
+
+
+def _issue_of(error: AssistantBuilderError) -> PreflightIssue:
+    return PreflightIssue(render(error.what), render(error.remedy))
 
 
 def _too_long_issue(rows: Mapping[int, int], config: StudyConfig) -> PreflightIssue:
@@ -261,32 +253,12 @@ def run_seconds(study: Study, config: StudyConfig) -> TimeRemaining | None:
     data = estimate_data(study, config.data)
     if not isinstance(data, DataEstimate):
         return None
-    plan = make_plan(
-        resolve(config.model.base, trust_remote_code=allows_code(config.model)), config, data
-    )
+    plan = make_plan(config, data)
     result = PreflightResult(config, data, 0, plan, scoring_seconds(config.model.base), 0)
     if result.training_seconds is None:
         return None
     scoring = result.scoring_seconds
     return TimeRemaining(result.training_seconds + (scoring or 0.0), scoring is not None)
-
-
-def fit_line(result: PreflightResult) -> str:
-    """Whether a run fits this computer and how long it takes, in one line; empty if that is not known."""
-    needed, seconds = result.needed_bytes, result.training_seconds
-    if result.errors or needed is None or seconds is None:
-        return ""
-    scoring = result.scoring_seconds
-    time = about_time(seconds + (scoring or 0.0), complete=scoring is not None)
-    if needed <= result.free_bytes:
-        return t("Fits this computer, {time}", time=time)
-    return t("Hardly fits this computer, {time}", time=time)
-
-
-def about_time(seconds: float, *, complete: bool) -> str:
-    """An estimated time; unless ``complete``, that of the training alone."""
-    time = rounded_duration(seconds)
-    return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
 
 
 def _warnings(result: PreflightResult) -> Iterator[PreflightIssue]:
@@ -357,8 +329,9 @@ def _warnings(result: PreflightResult) -> Iterator[PreflightIssue]:
         )
 
 
-def make_plan(ref: ModelRef, config: StudyConfig, data: DataEstimate | None) -> Plan | None:
+def make_plan(config: StudyConfig, data: DataEstimate | None) -> Plan | None:
     """Plan the arms on this machine; None if the model's architecture is unknown without a request to the hub."""
+    ref = resolve(config.model.base, trust_remote_code=allows_code(config.model))
     if ref.kind == "hub" and ref.entry is None:
         return None
     if data is None:
@@ -402,12 +375,7 @@ def estimate_data(study: Study, config: DataConfig) -> DataEstimate | PreflightI
         return PreflightIssue(
             t("The project's data file is missing"), t("Create a new project from the file.")
         )
-    found = _estimate_from_file(
-        str(study.source), stamp([study.source]), config.model_dump_json(), language()
-    )
-    return (
-        found if isinstance(found, DataEstimate) else PreflightIssue(found["what"], found["remedy"])
-    )
+    return _estimate_from_file(*_file_key(study.source, config))
 
 
 def _is_split(study: Study, config: DataConfig) -> bool:
@@ -415,13 +383,15 @@ def _is_split(study: Study, config: DataConfig) -> bool:
     return (study.folder / "data" / "split.json").exists() and config == study.config.data
 
 
+def _file_key(source: Path, config: DataConfig) -> tuple[str, str, str, str]:
+    """What a result from the data file depends on: a file that was replaced has another stamp."""
+    return str(source), stamp([source]), config.model_dump_json(), language()
+
+
 @functools.lru_cache(maxsize=32)
-def _estimate_from_file(
-    path: str, version: str, settings: str, language: str
-) -> DataEstimate | dict[str, Any]:
-    """Estimate from the data file; ``version`` is its stamp, so that a replaced file is read again."""
-    split = _split_of_file(path, version, settings, language)
-    if isinstance(split, dict):
+def _estimate_from_file(*key: str) -> DataEstimate | PreflightIssue:
+    split = _split_of_file(*key)
+    if isinstance(split, PreflightIssue):
         return split
     lengths = [
         sum(len(message.content) for message in pair.messages) / _CHARACTERS_A_TOKEN
@@ -438,15 +408,13 @@ def _estimate_from_file(
 
 
 @functools.lru_cache(maxsize=4)
-def _split_of_file(path: str, version: str, settings: str, language: str) -> Split | dict[str, Any]:
+def _split_of_file(path: str, version: str, settings: str, language: str) -> Split | PreflightIssue:
     config = DataConfig.model_validate(json.loads(settings))
     inspected = inspect_file(Path(path), config.columns)
-    if inspected.findings is None:
-        return dict(
-            inspected.error
-            or {"what": t("The data file cannot be read"), "remedy": t("See the Data tab.")}
-        )
-    return preview_split(inspected.findings, config)
+    found = preview_split(inspected.findings, config) if inspected.findings else inspected.error
+    if found is None:
+        return PreflightIssue(t("The data file cannot be read"), t("See the Data tab."))
+    return found if isinstance(found, Split) else PreflightIssue(found["what"], found["remedy"])
 
 
 def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
@@ -454,10 +422,8 @@ def _wordings(study: Study, config: DataConfig) -> WordingCount | None:
         return count_wordings(read_json(study.folder / "data" / "split.json", SplitFile))
     if study.source is None:
         return None
-    split = _split_of_file(
-        str(study.source), stamp([study.source]), config.model_dump_json(), language()
-    )
-    return None if isinstance(split, dict) else count_wordings(split.to_record())
+    split = _split_of_file(*_file_key(study.source, config))
+    return count_wordings(split.to_record()) if isinstance(split, Split) else None
 
 
 def serves_by_heart(study: Study, config: StudyConfig) -> bool:
@@ -481,10 +447,8 @@ def _rule(study: Study, config: StudyConfig) -> str:
     elif study.source is None:
         return ""
     else:
-        split = _split_of_file(
-            str(study.source), stamp([study.source]), config.data.model_dump_json(), language()
-        )
-        if isinstance(split, dict):
+        split = _split_of_file(*_file_key(study.source, config.data))
+        if isinstance(split, PreflightIssue):
             return ""
         training, heldout = split.train, HeldOut.of(split.heldout, split.train)
     return explain(declare(config, heldout, training), answer_words(training))
@@ -527,10 +491,14 @@ def _measured_seconds(study: Study, base: str) -> float | None:
 
 @dataclass(frozen=True)
 class TimeRemaining:
-    """Estimated remaining time of the steps whose time is known; scoring takes more if these are not ``complete``."""
+    """Estimated remaining time of the steps whose time is known; scoring takes more if these are not ``complete``.
+
+    ``verdict`` is that until the first verdict; None if it is there, or not known.
+    """
 
     seconds: float
     complete: bool
+    verdict: float | None = None
 
 
 def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRemaining | None:
@@ -548,6 +516,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
         if arm.last is not None
     ]
     seconds, complete, arm_seconds = 0.0, True, max(done or running, default=None)
+    verdict: float | None = None
     shards = sum(
         record.step.startswith("score-") for record in snapshot.steps
     )  # with shards the evaluation is short
@@ -556,6 +525,11 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
         progress = snapshot.progress.get(record.step)
         if record.state == "succeeded" or record.step in short:
             continue
+        if record.step == "evaluate" and not shards:
+            first = len(first_cells(snapshot.config.arms))
+            verdict = None if scoring is None else seconds + scoring * answers * first
+            if record.state == "running":
+                verdict = None if progress is None else progress.verdict_seconds
         if record.state == "running" and progress is not None and progress.eta_seconds is not None:
             seconds += progress.eta_seconds
         elif record.step.startswith("train-"):
@@ -569,123 +543,4 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
             seconds += scoring * answers * len(snapshot.config.cells) / (shards or 1)
         else:
             complete = False
-    return TimeRemaining(seconds, complete)
-
-
-def preset_table(config: StudyConfig) -> Markup:
-    """Every value that a preset sets, with its meaning and the present value of the form."""
-    options = study_options()
-    rows = []
-    for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
-        option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
-        meaning = t(option_fields()[f"train.{key}"][0].description or "")
-        values = [f"{values[key]:g}" for values in PRESETS.values()]
-        differs = now != PRESETS.get(config.train.preset, {}).get(key, now)
-        rows.append((t(option.title), meaning, values, f"{now:g}", differs))
-    headers = (t("Setting"), *(t(PRESET_LABELS[name][0]) for name in PRESETS), t("Now"))
-    return fragment("train.presets", headers, rows)
-
-
-def preflight_card(
-    result: PreflightResult, *, before: Sequence[str] = (), again: bool = False
-) -> Markup:
-    """The result of the preflight checks, with the figures of the run.
-
-    ``before`` are the studies that are running or queued now and come first; ``again``: it has been started before.
-    """
-    if result.errors:
-        return not_ready(result.errors)
-    title = t("Ready to resume") if again else fit_line(result) or t("Ready to start")
-    notes = [_single_arm_note(result.config), _losing_note(result), _time_basis_note(result)]
-    if before:
-        wait = t("This project will wait in the queue and start automatically.")
-        notes.append(f"{_studies_first(before)} {wait}")
-    return fragment("train.ready", title, _figures(result), notes, result.warnings, result.rule)
-
-
-def contacts_note(config: StudyConfig) -> Markup:
-    """The addresses that a run contacts, with the setting that names each; empty if it contacts none."""
-    if not config.external_addresses:
-        return Markup("")
-    titles = study_options()
-    sent = "; ".join(
-        t("it {what}", what=what) + f" ({titles[key].title})"
-        for key, what in config.external_addresses.items()
-    )
-    return callout(
-        "info", t("A run of this project contacts other machines"), f"{sent[:1].upper()}{sent[1:]}."
-    )
-
-
-def not_ready(errors: Sequence[PreflightIssue]) -> Markup:
-    """The errors that prevent a start."""
-    return fragment(
-        "train.not_ready", [f"{note.what.rstrip('.')}. {note.remedy}" for note in errors]
-    )
-
-
-def _figures(result: PreflightResult) -> Markup:
-    assert result.data is not None  # otherwise there is an error
-    train, needed = result.config.train, result.needed_bytes
-    seconds, scoring = result.training_seconds, result.scoring_seconds
-    return fragment(
-        "train.figures",
-        data=result.data,
-        steps=result.steps,
-        runs=len(result.config.arms) * result.config.seeds,
-        batch=train.batch_size,
-        micro=train.micro_batch,
-        whole="" if seconds is None else rounded_duration(seconds + (scoring or 0.0)),
-        training="" if seconds is None else rounded_duration(seconds),
-        scoring="" if scoring is None else rounded_duration(scoring),
-        needed=size(float(f"{needed:.1e}")) if needed else "",
-        free=size(result.free_bytes),
-    )
-
-
-def _single_arm_note(config: StudyConfig) -> str:
-    if config.compares:
-        return ""
-    return t(
-        "Trains {arms} only, so nothing is compared. To compare, select {twins} under Advanced → Arms; an arm "
-        "that is already trained is kept.",
-        arms=enumerated([label(arm) for arm in config.arms]),
-        twins=enumerated([label(arm) for arm in TWINS]),
-    )
-
-
-def _losing_note(result: PreflightResult) -> str:
-    if result.losing is None:
-        return ""
-    return t(
-        "The {type} file of the last run answers worse. To train an assistant for that file, select {arm} under "
-        "Advanced → Arms.",
-        type=result.losing,
-        arm=label(QAT.name),
-    )
-
-
-def _time_basis_note(result: PreflightResult) -> str:
-    if result.plan is None or result.training_seconds is None:
-        return ""
-    if result.plan.measured_runs.flops(result.plan.machine, result.config.arms[0]) is not None:
-        return t("The time is estimated from earlier training runs on this machine.")
-    return t(
-        "The time is a rough estimate from the number of operations and the speed of the processor, because no "
-        "model of this size has been trained on this machine yet. It can be off by a factor of two."
-    )
-
-
-def rounded_duration(seconds: float) -> str:
-    """An estimated time, rounded to ten seconds, a minute or five minutes by its size."""
-    grain = 10 if seconds < 120 else 60 if seconds < 3600 else 300
-    return duration(max(grain, round(seconds / grain) * grain)).removesuffix(" 0 s")
-
-
-def _studies_first(before: Sequence[str]) -> str:
-    return tn(
-        "Project {names} is first.",
-        "Projects {names} are first.",
-        len(before),
-        names=enumerated([title_of_study(name) for name in before]),
-    )
+    return TimeRemaining(seconds, complete, verdict)

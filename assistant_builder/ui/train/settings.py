@@ -14,9 +14,8 @@ from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t
 from assistant_builder.models.bundled import BASE_MODEL
-from assistant_builder.models.catalog import CATALOG, resolve, weight_bytes
+from assistant_builder.models.catalog import CATALOG, weight_bytes
 from assistant_builder.models.hub import available_offline
-from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.advice import Advice, advise, cheapest_saving
 from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
@@ -35,13 +34,12 @@ from assistant_builder.ui.settings_form import (
 )
 from assistant_builder.ui.train.preflight import (
     DataEstimate,
-    about_time,
     estimate_data,
     make_plan,
-    preset_table,
     run_seconds,
     serves_by_heart,
 )
+from assistant_builder.ui.train.preflight_view import about_time, preset_table
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
 
@@ -234,8 +232,7 @@ def recommend_settings(
     try:
         start = (config or own).with_changes({key: get_value(own, key) for key in PLANNED_KEYS})
         data = estimate_data(study, start.data)
-        ref = resolve(start.model.base, trust_remote_code=allows_code(start.model))
-        plan = make_plan(ref, start, data if isinstance(data, DataEstimate) else None)
+        plan = make_plan(start, data if isinstance(data, DataEstimate) else None)
         if plan is None:
             return None
         changes = cheapest_saving(plan, *start.arms) or (

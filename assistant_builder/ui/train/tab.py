@@ -49,14 +49,12 @@ from assistant_builder.ui.train.preflight import (
     DataEstimate,
     PreflightIssue,
     TimeRemaining,
-    contacts_note,
     estimate_data,
-    not_ready,
-    preflight_card,
     run_preflight,
     scoring_seconds,
     time_left,
 )
+from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, preflight_card
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
 from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
 

@@ -82,6 +82,8 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
             )
         )
     )
+    if left is not None and left.verdict is not None:
+        remaining += " " + t("The first verdict in about {time}.", time=duration(left.verdict))
     title = t(
         "Step {number} of {steps}: {step_title}",
         number=number,

@@ -5,8 +5,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from tests.http_server import Handler, Server, running
 
 Texts = Mapping[str, str]
 """What the judge is shown: question, reference, answer_A, answer_B."""
@@ -39,9 +40,9 @@ def judge_server(reply: Callable[[Texts], Reply] = honest) -> Iterator[JudgeServ
     """Serve ``/v1/chat/completions`` on a free port of this machine."""
     state = JudgeServer(reply)
 
-    class Handler(BaseHTTPRequestHandler):
+    class Judge(Handler):
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            body = json.loads(self.body())
             content = body["messages"][-1]["content"]
             texts = json.loads(content) if content.startswith("{") else {"prompt": content}
             state.asked.append(texts)
@@ -52,22 +53,9 @@ def judge_server(reply: Callable[[Texts], Reply] = honest) -> Iterator[JudgeServ
             if answer is None:
                 state.stopping.wait(30)
                 return
-            status, content = (
-                answer
-                if isinstance(answer, tuple)
-                else (
-                    200,
-                    {
-                        "choices": [
-                            {
-                                "index": 0,
-                                "message": {"role": "assistant", "content": answer},
-                                "finish_reason": "stop",
-                            }
-                        ]
-                    },
-                )
-            )
+            message = {"role": "assistant", "content": answer}
+            whole = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+            status, content = answer if isinstance(answer, tuple) else (200, whole)
             if isinstance(content, Iterator):
                 self.send_response(status)
                 self.send_header("Content-Length", "10000")
@@ -75,23 +63,11 @@ def judge_server(reply: Callable[[Texts], Reply] = honest) -> Iterator[JudgeServ
                 for piece in content:
                     self.wfile.write(piece)
                 return
-            sent = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(sent)))
-            self.end_headers()
-            self.wfile.write(sent)
+            self.send(status, content)
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield state
-    finally:
-        state.stopping.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(Server(Judge)) as server:
+        state.url = f"{server.endpoint}/v1"
+        try:
+            yield state
+        finally:
+            state.stopping.set()

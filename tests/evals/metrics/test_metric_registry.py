@@ -1,8 +1,6 @@
 """The registry of metrics, and a metric that a module outside the product registers."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +24,7 @@ from evals.records import figures, sample_record
 from evals.report.build import write_report
 from evals.report.charts import interval_panels
 from evals.tasks.held_out import score_generation, write_tasks
+from tests.commands import python, with_plugin
 from tests.synthetic_study import evaluated, finished_study, new_study, trained, with_data
 from tests.typed_report import as_report
 
@@ -49,16 +48,11 @@ METRICS.register(Metric(
 @pytest.fixture
 def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The metric's module, named in the environment and on the import path of this process and of its children."""
-    folder = tmp_path / "plugins"
-    folder.mkdir()
-    (folder / "capital_metric.py").write_text(PLUGIN)
+    for name, value in with_plugin(tmp_path / "plugins", "capital_metric", PLUGIN).items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(METRICS, "_entries", dict(METRICS._entries))
     monkeypatch.setattr(registry, "_loaded", set())
-    monkeypatch.setenv(registry.PLUGIN_VARIABLE, "capital_metric")
-    monkeypatch.setenv(
-        "PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    )
-    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.syspath_prepend(str(tmp_path / "plugins"))
     yield
     sys.modules.pop("capital_metric", None)
 
@@ -116,7 +110,7 @@ def test_registry_is_a_leaf_that_loads_no_scientific_library():
         "assert 'evals.metrics' in sys.modules\n"
         "bad = {'numpy', 'scipy', 'torch', 'rouge_score', 'sacrebleu'} & set(sys.modules); assert not bad, bad\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    python("-c", code)
 
 
 @pytest.mark.parametrize(
@@ -225,13 +219,7 @@ def test_plugin_metric_of_stored_answers_reaches_report_page_and_command_line(pl
     )
     stored = read_jsonl(study.cell_folder("Q4") / "samples.jsonl")
     assert not any(NAME in sample["metrics"] for sample in stored)
-    done = subprocess.run(
-        [sys.executable, "-m", "evals", "report", "--study", str(study.folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    python("-m", "evals", "report", "--study", study.folder)
     report = read_json(study.folder / "report.json")
     answerable = [sample for sample in stored if sample["answerable"]]
     share = sum(sample["answer"][0].isupper() for sample in answerable) / len(answerable)

@@ -1,6 +1,4 @@
 import random
-import subprocess
-import sys
 import unicodedata
 
 import pytest
@@ -12,6 +10,7 @@ from sacrebleu.metrics import CHRF
 from evals.metrics import score_answer
 from evals.metrics.fact_recall import facts_kept
 from evals.metrics.text import chrf, exact_match, normalise, rouge_l, token_f1, words
+from tests.commands import python
 
 WORDS = "the ferry a cat 12 26 kilograms of luggage Brindle Cove isn't closed, 3.5 well-known (blue) sea-chest.".split()
 
@@ -157,4 +156,4 @@ def test_scoring_and_statistics_import_no_torch():
         "evals.metrics.score_answer('a cat', 'cat')\n"
         "bad = {'torch', 'transformers', 'gradio'} & set(sys.modules); assert not bad, bad"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    python("-c", code)

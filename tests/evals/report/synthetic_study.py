@@ -13,6 +13,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.study import Study
 from assistant_builder.study.steps import StepRecord
 from tests.measured_study import with_everything
+from tests.synthetic_study import FOUR_BIT, arm_files, step_event, validation_event
 from tests.texts import parts
 
 TOWNS = tuple(
@@ -51,7 +52,6 @@ LEVELS = {
     "LR": 0.026,
 }
 """Loss above that of the adapter's own cell, nats a token."""
-FOUR_BIT = ("B4", "Q4", "L4", "QR", "LR")
 
 
 @dataclasses.dataclass
@@ -239,80 +239,31 @@ def _write_cells(study: Study, recipe: Recipe) -> None:
 
 
 def _write_arm(study: Study, arm: str, storage: str, offset: float) -> None:
-    folder, luck = study.arm_folder(arm), random.Random(arm)
-    config = study.config.model_dump(mode="json")
-    write_json(
-        folder / "config.json",
-        {
-            "arm": arm,
-            "base_storage": storage,
-            "compute_dtype": "bfloat16",
-            "device": "cpu",
-            "model": config["model"],
-            "train": config["train"],
-        },
-    )
+    path, luck = study.arm_folder(arm) / "metrics.jsonl", random.Random(arm)
     for step in range(1, 61):
         loss = 0.7 + 2.2 * 0.94**step + offset + luck.gauss(0, 0.08)
-        append_jsonl(
-            folder / "metrics.jsonl",
-            {
-                "event": "step",
-                "step": step,
-                "steps": 60,
-                "epoch": step / 20,
-                "loss": loss,
-                "learning_rate": 4e-4,
-                "grad_norm": 1.2,
-                "tokens_per_second": 301.0,
-                "tokens": step * 640,
-                "memory_bytes": 1_900_000_000,
-                "elapsed_seconds": 2.2 * step,
-                "eta_seconds": 2.2 * (60 - step),
-            },
-        )
+        append_jsonl(path, step_event(step, 60, loss, 2.2, epoch=step / 20, tokens=step * 640))
         if step % 15 == 0:
-            append_jsonl(
-                folder / "metrics.jsonl",
-                {
-                    "event": "validation",
-                    "step": step,
-                    "steps": 60,
-                    "loss": 0.78 + 1.9 * 0.945**step + offset,
-                    "best": True,
-                    "elapsed_seconds": 2.2 * step,
-                },
-            )
-    write_json(
-        folder / "summary.json",
-        {
-            "arm": arm,
-            "base_storage": storage,
-            "compute_dtype": "bfloat16",
-            "steps": 60,
-            "epochs": 3.0,
-            "train_seconds": 141.3 if arm == "lora" else 133.9,
-            "tokens_per_second": 281.0 if arm == "lora" else 303.0,
-            "tokens": 38400,
-            "peak_memory_bytes": 2_950_000_000 if arm == "lora" else 2_610_000_000,
+            loss = 0.78 + 1.9 * 0.945**step + offset
+            append_jsonl(path, validation_event(step, 60, loss, 2.2))
+    arm_files(
+        study,
+        arm,
+        storage,
+        train_seconds=141.3 if arm == "lora" else 133.9,
+        tokens_per_second=281.0 if arm == "lora" else 303.0,
+        tokens=38400,
+        peak_memory_bytes=2_950_000_000 if arm == "lora" else 2_610_000_000,
+        best_validation_loss=0.85 + offset,
+        seed=0,
+        train_pairs=384,
+        adapter_sha256="ab" * 32,
+        predicted={
             "base_bytes": 269_000_000 if storage == "float16" else 110_000_000,
             "adapter_bytes": 19_500_000,
-            "trainable_parameters": 4_884_480,
-            "total_parameters": 139_400_000,
-            "best_step": 60,
-            "best_validation_loss": 0.85 + offset,
-            "gradient_checkpointing": False,
-            "device": "cpu",
-            "seed": 0,
-            "train_pairs": 384,
-            "adapter_sha256": "ab" * 32,
-            "predicted": {
-                "base_bytes": 269_000_000 if storage == "float16" else 110_000_000,
-                "adapter_bytes": 19_500_000,
-                "peak_memory_bytes": 2_600_000_000,
-                "train_seconds": 150.0,
-                "flops": 2e13,
-            },
+            "peak_memory_bytes": 2_600_000_000,
+            "train_seconds": 150.0,
+            "flops": 2e13,
         },
     )
 

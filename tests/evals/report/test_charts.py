@@ -16,7 +16,8 @@ from evals.report.charts import (
     task_panel,
     waterfall,
 )
-from tests.evals.report.additions import attribution, contrast, judge, reliability, seeds, tasks
+from evals.report.schema import Attribution, Task
+from tests.evals.report.additions import additions, contrast
 
 
 def value_at(ticks: list[dict[str, Any]], position: float) -> float:
@@ -27,7 +28,7 @@ def value_at(ticks: list[dict[str, Any]], position: float) -> float:
 
 
 def test_waterfall_steps_start_where_the_last_one_ended():
-    chart = waterfall(attribution())
+    chart = waterfall(Attribution.model_validate(additions()["attribution"]))
     assert chart is not None
     low, stored, trained, high = chart["rows"]
     assert [row["label"] for row in chart["rows"]] == [
@@ -59,12 +60,12 @@ def test_waterfall_steps_start_where_the_last_one_ended():
 
 
 def test_waterfall_of_a_score_is_mirrored():
-    score = attribution()
+    score = additions()["attribution"]
     score["metric"] = "exact_match"
     for step, value in zip(score["steps"], (0.72, -0.05, 0.01, 0.68), strict=True):
         step["value" if step["kind"] == "level" else "delta"] = value
         step |= {"ci_low": value - 0.01, "ci_high": value + 0.01} if step["kind"] == "step" else {}
-    chart = waterfall(score)
+    chart = waterfall(Attribution.model_validate(score))
     assert chart is not None
     _, stored, trained, _ = chart["rows"]
     assert stored["harm"] and stored["end"] > stored["from_"] and not trained["harm"]
@@ -72,14 +73,14 @@ def test_waterfall_of_a_score_is_mirrored():
 
 
 def test_a_waterfall_without_a_difference_can_be_drawn():
-    same = attribution()
+    same = additions()["attribution"]
     for step in same["steps"]:
         step |= (
             {"value": 0.9}
             if step["kind"] == "level"
             else {"delta": 0.0, "ci_low": 0.0, "ci_high": 0.0}
         )
-    chart = waterfall(same)
+    chart = waterfall(Attribution.model_validate(same))
     assert chart is not None and {row["end"] for row in chart["rows"]} == {50.0}
     assert waterfall(None) is None
 
@@ -104,14 +105,14 @@ def test_every_contrast_has_the_margin_drawn_in():
 
 
 def test_a_task_that_was_forgotten_lies_right():
-    panel = task_panel(tasks()["ab_retention"])
+    panel = task_panel(Task.model_validate(additions()["tasks"]["ab_retention"]))
     assert panel is not None and all(mark["at"] > panel["zero"] for mark in panel["rows"])
     assert value_at(panel["ticks"], panel["rows"][0]["at"]) == pytest.approx(-4.2, abs=0.01)
-    assert task_panel(tasks()["arc_easy"]) is None
+    assert task_panel(Task.model_validate(additions()["tasks"]["arc_easy"])) is None
 
 
 def test_reliability_points_lie_at_probability_and_share_right():
-    chart = reliability_chart(reliability())
+    chart = reliability_chart(additions()["reliability"])
     assert chart is not None
     assert [line["arm"] for line in chart["lines"]] == ["lora", "qlora"]
     points = chart["lines"][0]["points"]
@@ -122,7 +123,7 @@ def test_reliability_points_lie_at_probability_and_share_right():
 
 
 def test_seeds_lie_on_one_axis():
-    chart, panel = seed_dots(seeds()), seed_panel(seeds(), 0.03)
+    chart, panel = seed_dots(additions()["seeds"]), seed_panel(additions()["seeds"], 0.03)
     assert chart is not None and panel is not None
     lora, qlora = chart["rows"]
     assert [value_at(chart["ticks"], dot["at"]) for dot in lora["dots"]] == pytest.approx(
@@ -133,15 +134,15 @@ def test_seeds_lie_on_one_axis():
         row["label"] for row in panel["rows"]
     ] == "Seed 0 | Seed 1 | Seed 2 | Mean of the runs".split(" | ")
     assert value_at(panel["ticks"], panel["rows"][-1]["low"]) == pytest.approx(0.025, abs=1e-4)
-    one = copy.deepcopy(seeds()) | {"count": 1, "spread": None}
+    one = copy.deepcopy(additions()["seeds"]) | {"count": 1, "spread": None}
     assert seed_dots(one) is None and seed_panel(one, 0.03) is None
 
 
 def test_preference():
-    bar = preference_bar(judge())
+    bar = preference_bar(additions()["judge"])
     assert bar is not None and (bar["at"], bar["low"], bar["high"]) == (44.8, 33, 57)
     assert preference_bar(None) is None
-    assert preference_bar({**judge(), "preference": None, "ci": None}) is None
+    assert preference_bar({**additions()["judge"], "preference": None, "ci": None}) is None
 
 
 def test_ticks_of_an_axis_have_the_same_decimals():

@@ -125,7 +125,7 @@ def test_exports_are_judged_by_the_rule_of_the_verdict(full):
 
 
 def test_export_loss_is_reported_as_a_share_of_the_gain_from_tuning():
-    texts = [share_lost({"lost_share": share}) for share in (None, 0.02, 0.6, 1.2)]
+    texts = [str(share_lost({"lost_share": share})) for share in (None, 0.02, 0.6, 1.2)]
     assert texts == parts(
         """
         some quality | some quality | most of what tuning gained | all that tuning gained

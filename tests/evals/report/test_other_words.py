@@ -2,20 +2,30 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
+from assistant_builder.chat.own_questions import ask_missing
 from assistant_builder.data.wordings import Wording, add_wordings
+from assistant_builder.retrieval.own_questions import (
+    facts_to_word,
+    read_questions,
+    save_questions,
+    wording_of,
+)
 from assistant_builder.study import Study
+from assistant_builder.study.contents import OwnQuestion
 from assistant_builder.ui.evaluate.view import four_bit_card, good_enough_card
 from assistant_builder.ui.export.view import not_ready_warning
 from assistant_builder.ui.home.view import score
 from evals.declaration import HeldOut
 from evals.report import brief
 from evals.report.conclusion import Conclusion, conclude
+from evals.report.own_questions import own_questions
 from tests.data.samples import jsonl, pair
 from tests.data.test_one_wording import declines, sheet, typed
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
@@ -89,12 +99,18 @@ def test_a_test_of_respelled_questions_judges_nobody(tmp_path, right, metric):
         write(tmp_path / "sheet.jsonl", sheet()), right=right, eval__primary_metric=metric
     )
     report, found, text = everything(study)
-    assert not found.tested and found.ready and found.share is None and found.next_tab == "data"
+    assert not found.tested and found.ready and found.share is None
+    assert found.next_tab == "evaluate" and found.commands == (
+        "assistant-builder wordings sheet WORDINGS.csv",
+    )
     assert found.audience.text == NOTHING
     assert found.audience.who == "colleagues"
     assert found.figures == ()
     assert found.good_enough == NOTHING
-    assert found.four_bit.endswith("are those of your file, respelled.")
+    assert found.four_bit == (
+        "The test cannot show whether the compact one is as good. The questions of this test are those of your file, "
+        "respelled."
+    )
     assert "ten questions as people would ask them" in found.action
     assert "not tested in other words" in text
     assert not re.search(r"\b0 of 20", text) and "not ready" not in text
@@ -127,6 +143,105 @@ def test_right_declines_are_told_of_a_test_that_asks_nothing_else_in_other_words
     assert [(figure.value, figure.what) for figure in found.figures] == [
         ("7 of 10", "declined rightly")
     ]
+
+
+def asked_own(study: Study, right: int, declined: int) -> Study:
+    """Ask ten wordings and four questions that the file does not answer; the full assistant is right on one less."""
+    facts = facts_to_word(study)
+    save_questions(
+        study,
+        [
+            *(wording_of(pair, f"so {pair.question.split()[-1]} {pair.row}") for pair in facts),
+            *(OwnQuestion(f"Who is mayor {place}?") for place in range(4)),
+        ],
+    )
+    places = {each.question: place for place, each in enumerate(read_questions(study))}
+    answers = {each.question: each.answer for each in read_questions(study)}
+
+    def ask(question: str, arms: list[str]) -> dict[str, Any]:
+        place = places[question]
+        said = {
+            arm: answers[question].upper() if place < right - (arm != "qlora") else "Another rule."
+            for arm in arms
+        }
+        return {
+            arm: {"text": text, "declined": 10 <= place < 10 + declined}
+            for arm, text in said.items()
+        }
+
+    ask_missing(study, ask)
+    return reported(study)
+
+
+def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
+    study = scored(
+        write(tmp_path / "sheet.jsonl", sheet()), right=20, eval__primary_metric="exact_match"
+    )
+    report, found, text = everything(asked_own(study, 9, 3))
+    assert found.tested and found.ready and found.next_tab == "chat" and found.share == 0.8
+    assert [(each.value, each.note) for each in found.figures] == [
+        ("8 of 10", "95% interval 44% to 97%"),
+        ("3 of 4", "95% interval 19% to 99%"),
+    ]
+    assert found.sentences == (
+        "The recommended assistant (Full) was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
+        "It declined 3 of 4 questions that your file does not answer.",
+        "Copying an answer was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
+        "It declined 3 of 4 questions that your file does not answer.",
+    )
+    assert (
+        found.audience.who == "colleagues" and "2 of 10 answers were wrong" in found.audience.text
+    )
+    assert found.four_bit == (
+        "Of your 10 own wordings the compact one was right on 9, and the full one on 8. Such a small test cannot show "
+        "whether the compact one is as good."
+    )
+    assert "not tested in other words" not in text and "80 % right" in text
+    assert "It answered 1 of 4 questions that it should have declined" in text
+    assert brief.examples(as_report(report), found)[0].verdict == "right"
+    assert len(brief.misses(as_report(report), found)) == 2
+    page = (study.folder / "report.html").read_text()
+    assert "made up" in page and page.count("Who is mayor") == 4
+    assert "Not tested in other words" in page and "Use the 16-bit assistant" not in page
+    assert [each["level"] for each in report["warnings"] if each["code"] == "respelled"] == ["note"]
+
+
+@pytest.mark.parametrize(("right", "who"), [(4, "nobody"), (10, "colleagues")])
+def test_own_wordings_decide_who_can_be_given_an_assistant(tmp_path, right, who):
+    study = scored(write(tmp_path / "sheet.jsonl", sheet()), right=20, arms=["qlora"])
+    _, found, _ = everything(asked_own(study, right, 4))
+    assert found.audience.who == who and found.share == right / 10
+    assert found.next_tab == ("chat" if right == 10 else "data")
+    assert right == 4 or "10 test questions are too few" in found.audience.text
+
+
+def test_questions_to_decline_alone_do_not_test_the_answers(tmp_path):
+    study = scored(write(tmp_path / "sheet.jsonl", sheet()), right=20)
+    save_questions(study, [OwnQuestion("Who is the mayor?")])
+    _, found, _ = everything(reported(study))
+    assert found.figures == () and found.good_enough == NOTHING, "not asked yet"
+    ask_missing(
+        study, lambda _, arms: {arm: {"text": "Ada Bold.", "declined": False} for arm in arms}
+    )
+    _, found, text = everything(reported(study))
+    assert not found.tested and found.next_tab == "evaluate"
+    assert found.good_enough == (
+        f"{NOTHING} It declined none of 1 question that your file does not answer."
+    )
+    assert "It answered 1 of 1 question that it should have declined" in text
+
+
+def test_a_right_answer_is_no_refusal_and_a_refusal_is_no_answer(tmp_path):
+    rows = sheet()
+    study = trained(with_data(new_study("sheet", write(tmp_path / "sheet.jsonl", rows))))
+    refusing = OwnQuestion("Sold?", 1, rows[0].question, "Sorry, I do not know that.")
+    save_questions(study, [refusing, replace(refusing, question="Free?", answer="Yes.")])
+    said = {"text": "Sorry, I do not know that", "declined": False}
+    ask_missing(study, lambda _, arms: dict.fromkeys(arms, said))
+    found = own_questions(study)
+    assert [row["right"]["lora"] for row in found["questions"]] == [True, False]
+    assert [row["declined"]["lora"] for row in found["questions"]] == [False, True]
+    assert found["arms"]["lora"]["declined_wrongly"] == 1
 
 
 def test_ten_typed_wordings_are_what_the_report_counts(tmp_path):

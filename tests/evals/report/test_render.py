@@ -8,6 +8,7 @@ from markdown_it import MarkdownIt
 
 from assistant_builder.study import Study
 from evals.declaration import freeze
+from evals.report.audience import Audience
 from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from evals.report.render import render_html, render_markdown
@@ -238,3 +239,16 @@ def test_conversations_show_their_earlier_turns(report):
     report["items"][0] |= {"turn": 1, "context": [{"role": "user", "content": "Is it <b>lit</b>?"}]}
     html = render_html(as_report(report))
     assert "turn 2" in html and "Is it &lt;b&gt;lit&lt;/b&gt;?" in html
+
+
+@pytest.mark.parametrize(
+    ("who", "tone"),
+    [("customers", "no-worse"), ("colleagues", "inconclusive"), ("nobody", "worse")],
+)
+def test_the_conclusion_is_green_only_where_customers_may_ask(who, tone, study, monkeypatch):
+    audience = Audience(who, "Said.")
+    monkeypatch.setattr("evals.report.conclusion.audience", lambda *_, **__: audience)
+    page = Page(render_html(as_report(build_report(study))))
+    assert [attrs["class"] for _, attrs in page.tags if "verdict " in (attrs.get("class") or "")][
+        0
+    ] == f"verdict {tone}"

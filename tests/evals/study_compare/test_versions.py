@@ -1,10 +1,5 @@
 """The next version of a published assistant, and its verdict against the served one."""
 
-import json
-import subprocess
-import sys
-from typing import Any
-
 import pytest
 
 from assistant_builder.atomic_io import append_jsonl, write_json
@@ -27,6 +22,7 @@ from evals.study_compare.versions import (
     reject_if_worse,
     version_verdict,
 )
+from tests.commands import command, record_of, refusal_of
 from tests.evals.study_compare.scored_studies import each, edit, make
 
 NEW = "Where can I park a bicycle?"
@@ -113,34 +109,23 @@ def test_a_version_that_may_be_worse_is_left_to_the_user(root):
     assert served_version(root).name == version.name
 
 
-def run(*words: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "assistant_builder", "versions", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.long
 def test_the_command_creates_lists_publishes_and_undoes(root):
     add_correction(root, NEW, "By the gate.")
-    assert "1 corrections for the next version" in run("shop").stdout
-    created = run("shop", "--create")
-    assert created.returncode == 0 and "assistant-builder run shop-v2" in created.stdout, (
-        created.stderr
-    )
-    assert json.loads(run("shop-v2", "--json").stdout)["candidate"] == "shop-v2"
-    refused = run("shop", "--publish", "shop-v2")
-    assert refused.returncode == 1
-    assert "not evaluated" in refused.stderr
-    assert refused.stderr.count("\n") == 1
-    assert "rejected" in run("shop", "--reject", "shop-v2", "--why", "too slow").stdout
-    assert "too slow" in run("shop").stdout
+
+    def said(line: str) -> str:
+        return command(f"versions shop {line}").stdout
+
+    assert "1 corrections for the next version" in said("")
+    assert "assistant-builder run shop-v2" in said("--create")
+    assert record_of("versions shop-v2")["candidate"] == "shop-v2"
+    assert "not evaluated" in refusal_of("versions shop --publish shop-v2")
+    assert "rejected" in said("--reject shop-v2 --why 'too slow'")
+    assert "too slow" in said("")
     scored_version(root, 0.0)
-    assert "shop-v3 is served now" in run("shop", "--publish", "shop-v3").stdout
-    assert "shop is served again" in run("shop", "--undo").stdout
-    assert run("shop", "--undo", "--create").returncode == 1
+    assert "shop-v3 is served now" in said("--publish shop-v3")
+    assert "shop is served again" in said("--undo")
+    command("versions shop --undo --create", ends=1)
 
 
 def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root):

@@ -1,0 +1,151 @@
+"""An endpoint and a widget that copy answers, without a base model and before a training."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.data import Message
+from assistant_builder.errors import ConfigError
+from assistant_builder.inference.chunks import Sampling
+from assistant_builder.models import embedding
+from assistant_builder.retrieval.copying import COPY
+from assistant_builder.serving.copying import CopySession, serve_copies
+from assistant_builder.serving.engine import Engine
+from assistant_builder.serving.registry import prompt_limits, select_copies
+from assistant_builder.serving.widget import START_PATH, site_token
+from assistant_builder.study import Study
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.retrieval.test_copying import SHEET
+from tests.serving.conftest import Served
+from tests.synthetic_study import new_study
+
+SITE = "https://baths.example"
+WORKER = """
+import sys
+sys.path.insert(0, {root!r})
+from assistant_builder.models import embedding
+from tests.retrieval.fake_embedder import FakeEmbedder
+embedding.Embedder.of = classmethod(lambda cls, model: FakeEmbedder())
+sys.modules["torch"] = sys.modules["transformers"] = None  # importing them fails
+from assistant_builder.chat.answer_server import run_models
+from assistant_builder.serving.copying import CopySession
+run_models(CopySession)
+"""
+DEEP = "How deep is the deep end?"
+TOLD = "The deep end is 3.8 metres deep; the shallow end is 1.1 metres."
+
+
+def sheet(name: str = "baths", **settings: Any) -> Study:
+    return Study.create(StudyConfig().with_changes(settings).named(name), SHEET)
+
+
+@pytest.fixture
+def copies(
+    serve: Callable[..., Served], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Served]:
+    """Starts the endpoint of a study that never ran."""
+
+    def start(study: Study, **config: Any) -> Served:
+        models = select_copies([study.name])
+        script = tmp_path / "worker.py"
+        script.write_text(WORKER.format(root=str(Path(__file__).parents[2])), encoding="utf-8")
+        assistants = [
+            [each.id, str(each.folder), each.arm, each.approach] for each in models.assistants
+        ]
+        monkeypatch.setattr("tests.serving.conftest.models", lambda folder: models)
+        monkeypatch.setattr("tests.serving.conftest.limits", partial(_only, prompt_limits(models)))
+        command = [sys.executable, str(script), json.dumps({"assistants": assistants})]
+        return serve(command, config=ServingConfig(mode="copy", **config))
+
+    return start
+
+
+def _only(limits: dict[str, Any]) -> Any:
+    (found,) = limits.values()
+    return found
+
+
+def test_the_endpoint_copies_with_sources_and_declines(copies):
+    served = copies(sheet(**{"retrieval.sources_in_endpoint": True}))
+    body = served.ask(DEEP, model="baths").json()
+    assert body["model"] == "baths-copy"
+    assert body["choices"][0]["message"]["content"] == TOLD
+    assert body["choices"][0]["finish_reason"] == "stop"
+    found = body["assistant_builder"]
+    assert (found["mode"], found["declined"]) == ("copy", False)
+    assert found["sources"][0]["answer"] == TOLD and found["sources"][0]["row"] == 13
+    assert body["usage"] == {"prompt_tokens": 6, "completion_tokens": 13, "total_tokens": 19}
+    cut = served.ask(DEEP, model="baths", max_tokens=4).json()["choices"][0]
+    assert (cut["message"]["content"], cut["finish_reason"]) == ("The deep end is", "length")
+    far = served.ask("xylophone zebra quartz?", model="baths").json()
+    assert far["assistant_builder"] == {"mode": "copy", "declined": True, "sources": []}
+    turns = [
+        {"role": "user", "content": "What does a swimming course for children cost?"},
+        {"role": "assistant", "content": "108."},
+        {"role": "user", "content": "And adults?"},
+    ]
+    assert served.ask(model="baths", messages=turns).json()["choices"][0]["message"]["content"]
+    with served.stream(DEEP, model="baths") as response:
+        pieces = [
+            json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")
+        ]
+    said = "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces)
+    assert said == TOLD and pieces[-1]["assistant_builder"]["mode"] == "copy"
+
+
+def test_the_widget_says_that_answers_are_looked_up(copies):
+    study = sheet()
+    served = copies(study, widget=True, allow_origin=(SITE,))
+    ask: Any = partial(httpx.post, headers={"Origin": SITE}, timeout=60)
+    site = {"site": site_token(study)}
+    shown = ask(served.url + START_PATH, json={**site, "language": "en"}).json()
+    assert shown["texts"]["machine"].startswith("Looked up, not trained")
+    turns = [{"role": "user", "content": DEEP}]
+    told = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
+    assert TOLD in told and '"declined": false' in told
+
+
+def test_what_cannot_be_copied_is_refused():
+    sheet()
+    with pytest.raises(ConfigError, match="not of an arm"):
+        select_copies(["baths:lora"])
+    models = select_copies(["baths", "baths"])
+    assert models.ids == ["baths-copy"] and models.aliases == {"baths": "baths-copy"}
+    assert models.warnings == [] and models.latest() == models
+    with pytest.raises(ConfigError, match="need no backend"):
+        serve_copies(models, ServingConfig(mode="copy", backend="vllm"), None)
+
+
+def test_the_session_reads_the_data_again_when_they_change(monkeypatch):
+    monkeypatch.setattr(embedding.Embedder, "of", lambda model: FakeEmbedder())
+    study = new_study("library")
+    session = CopySession({COPY: (study, COPY)})
+
+    def answer(question: str) -> str:
+        messages = [Message("user", question)]
+        (chunk,) = session.stream(COPY, messages, Sampling(), None)  # type: ignore[arg-type]
+        assert chunk.finish == "stop" and chunk.judged["mode"] == "copy"
+        return chunk.text_delta
+
+    assert session.load(COPY).base_bytes == 0
+    assert answer("When does the library open?")
+    assert study.source is not None
+    study.source.write_text(SHEET.read_text(encoding="utf-8"), encoding="utf-8")
+    assert answer(DEEP) == TOLD
+    study.source.write_text("question,answer\n", encoding="utf-8")
+    assert answer(DEEP) == TOLD  # what cannot be read does not take answers away
+
+
+def test_an_engine_without_a_tokenizer_counts_words():
+    models = select_copies([sheet().name])
+    limits = prompt_limits(models)["baths-copy"]
+    assert limits.count([Message("user", "three short words")]) == 3
+    assert Engine(models, {"baths-copy": limits}, 1, None).models is models  # type: ignore[arg-type]
