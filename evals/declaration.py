@@ -90,7 +90,7 @@ class Declaration:
         seeds: Training seeds; ``None`` in a declaration of an earlier version, as the next ones.
         eval_seed: Seed of the bootstrap and the permutation tests.
         resamples: Number of resamples.
-        formats: Types of the GGUF files that are scored.
+        formats: Types of the GGUF files that are scored, and ``all arms`` if those of every arm are.
         look: Number of the look: 1 + the earlier tests, scored on this computer, that share questions with this one.
         facts_margin: Margin of the share of facts kept; ``None`` if most references have none, if exact match is a
             bound, which counts each lost fact, or in a declaration of an earlier version.
@@ -277,8 +277,13 @@ def declare(
         seeds=config.seeds,
         eval_seed=chosen.seed,
         resamples=chosen.bootstrap_resamples,
-        formats=tuple(config.formats.types),
+        formats=_files(config),
     )
+
+
+def _files(config: StudyConfig) -> tuple[str, ...]:
+    every = config.formats.types and config.formats.arms == "all"
+    return (*config.formats.types, *(["all arms"] if every else []))
 
 
 def answer_words(training: Sequence[Pair]) -> float:
@@ -362,7 +367,7 @@ def freeze(study: Study) -> None:
         "written": written,
         "questions": sorted(tests.questions),
         "adapters": _adapters(study),
-        "formats": sorted(study.config.formats.types),
+        "formats": sorted(_files(study.config)),
     }
     if last is None or _differs(last, line):
         append_jsonl(home() / DECLARED, line)

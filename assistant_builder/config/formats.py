@@ -25,6 +25,14 @@ class FormatsConfig(ConfigModel):
         ),
     )
 
+    arms: Literal["auto", "all"] = Field(
+        "auto",
+        title=N_("Assistants with GGUF files"),
+        description=N_(
+            "auto: the 16-bit assistant, because merged models have the same size whichever adapter is in them, and "
+            "assistants that are trained for a file. all: every assistant, which takes twice as long."
+        ),
+    )
     importance: Literal["auto", "on", "off"] = Field(
         "auto",
         title=N_("Importance matrix"),

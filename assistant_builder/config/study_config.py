@@ -13,7 +13,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from assistant_builder.arms import ARMS, CELLS, TWINS, compares, continued, further_arms
+from assistant_builder.arms import (
+    ARMS,
+    CELLS,
+    TWINS,
+    compares,
+    continued,
+    further_arms,
+    headline_arms,
+)
 from assistant_builder.config.base import BASIC, ArmName, ConfigModel
 from assistant_builder.config.data import DataConfig
 from assistant_builder.config.eval import EvalConfig
@@ -205,9 +213,10 @@ class StudyConfig(ConfigModel):
 
     def file_types(self, arm: str) -> list[str]:
         """The types of an arm's GGUF files, largest first; of one that is trained for a type, that type alone."""
-        if not ARMS[arm].rounds or not self.formats.types:
-            return self.formats.types
-        return [self.train.qat_type] if self.train.qat_type in GGUF_TYPES else []
+        if ARMS[arm].rounds and self.formats.types:
+            return [self.train.qat_type] if self.train.qat_type in GGUF_TYPES else []
+        every = self.formats.arms == "all" or arm == headline_arms(self.arms)[0]
+        return self.formats.types if every else []
 
     @property
     def evaluation_shards(self) -> int:

@@ -290,6 +290,8 @@ def step_inputs(
     types: dict[str, Any] = {"formats.types": config.formats.types} if config.formats.types else {}
     if types and config.weighs_columns:  # not recorded where it is off, as by earlier versions
         types |= {"formats.importance": True}
+    if types and config.formats.arms != "auto":  # nor this one
+        types |= {"formats.arms": config.formats.arms}
     if step == FORMATS:
         return {**common, **types, **_format_inputs(study, config)}
     scores = {

@@ -252,7 +252,7 @@ def _sentence(
     if rival["outcome"] == "worse":
         return m(
             "Copying the best fact is better than either assistant: {metric} {copied}, against {value} for "
-            "{assistant} ({measured}). Train longer, or show customers the pairs themselves.",
+            "{assistant} ({measured}). Serve copied answers ('serve --mode copy'), or train longer.",
             **values,
         )
     if rival["outcome"] == "inconclusive":

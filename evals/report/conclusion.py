@@ -639,8 +639,11 @@ def _improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]
     if learned:
         epochs = f"{2 * report['config']['train']['epochs']:g}"
         return (
-            t("Train longer, or show users the pairs themselves."),
-            (f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",),
+            t("Serve copied answers, which need no training and invent nothing, or train longer."),
+            (
+                f"assistant-builder serve {name} --mode copy",
+                f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",
+            ),
         )
     return (
         t(

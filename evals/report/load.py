@@ -145,7 +145,7 @@ def read_baselines(study: Study, like: Cell) -> dict[str, Cell]:
 
 
 def read_formats(study: Study, arm: str, like: Cell) -> list[Cell]:
-    """The scored GGUF files of an arm, largest first.
+    """The scored GGUF files of an arm, largest first; those of earlier settings until the step runs again.
 
     Raises:
         EvaluationError: They were scored on other items than the cell ``like``.
@@ -154,7 +154,7 @@ def read_formats(study: Study, arm: str, like: Cell) -> list[Cell]:
     found = _read(
         {
             f"{arm} {type}": folder / f"{arm}-{type}"
-            for type in study.config.file_types(arm)
+            for type in study.config.file_types(arm) or study.config.formats.types
             if (folder / f"{arm}-{type}" / "scores.json").is_file()
         }
     )

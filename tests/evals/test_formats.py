@@ -124,7 +124,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
 def study() -> Study:
     """An evaluated study whose files are not written."""
     found = evaluated(
-        trained(with_data(new_study(formats__types=["Q4_0", "Q8_0"], eval__similarity=False)))
+        trained(
+            with_data(
+                new_study(
+                    formats__types=["Q4_0", "Q8_0"], formats__arms="all", eval__similarity=False
+                )
+            )
+        )
     )
     keys = ("item", "row", "turn", "cluster", "answerable", "question", "reference", "tokens")
     write_jsonl(
@@ -167,6 +173,14 @@ def test_every_file_of_both_arms_has_scores_like_those_of_a_cell(study, script):
     assert scores["kl"] == 0.004
     assert scores["kl_items"] == 20
     assert study.progress("formats") is not None
+
+
+def test_by_default_only_the_16_bit_assistant_has_files(study, script):
+    study.write_config(study.config.with_changes({"formats.arms": "auto"}))
+    score_formats(study)
+    assert folders(study) == ("lora-Q4_0", "lora-Q8_0")
+    study.write_config(study.config.with_changes({"arms": "qlora"}))
+    assert study.config.file_types("qlora") == ["Q8_0", "Q4_0"]  # it is the only one
 
 
 def test_answers_that_come_in_another_order_belong_to_their_items(study, script, monkeypatch):
@@ -298,7 +312,7 @@ def test_an_older_study_has_no_such_step(study):
     path = study.folder / "study.yaml"
     lines = path.read_text().splitlines()
     at = lines.index("formats:")
-    path.write_text("\n".join([*lines[:at], *lines[at + 5 :]]) + "\n")
+    path.write_text("\n".join([*lines[:at], *lines[at + 6 :]]) + "\n")
     assert study.config.formats.types == [] and "formats" not in study.steps
 
 

@@ -277,8 +277,8 @@ def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse():
         ),
         (
             {"against_copy": "worse"},
-            "Train longer",
-            "assistant-builder run help --name help-2 --set train.epochs=6",
+            "Serve copied answers",
+            "assistant-builder serve help --mode copy",
         ),
         (
             {"lora": 0.1, "copy": 0.2, "against_copy": "worse"},
