@@ -13,7 +13,7 @@ assistant_builder                   4095  2160
 assistant_builder/chat               2530  1440
 assistant_builder/cli                1960   995
 assistant_builder/cluster            1010   595
-assistant_builder/config             1380   770
+assistant_builder/config             1390   770
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
 assistant_builder/i18n                680   405
