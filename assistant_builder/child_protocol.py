@@ -27,6 +27,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from assistant_builder.child_process import last_line
+from assistant_builder.forking import Preloaded, start_python
 
 
 class Child:
@@ -37,17 +38,17 @@ class Child:
         last_words: The last line of its standard error, once :meth:`lines` or :meth:`events` have ended.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start a command; it gets no signals of the terminal, such as Ctrl-C."""
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        preloaded: Preloaded | None = None,
+    ) -> None:
+        """Start a command, as a fork of ``preloaded`` if that is given; it gets no signals of the terminal."""
         self.last_words = ""
         self._log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=dict(environment),
-            start_new_session=True,
+        self.process = start_python(
+            command, environment, preloaded=preloaded, stderr=self._log, piped=True
         )
 
     @property

@@ -71,7 +71,7 @@ _smi_failed: list[float] = []
 
 def detect_gpus() -> GpuReport:
     """The GPUs that torch sees in processes with this environment; cached per environment."""
-    if not _driver_present():
+    if not driver_present():
         return GpuReport()
     with _lock:
         at, found = _reports.get(_environment_key(), (0.0, None))
@@ -105,7 +105,7 @@ def _environment_key() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in _VARIABLES)
 
 
-def _driver_present() -> bool:
+def driver_present() -> bool:
     """Whether a GPU driver is installed; without one, the slow query of torch is skipped.
 
     Loading CUDA's driver library does not initialize CUDA; torch's CUDA runtime loads it by the same name.

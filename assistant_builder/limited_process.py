@@ -225,7 +225,7 @@ class LimitedProcess(ABC):
             except queue.Empty:
                 if time.monotonic() > end:
                     raise _LimitReached("time", f"{seconds:g}") from None
-                if _resident(child.process.pid) > self._memory:
+                if _resident(child.process.pid or 0) > self._memory:
                     raise _LimitReached("memory", _gigabytes(self._memory)) from None
         if line is None:
             code, words = child.process.returncode, child.last_words

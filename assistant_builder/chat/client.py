@@ -17,6 +17,7 @@ from assistant_builder.atomic_io import file_hash
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.child_protocol import Child
 from assistant_builder.data import Message
+from assistant_builder.forking import Preloaded
 from assistant_builder.i18n import Text, t, text_of
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.session import Memory
@@ -174,8 +175,8 @@ class ChatWorker:
     The command implements the protocol of :mod:`assistant_builder.chat.answer_server`.
     """
 
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = list(command)
+    def __init__(self, command: Sequence[str], preloaded: Preloaded | None = None) -> None:
+        self._command, self._preloaded = list(command), preloaded
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._child: Child | None = None
@@ -243,7 +244,7 @@ class ChatWorker:
 
     def _submit(self, stream: ReplyStream, request: dict[str, Any]) -> None:
         if self._child is None or not self._child.running:
-            self._child = Child(self._command, compute_environment())
+            self._child = Child(self._command, compute_environment(), self._preloaded)
             self._reader = threading.Thread(target=self._read, args=(self._child,), daemon=True)
             self._reader.start()
         self._pending[request["id"]] = _PendingRequest(stream, request, self._child)
@@ -307,11 +308,13 @@ def exit_error(code: int, said: str) -> dict[str, Any]:
 class WorkerPool:
     """At most one worker process at a time, since the two base models of a study already need much memory.
 
-    ``command`` replaces the command of the study's worker, see :class:`ChatWorker`.
+    ``command`` replaces the command of the study's worker, see :class:`ChatWorker`; workers are forks of ``preloaded``.
     """
 
-    def __init__(self, command: Sequence[str] | None = None) -> None:
-        self._command = command
+    def __init__(
+        self, command: Sequence[str] | None = None, preloaded: Preloaded | None = None
+    ) -> None:
+        self._command, self._preloaded = command, preloaded
         self._lock = threading.Lock()
         self._key: tuple[str, ...] = ()
         self._worker: ChatWorker | None = None
@@ -334,7 +337,8 @@ class WorkerPool:
             if self._worker is None or key != self._key:
                 if self._worker is not None:
                     self._worker.close()
-                self._worker, self._key = ChatWorker(self._command or worker_command(study)), key
+                command = self._command or worker_command(study)
+                self._worker, self._key = ChatWorker(command, self._preloaded), key
             return self._worker
 
     @property

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,9 +19,11 @@ from filelock import FileLock
 from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.child_process import compute_environment, lower_priority
+from assistant_builder.child_process import compute_environment
 from assistant_builder.config import ExecutorConfig
+from assistant_builder.devices import driver_present
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.forking import STEPS, Preloaded, Process, start_python
 from assistant_builder.planning.memory_check import require_study_fit
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.invalidation import queue_if_stale, raise_for_step_result
@@ -31,6 +32,8 @@ from assistant_builder.study import Study, home, run_marker
 from assistant_builder.study.locks import process_alive, process_identity
 from assistant_builder.study.steps import FORMATS, needed_before
 
+_LIGHT = {"data", "report"}
+"""Steps that import no models."""
 _POLL_SECONDS = 0.25
 _QUEUE_POLL_SECONDS = 0.5
 _GRACE_SECONDS = 600.0
@@ -61,35 +64,53 @@ class LocalRunner:
         If an earlier run started a step, wait for it and then check it again, because it may have had other settings.
         """
         pending = list(study.steps)
-        while pending:
-            for step in list(pending):
-                if not set(needed_before(step, study.steps)).isdisjoint(pending):
-                    continue  # with early stopping the arms wait for each other, and later steps for them
-                done = not queue_if_stale(study, step)
-                ours = done or _run_step(study, step, on_event)
-                record = study.step(step)
-                if ours:
-                    on_event(Event(step, record.state, study.progress(step), reused=done))
-                if ours and record.state == "succeeded":
-                    pending.remove(step)
+        with _preloaded(study) as preloaded:
+            while pending:
+                for step in list(pending):
+                    if not set(needed_before(step, study.steps)).isdisjoint(pending):
+                        continue  # with early stopping the arms wait for each other, and later steps for them
+                    done = not queue_if_stale(study, step)
+                    ours = done or _run_step(study, step, on_event, preloaded)
+                    record = study.step(step)
+                    if ours:
+                        on_event(Event(step, record.state, study.progress(step), reused=done))
+                    if ours and record.state == "succeeded":
+                        pending.remove(step)
 
 
-def _run_step(study: Study, step: str, on_event: Callable[[Event], None]) -> bool:
+@contextmanager
+def _preloaded(study: Study) -> Iterator[Preloaded | None]:
+    """A process with the libraries of the steps, if several of them have work to do."""
+    due = [step for step in study.steps if study.step(step).state != "succeeded"]
+    several = len(set(due) - _LIGHT) > 1
+    found = Preloaded.where_safe(STEPS, gpu_driver=driver_present()) if several else None
+    try:
+        yield found
+    finally:
+        if found is not None:
+            found.close()
+
+
+def _run_step(
+    study: Study,
+    step: str,
+    on_event: Callable[[Event], None],
+    preloaded: Preloaded | None = None,
+) -> bool:
     """Run a step or wait for the process that an earlier run started; returns whether this run started it."""
-    process: subprocess.Popen[bytes] | None = None
+    process: Process | None = None
     if study.step(step).state != "running":
         log_file = study.log_file(step)
         log_file.parent.mkdir(parents=True, exist_ok=True)
         with log_file.open("ab") as log:
-            process = subprocess.Popen(
+            process = start_python(
                 step_command(study, step),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=compute_environment(),
+                compute_environment(),
+                preloaded=None if step in _LIGHT else preloaded,
+                stderr=log,
+                piped=False,
+                nice="behind" if step == FORMATS else "lower",
             )
-        lower_priority(process.pid, behind=step == FORMATS)
     cancelled_at: float | None = None
     while process.poll() is None if process is not None else study.step(step).state == "running":
         try:

@@ -13,7 +13,9 @@ from urllib.parse import parse_qsl
 import gradio as gr
 
 from assistant_builder.chat.client import WorkerPool
+from assistant_builder.devices import driver_present
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.forking import CHAT, Preloaded
 from assistant_builder.i18n import ENGLISH, N_, language, t, use_language
 from assistant_builder.retrieval.own_questions import takes_own_questions
 from assistant_builder.study.admin import purge_deleted
@@ -382,5 +384,6 @@ def initial_tab(name: str | None, requested: str | None) -> str:
 
 
 def launch(access: Access) -> None:
-    """Build and serve the page until it is interrupted."""
-    serve_page(build_app, access)
+    """Build and serve the page until it is interrupted; the libraries of the chat are imported meanwhile."""
+    preloaded = Preloaded.where_safe(CHAT, gpu_driver=driver_present())
+    serve_page(lambda: build_app(WorkerPool(preloaded=preloaded)), access)

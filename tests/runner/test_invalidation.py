@@ -80,8 +80,8 @@ def test_studies_without_the_arms_setting_do_not_become_stale():
     at = lines.index("arms:")
     # the key and its two entries
     path.write_text("\n".join([*lines[:at], *lines[at + 3 :]]) + "\n")
-    assert "arms" not in path.read_text() and load_config(path) == study.config
-    assert not any("arms" in key for step in study.steps for key in step_inputs(study, step))
+    assert "\narms" not in path.read_text() and load_config(path) == study.config
+    assert not any(key.endswith("arms") for step in study.steps for key in step_inputs(study, step))
     assert first_stale_step(study, redo=False) is None
 
 
