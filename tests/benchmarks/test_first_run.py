@@ -13,14 +13,13 @@ import http.server, json, os, sys, time
 words, home = sys.argv[3:], os.environ["ASSISTANT_BUILDER_HOME"]
 with open(os.path.join(home, "calls"), "a") as calls:
     calls.write(" ".join(words) + "\\n")
-if words[0] == "app":
+if sys.argv[1] == "-c":
+    print(4.5)
+elif words[0] == "app":
     http.server.HTTPServer(("127.0.0.1", int(words[2])), http.server.BaseHTTPRequestHandler).serve_forever()
 elif words[0] == "run":
     time.sleep(2)
     sys.exit(FAILS)
-elif words[0] == "status":
-    steps = [{"name": "data-embed", "state": "succeeded"}]
-    print(json.dumps({"steps": steps, "first_verdict_seconds": 1.5}))
 elif "--help" in words:
     print(HELP)
 """
@@ -29,6 +28,10 @@ elif "--help" in words:
 @pytest.fixture
 def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> first_run.Commands:
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(tmp_path))
+    steps = [{"name": "data-embed", "state": "succeeded"}]
+    monkeypatch.setattr(
+        first_run, "_status", lambda: {"steps": steps, "first_verdict_seconds": 1.5}
+    )
     return fake(tmp_path)
 
 
@@ -43,6 +46,7 @@ def fake(folder: Path, *, fails: int = 0, shown: str = "--mode copy") -> first_r
 def test_each_moment_is_timed(commands, tmp_path):
     found = first_run.measure(commands, tmp_path / "study.yaml", first_run.time.monotonic())
     assert list(found) == ["page", "copied", "verdict", "finished", "example"]
+    assert found["example"] == 4.5
     assert found["page"] < found["copied"] < found["verdict"] < found["finished"] < 60
     calls = (tmp_path / "calls").read_text().splitlines()
     assert f"run {tmp_path / 'study.yaml'} --name first-run" in calls
