@@ -74,8 +74,10 @@ def report(
         output.print_json(read_json(path))
     else:
         output.echo(_in_the_language(document, path, format))
+    from evals.report.other_words import decided_outcome
+
     with texts_of(study.config.model.quant_type):
-        _exit_if_failing(fail_if, [document.verdict.outcome], document.message("sentence"))
+        _exit_if_failing(fail_if, [decided_outcome(document)], document.message("sentence"))
 
 
 def _in_the_language(report: Report, path: Path, format: Literal["html", "md"]) -> str:

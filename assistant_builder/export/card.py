@@ -35,6 +35,7 @@ from evals.report.format import (
     two_significant_digits,
 )
 from evals.report.load import lead_pair
+from evals.report.other_words import decided_outcome
 from evals.report.rows_headline import bound_rows
 from evals.report.schema import Report
 from evals.report.verdict import changed_text, clustered_text, level_of
@@ -183,7 +184,7 @@ def _verdict(report: Report | None) -> dict[str, Any] | None:
         "ci_high": verdict.ci[1],
     }
     claim = verdict.estimand
-    facts: dict[str, str] = {"Outcome": verdict.outcome}
+    facts: dict[str, str] = {"Outcome": decided_outcome(report)}
     if claim in CLAIMS:
         facts["Claim"] = inline(f"{CLAIMS[claim]}, {clustered_text(verdict)}", 500)
     if compared:

@@ -19,6 +19,11 @@ def is_respelled(report: Report) -> bool:
     return counted is not None and counted.respelled > 0
 
 
+def decided_outcome(report: Report) -> str:
+    """The outcome that exit codes and labels follow: respelled questions of the file decide nothing."""
+    return "inconclusive" if is_respelled(report) else str(report.verdict.outcome)
+
+
 def asks_other_words(report: Report) -> bool:
     """Whether the test asks in other words for answers that mostly occur once in the file."""
     counted = _counted(report)

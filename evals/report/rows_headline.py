@@ -18,7 +18,7 @@ from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
 from evals.report.load import lead_arm, lead_pair
-from evals.report.other_words import is_respelled
+from evals.report.other_words import decided_outcome, is_respelled
 from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of, number_of
 
@@ -154,7 +154,7 @@ def outcome_label(report: Report) -> str:
 
 def tone(report: Report) -> str:
     """The CSS class of the verdict; a verdict with counter-evidence gets the class of a warning."""
-    outcome = "inconclusive" if is_respelled(report) else str(report.verdict.outcome)
+    outcome = decided_outcome(report)
     return "mixed" if report.objection and outcome == "no worse" else outcome.replace(" ", "-")
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.chat.own_questions import ask_missing
+from assistant_builder.cli import app
 from assistant_builder.data.wordings import Wording, add_wordings
 from assistant_builder.retrieval.own_questions import (
     facts_to_word,
@@ -25,6 +27,7 @@ from assistant_builder.ui.home.view import score
 from evals.declaration import HeldOut
 from evals.report import brief
 from evals.report.conclusion import Conclusion, conclude
+from evals.report.other_words import decided_outcome
 from evals.report.own_questions import own_questions
 from tests.data.samples import jsonl, pair
 from tests.data.test_one_wording import declines, sheet, typed
@@ -122,6 +125,9 @@ def test_a_test_of_respelled_questions_judges_nobody(tmp_path, right, metric):
     assert "about questions of training, respelled" in report["basis"][0]
     assert "other_claim" not in report
     assert not any("right answers" in line for line in report["summary"])
+    assert decided_outcome(as_report(report)) == "inconclusive"
+    done = CliRunner().invoke(app, ["report", study.name, "--fail-if", "inconclusive"])
+    assert done.exit_code == 3, "it shows nothing of questions in other words"
     codes = [warning["code"] for warning in report["warnings"]]
     assert "respelled" in codes and "not_better_than_copy" not in codes
     assert report["taught"] == {"items": 20, "covered": 20}
