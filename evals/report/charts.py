@@ -25,7 +25,7 @@ from evals.report.format import (
     plain,
     shown,
 )
-from evals.report.schema import Attribution, AttributionStep
+from evals.report.schema import Attribution, AttributionStep, Task
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -85,8 +85,6 @@ def interval_panels(
             {
                 **row,
                 "label": shown(row["metric"]).label,
-                "about": "",
-                "note": "",
                 "primary": row["metric"] == primary,
                 "margin": margin if row["metric"] == primary else None,
             }
@@ -116,9 +114,10 @@ def interval_panel(
 ) -> dict[str, Any]:
     """Differences with their intervals on one axis around zero; right is worse.
 
-    The rows are entries of ``contrasts`` in one unit, with ``label about note primary`` and ``margin``, the allowed
-    harm in the metric's units or ``None``.
+    The rows are entries of ``contrasts`` in one unit, with a ``label``, and as needed ``about note primary`` and
+    ``margin``, the allowed harm in the metric's units.
     """
+    rows = [{"about": "", "note": "", "primary": False, "margin": None, **row} for row in rows]
     how = shown(rows[0]["metric"])
     mirrored = rows[0]["higher_is_better"]
     factor = {row["metric"]: shown(row["metric"]).factor for row in rows}
@@ -253,21 +252,16 @@ def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict
     )
 
 
-def task_panel(task: Entries) -> dict[str, Any] | None:
-    """The differences of an lm-eval task with their intervals; ``None`` without any."""
+def task_panel(task: Task) -> dict[str, Any]:
+    """The differences of an lm-eval task, of which there is one at least, with their intervals."""
     rows = [
         {
             **row,
             "label": f"{row['candidate']} − {row['baseline']}",
             "about": row.message("meaning"),
-            "note": "",
-            "primary": False,
-            "margin": None,
         }
-        for row in task["contrasts"]
+        for row in task.contrasts
     ]
-    if not rows:
-        return None
     sides = t("← the first scores better"), t("the first scores worse →")
     return interval_panel(rows, *sides, t("Difference (95% interval)"))
 
@@ -503,9 +497,7 @@ def seed_panel(seeds: Entries, margin: float) -> dict[str, Any] | None:
         {
             "metric": metric,
             "higher_is_better": metric_of(metric).higher_is_better,
-            "primary": False,
             "margin": margin,
-            "note": "",
             "label": label,
             "about": about,
             "delta": delta,

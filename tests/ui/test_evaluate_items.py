@@ -20,14 +20,14 @@ from assistant_builder.ui.evaluate.item_filters import (
     make_item_set,
     study_items,
 )
-from assistant_builder.ui.evaluate.view import (
+from assistant_builder.ui.evaluate.item_view import (
     PER_PAGE,
-    example_table,
     item_view,
     items_view,
     pager_text,
     pages,
 )
+from assistant_builder.ui.evaluate.view import example_table
 from evals.metrics import METRICS
 from evals.report.brief import Example
 from evals.report.items import change

@@ -24,6 +24,7 @@ from assistant_builder.ui.html import (
     card,
     empty,
     error_callout,
+    fragment,
     heading,
     items,
     join,
@@ -76,9 +77,8 @@ def _verdict(verdict: Record) -> Markup:
         title = t("better")
     elif tone == "good" and verdict["within_margin_but_worse"]:
         title = t("measurably worse, within the margin")
-    return Markup(
-        '<div class="ab-callout ab-verdict ab-{}" role="status"><strong>{}</strong><p>{}</p></div>'
-    ).format(
+    return fragment(
+        "evaluate.verdict",
         tone,
         f"{t(CELLS[verdict['cell']].label)}: {title}",
         render(text_of(verdict["said"]["sentence"], verdict["sentence"])),
@@ -95,7 +95,7 @@ def comparison_tables(record: Record) -> Markup:
     differing = (
         table(columns, differences)
         if differences
-        else Markup("<p>{}</p>").format(t("No recorded setting or file differs."))
+        else fragment("parts.paragraph", t("No recorded setting or file differs."))
     )
     headers = (
         t("Cell"),
@@ -139,8 +139,6 @@ def comparison_panels(record: Record) -> list[dict[str, Any]]:
                 **row,
                 "label": f"{row['cell']} · {shown(row['metric']).label}",
                 "about": "" if row["higher_is_better"] else t(CELLS[row["cell"]].label),
-                "note": "",
-                "primary": False,
                 "margin": next(iter(margins), None),
             }
             for row in rows

@@ -16,7 +16,13 @@ from assistant_builder.ui.evaluate.item_filters import (
     count_by_choice,
     filter_items,
 )
-from assistant_builder.ui.evaluate.view import Marks, items_view, metric_choices, pager_text, pages
+from assistant_builder.ui.evaluate.item_view import (
+    Marks,
+    items_view,
+    metric_choices,
+    pager_text,
+    pages,
+)
 from assistant_builder.ui.refresh import QUIET, user_facing_errors
 from evals.report.format import count
 

@@ -25,14 +25,11 @@ from assistant_builder.i18n import N_, render, t, text_of
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
 from assistant_builder.study import Study
-from assistant_builder.ui.evaluate.view import exports_card
-from assistant_builder.ui.html import (
-    callout,
-    card,
-    fragment,
-)
+from assistant_builder.ui.html import callout, card, fragment, table
 from assistant_builder.ui.study_snapshot import report_conclusion
-from evals.report.format import in_sentence, shown
+from evals.report.conclusion import TOO_FEW
+from evals.report.format import in_sentence, share_lost, shown
+from evals.report.rows_headline import export_table
 from evals.report.schema import Report
 
 ENDPOINT_STARTS = {
@@ -41,6 +38,7 @@ ENDPOINT_STARTS = {
     "programs": N_("Start it and show the address"),
 }
 """Card about the endpoint → label of its button."""
+_KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
 
 def not_ready_warning(report: Report | None) -> Markup:
@@ -154,7 +152,8 @@ def advice_card(advice: Advice, file: str = "") -> Markup:
 
 def quality_card(report: Report | None) -> Markup:
     """The quality of the exports compared with the measured assistants; empty before the report."""
-    if not report:
+    exports = export_table(report) if report else None
+    if report is None or exports is None:
         return Markup("")
     metric = shown(report.primary_metric)
     arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in report.exports or [])]
@@ -174,7 +173,30 @@ def quality_card(report: Report | None) -> Markup:
         trained=trained,
         cells=cells,
     )
-    return exports_card(report, fragment("parts.paragraph", note, "ab-note-line"))
+    rows = [
+        (
+            fragment("evaluate.cell", row["cell"]),
+            row["how"],
+            row["size"],
+            row["figure"],
+            f"{row['difference']} ({row['interval']})" if row["difference"] else "–",
+            t(_KEEPS.get(row["keeps"], "")) or t("✕ loses {share}", share=share_lost(export)),
+        )
+        for row, export in zip(exports["rows"], report.exports, strict=True)
+    ]
+    headers = (
+        t("Cell"),
+        t("How it is served"),
+        t("Weights"),
+        exports["metric"],
+        t("Difference from the measured cell"),
+        t("Keeps quality?"),
+    )
+    return card(
+        t("Which export keeps the measured quality"),
+        fragment("evaluate.cells", table(headers, rows, numeric=(2, 3, 4))),
+        fragment("parts.paragraph", note, "ab-note-line"),
+    )
 
 
 def spec_title(spec: ExportSpec) -> str:

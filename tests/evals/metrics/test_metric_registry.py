@@ -16,7 +16,8 @@ from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.errors import ConfigError, EvaluationError
 from assistant_builder.study import Study
 from assistant_builder.ui.evaluate.item_filters import study_items
-from assistant_builder.ui.evaluate.view import cells_table, metric_choices, results_frame
+from assistant_builder.ui.evaluate.item_view import metric_choices
+from assistant_builder.ui.evaluate.view import cells_table, results_frame
 from assistant_builder.ui.settings_form import study_options
 from evals.declaration import HeldOut, declare
 from evals.metrics import METRICS, Metric, metric_of, score_answer, score_answers
