@@ -50,8 +50,16 @@ from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
 from evals.report.to_come import later_sections, to_come_text
-from evals.report.verdict import changed_text, harm_text, leave_one_out_text, level_of, meaning
+from evals.report.verdict import (
+    changed_text,
+    harm_text,
+    leave_one_out_text,
+    level_of,
+    meaning,
+    number_of,
+)
 from evals.report.warnings import by_weight
+from evals.tasks.general_knowledge import TASK as RETENTION
 
 LISTED = 200  # held-out items on the page; ``report.json`` has all of them
 _BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
@@ -109,7 +117,7 @@ def arm_styles() -> str:
 
 
 _FORMATS = (
-    "count difference duration interval level_text nats number p_value percent plain "
+    "count difference duration figure interval level_text nats number p_value percent plain "
     "rate signed size"
 ).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
@@ -140,6 +148,9 @@ def _environment() -> Environment:
         "shown_as": shown,
         "headline": HEADLINE,
         "metrics_in": rows_headline.metrics_in,
+        "scored_metrics": rows_headline.scored_metrics,
+        "task_panel": charts.task_panel,
+        "retention": RETENTION,
         "approach_names": approaches.NAMES,
         "format_verdicts": formats.VERDICTS,
         "approach_outcomes": approaches.OUTCOMES,
@@ -153,6 +164,7 @@ def _environment() -> Environment:
         "in_sentence": lambda label: fmt.in_sentence(render(label)),
         "reading": rows_headline.reading,
         "unit_note": rows_headline.unit_note,
+        "perplexity": number_of,
         "value": format_value,
         "subscripts": subscripts,
         "short": short,
@@ -220,7 +232,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     flipped = ("lost", "gained") if flips else ()
     first, more = by_weight(report.warnings)
     lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
-    seed_rows, spread = rows_other.seed_rows(report)
     differences = rows_headline.contrast_rows(report)
     panels = [charts.contrast_panel(rows, margin if compared else None) for rows in differences]
     resources = rows_headline.resource_rows(report)
@@ -311,18 +322,14 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "fidelity_note": fidelity.message("sentence") if fidelity else "",
         "worst": rows_other.worst_items(report),
         "floor": flips.noise_floor.message("sentence") if flips and flips.noise_floor else "",
-        "tasks": rows_other.task_sections(report),
         "calibration": charts.reliability_chart(report.reliability),
         "preference": charts.preference_bar(report.judge),
-        "seeds": seed_rows,
-        "spread": spread,
         "seeds_note": seeds.message("sentence"),
         "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
         "waterfall": charts.waterfall(report.attribution),
         "identities": rows_headline.identity_line(report),
-        "cell_table": rows_headline.cell_table(report),
         "contrasts": [row for rows in differences for row in rows],
         "contrast_panels": [panel for panel in panels if panel],
         "every_difference": rows_headline.every_difference(report),
@@ -337,7 +344,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "costs": resources,
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
         "graded": rows_headline.graded_rows(report),
-        "data": rows_other.data_rows(report),
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 

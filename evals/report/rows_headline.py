@@ -274,8 +274,7 @@ def metric_table(report: Report) -> dict[str, Any]:
                 "holm": "",
                 "reading": t("the untuned base was not scored"),
             }
-            for name in METRICS
-            if any(cell["metrics"].get(name) is not None for cell in cells.values())
+            for name in scored_metrics(cells)
         ]
     cut = [cell.get("cut_answers") for cell in cells.values()]
     if any(cut):
@@ -302,6 +301,15 @@ def metric_table(report: Report) -> dict[str, Any]:
         "rows": rows,
         "difference": {"caption": caption, "signs": " − ".join(pair), "words": words},
     }
+
+
+def scored_metrics(records: Mapping[str, Entries]) -> list[str]:
+    """The metrics of which any of the cells or baselines has a figure, in order."""
+    return [
+        name
+        for name in METRICS
+        if any(record["metrics"].get(name) is not None for record in records.values())
+    ]
 
 
 def in_short(report: Report) -> dict[str, str]:
@@ -410,41 +418,6 @@ def _tiles_alone(report: Report) -> list[dict[str, str]]:
 
 
 _LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
-
-
-def cell_table(report: Report) -> dict[str, Any]:
-    """Every cell and untuned baseline as a row, every metric as a column, with a dash for a missing figure."""
-    records = {**report.cells, **report.baselines}
-    metrics = [
-        name
-        for name in METRICS
-        if any(found["metrics"].get(name) is not None for found in records.values())
-    ]
-    weighed = any(record.get("base_bytes") for record in records.values())
-    columns = [{"label": shown(metric).label, "note": unit_note(metric)} for metric in metrics]
-    if "nll_per_token" in metrics:
-        columns.insert(metrics.index("nll_per_token") + 1, {"label": t("Perplexity"), "note": ""})
-    if weighed:
-        columns.insert(0, {"label": t("Weights"), "note": t("as served")})
-    rows = []
-    for name, record in records.items():
-        figures = [fmt.size(record.get("base_bytes"))] if weighed else []
-        for metric in metrics:
-            value = record["metrics"].get(metric)
-            figures.append("–" if value is None else number(value, metric))
-            if metric == "nll_per_token":
-                perplexity = record.get("perplexity")
-                figures.append("–" if perplexity is None else number_of(perplexity))
-        rows.append(
-            {
-                "name": name,
-                "label": record.message("label"),
-                "about": record.message("about"),
-                "figures": figures,
-                "baseline": name not in report.cells,
-            }
-        )
-    return {"columns": columns, "rows": rows, "baselines": bool(report.baselines)}
 
 
 def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -1,20 +1,14 @@
-"""Rows of text for the page: tasks, refusals, calibration, seeds, judge, votes, fidelity, power, data and method."""
+"""Texts for the page that its templates do not write: the items that lost most, and what the test can detect."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.arms import LORA, QLORA
-from assistant_builder.i18n import N_, t, tn
-from evals.report import charts
+from assistant_builder.i18n import t, tn
 from evals.report import format as fmt
 from evals.report.format import (
     count,
-    difference,
-    interval,
-    number,
-    p_value,
     percent,
     plain,
     shown,
@@ -22,110 +16,7 @@ from evals.report.format import (
 )
 from evals.report.items import cut, marked
 from evals.report.load import BASELINE, CANDIDATE
-from evals.report.rows_headline import reading
 from evals.report.schema import Report
-from evals.tasks.general_knowledge import TASK as RETENTION
-
-
-def task_sections(report: Report) -> list[dict[str, Any]]:
-    """Every task with its figures by cell and the differences; the retention task first."""
-    found = []
-    for name, task in sorted(report.tasks.items(), key=lambda item: item[0] != RETENTION):
-        metric = task["metric"] or ""
-        rows = []
-        for row in task["contrasts"]:
-            flips = task["flips"].get(row["name"])
-            rows.append(
-                {
-                    "title": f"{row['candidate']} − {row['baseline']}",
-                    "meaning": row.message("meaning"),
-                    "difference": difference(row["delta"], metric, row),
-                    "interval": interval(row, metric),
-                    "p": p_value(row["p_value"]),
-                    "holm": p_value(row["p_value_holm"]),
-                    "reading": reading(row),
-                    "lost": count(len(flips["lost"])) if flips else "–",
-                    "gained": count(len(flips["gained"])) if flips else "–",
-                }
-            )
-        found.append(
-            {
-                "name": name,
-                "retention": name == RETENTION,
-                "metric": shown(metric).label,
-                "items": count(task["items"]),
-                **{
-                    key: task.message(key) if task[key] else ""
-                    for key in ("label", "about", "sentence", "error")
-                },
-                "cells": [
-                    {
-                        "name": cell,
-                        "label": report.cells[cell].message("label"),
-                        "value": number(value, metric),
-                    }
-                    for cell, value in task["cells"].items()
-                ],
-                "contrasts": rows,
-                "listed": [_document(entry) for entry in task["listed"]],
-                "panel": charts.task_panel(task),
-            }
-        )
-    return found
-
-
-def _document(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A forgotten question, its choices with the right one marked, and what each cell chose."""
-    document = entry["document"]
-    texts = document["choices"]
-    chosen = [
-        f"{cell}: {texts[place]}" for cell, place in entry["chosen"].items() if place is not None
-    ]
-    return {
-        "question": document["question"],
-        "chosen": "; ".join(chosen),
-        "choices": [
-            {"text": text, "right": place == document["answer"]} for place, text in enumerate(texts)
-        ],
-    }
-
-
-def seed_rows(report: Report) -> tuple[list[dict[str, str]], dict[str, str] | None]:
-    """Each training run of both arms with their difference, and mean and spread over them; nothing for a single run."""
-    seeds = report.seeds
-    if not seeds["spread"] or not report.compares:
-        return [], None
-    metric, spread, rows = seeds["metric"], seeds["spread"], []
-    for run in seeds["runs"]:
-        row = dict(zip(("ci_low", "ci_high"), run["ci"], strict=True))
-        rows.append(
-            {
-                "seed": t("Seed {number}", number=run["seed"]),
-                "L16": number(run["L16"], metric),
-                "Q4": number(run["Q4"], metric),
-                "difference": difference(run["delta"], metric, row),
-                "interval": interval(row, metric),
-                "reading": t("{outcome}, but not twins", outcome=t(run["verdict"]))
-                if run["twins"] is False
-                else t(run["verdict"]),
-            }
-        )
-    how, delta = shown(metric), spread["delta"]
-    row = dict(zip(("ci_low", "ci_high"), delta["ci"], strict=True))
-    arms = {
-        name: t(
-            "{mean} (sd {sd})",
-            mean=number(spread[name]["mean"], metric),
-            sd=fmt.figure(spread[name]["sd"] * how.factor, how.decimals),
-        )
-        for name in (BASELINE, CANDIDATE)
-    }
-    return rows, {
-        **arms,
-        "difference": difference(delta["mean"], metric, row),
-        "interval": interval(row, metric),
-        "sd": signed(delta["sd"] * how.factor, how.decimals).lstrip("+"),
-    }
 
 
 def worst_items(report: Report) -> list[dict[str, Any]]:
@@ -228,89 +119,3 @@ def planned_sentence(report: Report) -> str:
         )
     )
     return f"{text} {flipped}"
-
-
-_FOUND = {
-    "exact_duplicates": N_("exact duplicates"),
-    "near_duplicates": N_("near duplicates"),
-    "conflicts": N_("conflicting answers"),
-    "one_word_answers": N_("one-word answers"),
-    "over_long": N_("too long and cut"),
-    "answers_shared": N_("answers shared between splits"),
-}
-
-
-def data_rows(report: Report) -> list[tuple[str, str]]:
-    """Source, split and leaks of the data."""
-    data = report.data
-    split, leaks = data["split"], data["leaks"]
-    rows = [
-        (t("File"), str(data["source"] or t("not on record"))),
-        (t("Format"), str(data["format"] or t("not on record"))),
-    ]
-    if data["columns"]:
-        columns = ", ".join(f"{role} = {name}" for role, name in data["columns"].items())
-        rows.append((t("Columns"), columns))
-    if data["rows"] is not None:
-        rows.append(
-            (
-                t("Rows"),
-                t(
-                    "{rows} in the file, {usable} usable, {rejected} rejected",
-                    **{key: count(data[key]) for key in ("rows", "usable", "rejected")},
-                ),
-            )
-        )
-    if data["findings"]:
-        found = ", ".join(
-            f"{count(value)} {t(_FOUND.get(key, key))}" for key, value in data["findings"].items()
-        )
-        rows.append((t("Found"), found))
-    if split["counts"]:
-        values = {"counts": _by_split(split["counts"]), "seed": split["seed"]}
-        how = (
-            t("{counts}, defined by the file", **values)
-            if split["given"]
-            else t("{counts}, drawn with seed {seed}", **values)
-        )
-        rows.append((t("Split"), how))
-    units = split["units"] or {}
-    for label, counts in (
-        (t("Units ({kind})", kind=str(units.get("kind"))), units.get("counts")),
-        (t("Clusters"), split["clusters"]),
-    ):
-        if counts and any(counts.values()):
-            rows.append((label, _by_split(counts)))
-    known = [
-        text
-        for text, kind in (
-            (t("{count} by text", count=count(leaks["text"])), "text"),
-            (t("{count} by embedding", count=count(leaks["embedding"])), "embedding"),
-        )
-        if leaks[kind] is not None
-    ]
-    listed = ", ".join(known) or t("no search on record")
-    if known and leaks["listed"]:
-        removed, left = count(leaks["removed"]), count(leaks["left"])
-        listed = t(
-            "{leaks}; {removed} removed, {left} kept", leaks=listed, removed=removed, left=left
-        )
-    rows.append((t("Leaks into held-out"), listed))
-    rows += [
-        (t("SHA-256 of {split}", split=_split(name)), value)
-        for name, value in (split["hashes"] or {}).items()
-    ]
-    return rows
-
-
-def _split(name: str) -> str:
-    names = {
-        "heldout": t("held-out"),
-        "train": t("train"),
-        "validation": t("validation"),
-    }
-    return names.get(name, name)
-
-
-def _by_split(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count(value)} {_split(name)}" for name, value in counts.items())
