@@ -25,7 +25,8 @@ from evals.report.format import (
     plain,
     shown,
 )
-from evals.report.schema import Attribution, AttributionStep, Task
+from evals.report.rows_headline import reading
+from evals.report.schema import Attribution, AttributionStep, Report, Task
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -229,27 +230,44 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return drawn
 
 
-def contrast_panel(rows: Sequence[dict[str, Any]], margin: float | None) -> dict[str, Any] | None:
-    """Differences between cells on the metric of the verdict, with the margin; ``None`` without any."""
-    if not rows:
-        return None
-    drawn = [
-        {
-            **row,
-            "label": row["title"],
-            "about": row["meaning"],
-            "primary": "verdict" in row,
-            "margin": margin,
-            "note": f"{row['from']} → {row['to']}; {row['reading']}",
-        }
-        for row in rows
-    ]
-    return interval_panel(
-        drawn,
+_LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
+
+
+def contrast_panels(report: Report) -> list[dict[str, Any]]:
+    """Every difference on the metric of the verdict, with the margin, on one axis or two.
+
+    The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
+    times as large.
+    """
+    metric, records = report.primary_metric, {**report.cells, **report.baselines}
+    compared = [row for row in report.contrasts if row.metric == metric]
+    reach = [max(abs(row.ci_low), abs(row.ci_high)) for row in compared]
+    limit = _LARGE * max(
+        report.verdict.margin, reach[0] if report.compares else max(reach, default=0.0)
+    )
+    near: list[dict[str, Any]] = []
+    far: list[dict[str, Any]] = []
+    for row, furthest in zip(compared, reach, strict=True):
+        ends = (
+            number(records[cell]["metrics"].get(metric), metric)
+            for cell in (row.baseline, row.candidate)
+        )
+        (near if furthest <= limit else far).append(
+            {
+                **row,
+                "label": f"{row.candidate} − {row.baseline}",
+                "about": row.message("meaning"),
+                "primary": "verdict" in row,
+                "margin": report.verdict.margin if report.compares else None,
+                "note": f"{' → '.join(ends)}; {reading(row)}",
+            }
+        )
+    names = (
         t("← the first is better"),
         t("the first is worse →"),
         t("Difference (95% interval)"),
     )
+    return [interval_panel(rows, *names) for rows in (near, far) if rows]
 
 
 def task_panel(task: Task) -> dict[str, Any]:

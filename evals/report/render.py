@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache, partial
 from importlib.resources import files
@@ -19,6 +20,7 @@ from assistant_builder.arms import (
     css_rules,
     css_variables,
     label,
+    main_cells,
 )
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import Message, direction, language, render, t, tm, tn
@@ -40,7 +42,7 @@ from evals.report.contrasts import HEADLINE
 from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups
-from evals.report.load import lead_pair, served_cells
+from evals.report.load import lead_arm, lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
 from evals.report.method import formulas as formulas_of
@@ -51,6 +53,7 @@ from evals.report.schema import Report
 from evals.report.study_facts import flatten
 from evals.report.to_come import later_sections, to_come_text
 from evals.report.verdict import (
+    as_row,
     changed_text,
     harm_text,
     leave_one_out_text,
@@ -118,7 +121,7 @@ def arm_styles() -> str:
 
 _FORMATS = (
     "count difference duration figure interval level_text nats number p_value percent plain "
-    "rate signed size"
+    "rate signed signed_percent size"
 ).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
 
@@ -148,6 +151,7 @@ def _environment() -> Environment:
         "shown_as": shown,
         "headline": HEADLINE,
         "metrics_in": rows_headline.metrics_in,
+        "scale": rows_headline.scale,
         "scored_metrics": rows_headline.scored_metrics,
         "task_panel": charts.task_panel,
         "retention": RETENTION,
@@ -165,6 +169,8 @@ def _environment() -> Environment:
         "reading": rows_headline.reading,
         "unit_note": rows_headline.unit_note,
         "perplexity": number_of,
+        "expm1": math.expm1,
+        "higher_is_better": lambda metric: metric_of(metric).higher_is_better,
         "value": format_value,
         "subscripts": subscripts,
         "short": short,
@@ -232,8 +238,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     flipped = ("lost", "gained") if flips else ()
     first, more = by_weight(report.warnings)
     lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
-    differences = rows_headline.contrast_rows(report)
-    panels = [charts.contrast_panel(rows, margin if compared else None) for rows in differences]
     resources = rows_headline.resource_rows(report)
     untuned = [
         {
@@ -286,8 +290,16 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "bounds": rows_headline.bound_rows(report),
         "left_out": leave_one_out_text(report.verdict),
         "harm": harm_text(report),
-        "tiles": rows_headline.tiles(report),
-        "table": rows_headline.metric_table(report),
+        "judged": as_row(report.verdict) if compared else None,
+        "memory": [row for row in resources if row["key"] in ("base_bytes", "peak_memory_bytes")],
+        "lead_arm": lead_arm(report.trained_arms),
+        "lead": lead,
+        "pair": lead_pair(report),
+        "headline_cells": {
+            name: report.cells[name]
+            for name in main_cells(report.trained_arms)
+            if name in report.cells
+        },
         "panels": charts.interval_panels(
             lead,
             report.primary_metric if compared else "",
@@ -330,8 +342,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         # all differences, cells and exports
         "waterfall": charts.waterfall(report.attribution),
         "identities": rows_headline.identity_line(report),
-        "contrasts": [row for rows in differences for row in rows],
-        "contrast_panels": [panel for panel in panels if panel],
+        "contrast_panels": charts.contrast_panels(report),
         "every_difference": rows_headline.every_difference(report),
         "exports": rows_headline.export_table(report),
         "untuned": sorted(
@@ -341,7 +352,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "curves": charts.loss_chart(report.curves),
         "validations": rows_headline.validation_rows(report),
         "resources": [row for row in resources if row["key"] not in _BARS],
-        "costs": resources,
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
         "graded": rows_headline.graded_rows(report),
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from assistant_builder.arms import LORA, QLORA, main_cells
+from assistant_builder.arms import LORA, QLORA
 from assistant_builder.arms import label as label_of
 from assistant_builder.i18n import N_, render, t, tn
 from assistant_builder.planning.memory_check import plan_accuracy
@@ -17,10 +16,9 @@ from evals.metrics import METRICS, metric_of
 from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
 from evals.report.format import count, difference, interval, number, shown, signed_percent
-from evals.report.load import lead_arm, lead_pair
 from evals.report.other_words import decided_outcome, is_respelled
 from evals.report.schema import Difference, Report
-from evals.report.verdict import as_row, harm_interval, level_of, number_of
+from evals.report.verdict import as_row, harm_interval, level_of
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
@@ -173,7 +171,7 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
             {
                 "label": how.label,
                 "difference": difference(bound["delta"], metric, row),
-                "scale": _scale(unit, higher=bound["higher_is_better"]),
+                "scale": scale(unit, higher=bound["higher_is_better"]),
                 "interval": interval(row, metric),
                 "margin": fmt.two_significant_digits(bound["margin"] * how.factor),
                 "result": result,
@@ -183,7 +181,7 @@ def bound_rows(report: Report) -> list[dict[str, str]]:
     return rows
 
 
-def _scale(unit: str, *, higher: bool) -> str:
+def scale(unit: str, *, higher: bool) -> str:
     """The unit of a metric, if it has one, and which direction is better."""
     better = t("higher is better") if higher else t("lower is better")
     return f"{unit}, {better}" if unit else better
@@ -221,88 +219,6 @@ def unit_note(metric: str) -> str:
     return t(info.unit) if info.format == "number" else ""
 
 
-def metric_table(report: Report) -> dict[str, Any]:
-    """Cells as columns, metrics as rows, and the difference between the cells of :func:`lead_pair`."""
-    compared, pair = report.compares, lead_pair(report)
-    cells = {
-        name: report.cells[name] for name in main_cells(report.trained_arms) if name in report.cells
-    }
-    rows: list[dict[str, Any]] = []
-    for row in of_contrast(report, "-".join(pair)):
-        metric = row["metric"]
-        primary, unit = compared and metric == report.primary_metric, unit_note(metric)
-        rows.append(
-            {
-                "label": shown(metric).label,
-                "primary": primary,
-                "scale": _scale(unit, higher=row["higher_is_better"]),
-                "figures": [number(cell["metrics"].get(metric), metric) for cell in cells.values()],
-                "difference": difference(row["delta"], metric, row),
-                "interval": interval(row, metric),
-                "p": fmt.p_value(row["p_value"]),
-                "holm": fmt.p_value(row["p_value_holm"]),
-                "reading": t("{outcome}, by this metric", outcome=t(row["verdict"]))
-                if primary
-                else reading(row),
-            }
-        )
-        if metric == "nll_per_token":
-            low, high = (signed_percent(math.expm1(row[end])) for end in ("ci_low", "ci_high"))
-            rows.append(
-                {
-                    "label": t("Perplexity"),
-                    "primary": False,
-                    "scale": t("lower is better; difference in percent"),
-                    "figures": [number_of(cell["perplexity"]) for cell in cells.values()],
-                    "difference": signed_percent(math.expm1(row["delta"])),
-                    "interval": t("{low} to {high}", low=low, high=high),
-                    "p": "",
-                    "holm": "",
-                    "reading": t("the loss in other units"),
-                }
-            )
-    if not rows:  # a single arm, whose untuned base is not among eval.cells
-        rows = [
-            {
-                "label": shown(name).label,
-                "primary": False,
-                "scale": _scale("", higher=metric_of(name).higher_is_better),
-                "figures": [number(cell["metrics"].get(name), name) for cell in cells.values()],
-                "difference": "–",
-                "interval": "–",
-                "p": "",
-                "holm": "",
-                "reading": t("the untuned base was not scored"),
-            }
-            for name in scored_metrics(cells)
-        ]
-    cut = [cell.get("cut_answers") for cell in cells.values()]
-    if any(cut):
-        rows.append(
-            {
-                "label": t("Answers cut at the limit"),
-                "primary": False,
-                "scale": t("of {tokens:,} tokens; lower is better", tokens=report["answer_limit"]),
-                "figures": [count(number) for number in cut],
-                "difference": "",
-                "interval": "",
-                "p": "",
-                "holm": "",
-                "reading": t("scored without their end"),
-            }
-        )
-    caption, words = (
-        (t("QLoRA minus LoRA"), t("QLoRA − LoRA"))
-        if compared
-        else (t("the assistant minus the untuned base"), t("Tuned − untuned"))
-    )
-    return {
-        "cells": [{"name": name, "label": cell.message("label")} for name, cell in cells.items()],
-        "rows": rows,
-        "difference": {"caption": caption, "signs": " − ".join(pair), "words": words},
-    }
-
-
 def scored_metrics(records: Mapping[str, Entries]) -> list[str]:
     """The metrics of which any of the cells or baselines has a figure, in order."""
     return [
@@ -338,115 +254,6 @@ def in_short(report: Report) -> dict[str, str]:
         did += " " + t("Not shown to be within the margin: {metrics}.", metrics=open_ones)
     came_from = render(report.attribution.message("sentence")) if report.attribution else ""
     return {"did": did, "from": came_from}
-
-
-def tiles(report: Report) -> list[dict[str, str]]:
-    """The four or five figures at the top: label, value and the value it is compared with."""
-    verdict = report.verdict
-    if not report.compares:
-        return _tiles_alone(report)
-    how, judged = shown(verdict.metric), as_row(verdict)
-    found = [
-        {
-            "label": t("{metric}: QLoRA minus LoRA", metric=how.label),
-            "value": difference(judged["delta"], verdict.metric, judged),
-            "note": t(
-                "{level} interval {interval}; allowed: {margin}",
-                level=level_of(verdict),
-                interval=interval(judged, verdict["metric"]),
-                margin=fmt.two_significant_digits(verdict["margin"] * how.factor),
-            ),
-        }
-    ]
-    for row in of_contrast(report, verdict.contrast or "", "exact_match"):
-        qlora, lora = (
-            number(report.cells[row[name]]["metrics"]["exact_match"], "exact_match")
-            for name in ("candidate", "baseline")
-        )
-        found.append(
-            {
-                "label": t("Exactly right answers, QLoRA"),
-                "value": qlora,
-                "note": t("{value} with 16-bit LoRA", value=lora),
-            }
-        )
-    return found + [
-        {
-            "label": t("{quantity}, QLoRA", quantity=line["label"]),
-            "value": line["texts"][QLORA.name],
-            "note": t(
-                "{value} with 16-bit LoRA ({ratio})",
-                value=line["texts"][LORA.name],
-                ratio=line["ratio"],
-            ),
-        }
-        for line in resource_rows(report)
-        if line["key"] in ("base_bytes", "peak_memory_bytes")
-        and line["values"].get(QLORA.name) is not None
-    ]
-
-
-def _tiles_alone(report: Report) -> list[dict[str, str]]:
-    """The figures at the top of a report on one arm, compared with the untuned base if that was scored."""
-    arm = lead_arm(report.trained_arms)
-    rows = {row["metric"]: row for row in of_contrast(report, "-".join(lead_pair(report)))}
-    found = []
-    for metric in dict.fromkeys((report.primary_metric, "exact_match")):
-        value, row = report.cells[arm.cell].metrics.get(metric), rows.get(metric)
-        if value is not None:
-            found.append(
-                {
-                    "label": t("Exactly right answers")
-                    if metric == "exact_match"
-                    else shown(metric).label,
-                    "value": number(value, metric),
-                    "note": t(
-                        "{difference} by tuning (95% interval {interval})",
-                        difference=difference(row["delta"], metric, row),
-                        interval=interval(row, metric),
-                    )
-                    if row
-                    else "",
-                }
-            )
-    return found + [
-        {"label": line["label"], "value": line["texts"][arm.name], "note": ""}
-        for line in resource_rows(report)
-        if line["values"].get(arm.name) is not None
-        and line["key"] in ("base_bytes", "peak_memory_bytes")
-    ]
-
-
-_LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
-
-
-def contrast_rows(report: Report) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every difference on the metric of the verdict, in two groups for two axes.
-
-    The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
-    times as large.
-    """
-    metric, records = report.primary_metric, {**report.cells, **report.baselines}
-    rows = [
-        {
-            **row,
-            "meaning": row.message("meaning"),
-            "title": f"{row['candidate']} − {row['baseline']}",
-            "from": number(records[row["baseline"]]["metrics"].get(metric), metric),
-            "to": number(records[row["candidate"]]["metrics"].get(metric), metric),
-            "text": difference(row["delta"], metric, row),
-            "interval": interval(row, metric),
-            "reading": reading(row),
-        }
-        for row in report.contrasts
-        if row["metric"] == metric
-    ]
-    reach = [max(abs(row["ci_low"]), abs(row["ci_high"])) for row in rows]
-    limit = _LARGE * max(
-        report.verdict.margin, reach[0] if report.compares else max(reach, default=0.0)
-    )
-    near = [row for row, far in zip(rows, reach, strict=True) if far <= limit]
-    return near, [row for row, far in zip(rows, reach, strict=True) if far > limit]
 
 
 def every_difference(report: Report) -> dict[str, Any]:
