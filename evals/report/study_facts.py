@@ -241,32 +241,31 @@ class Export:
 
     Attributes:
         cell: The cell that scores the export.
-        measured: The cell whose quality the report measured.
         separate_adapter: Whether the adapter is served separately from the base and adds to its bytes.
     """
 
     cell: str
     arm: str
-    measured: str
     separate_adapter: bool
     how: Message
+
+    @property
+    def measured(self) -> str:
+        """The cell whose quality the report measured: that of the arm as trained."""
+        return ARMS[self.arm].cell
 
 
 EXPORTS = (
     Export(
         QLORA.cell,
         QLORA.name,
-        QLORA.cell,
         True,
         m("QLoRA's adapter, served on the base in {bits} bits as in training."),
     ),
-    Export(
-        "Q16", QLORA.name, QLORA.cell, True, m("QLoRA's adapter, served on the full 16-bit base.")
-    ),
+    Export("Q16", QLORA.name, True, m("QLoRA's adapter, served on the full 16-bit base.")),
     Export(
         "QD",
         QLORA.name,
-        QLORA.cell,
         False,
         m(
             "QLoRA's adapter merged into the base it was trained on ({bits}-bit weights widened to 16 bits), served "
@@ -276,7 +275,6 @@ EXPORTS = (
     Export(
         "QR",
         QLORA.name,
-        QLORA.cell,
         False,
         m(
             "QLoRA's adapter merged into the base it was trained on, the result quantized to {bits} bits again for "
@@ -287,24 +285,19 @@ EXPORTS = (
     Export(
         LORA.cell,
         LORA.name,
-        LORA.cell,
         True,
         m("LoRA's adapter, served on the 16-bit base as in training."),
     ),
-    Export(
-        "L4", LORA.name, LORA.cell, True, m("LoRA's adapter, served on the base in {bits} bits.")
-    ),
+    Export("L4", LORA.name, True, m("LoRA's adapter, served on the base in {bits} bits.")),
     Export(
         "LM",
         LORA.name,
-        LORA.cell,
         False,
         m("LoRA's adapter merged into the 16-bit base, served in 16 bits."),
     ),
     Export(
         "LR",
         LORA.name,
-        LORA.cell,
         False,
         m(
             "LoRA's adapter merged into the 16-bit base, the result quantized to {bits} bits for serving."
@@ -330,8 +323,8 @@ def all_exports() -> tuple[Export, ...]:
             arm=arm.short,
         )
         found += [
-            Export(arm.cell, arm.name, arm.cell, not arm.rounds, served),
-            Export(arm.merged_cell, arm.name, arm.cell, False, merged),
+            Export(arm.cell, arm.name, not arm.rounds, served),
+            Export(arm.merged_cell, arm.name, False, merged),
         ]
     return tuple(found)
 

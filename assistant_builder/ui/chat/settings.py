@@ -89,41 +89,25 @@ class ChatSettings:
     def more(self) -> None:
         """Place the other switches, the system prompt and the sampling settings in the open accordion."""
         with gr.Row(elem_classes="ab-modes"):
-            self.figures = gr.Checkbox(
-                False,
-                label=t("Speed and memory"),
-                info=t("Of each answer."),
-                elem_id="ab-figures",
-                min_width=200,
-            )
-            self.shipped = gr.Checkbox(
-                False,
-                label=t("Ask the file to ship too"),
-                info=t("In llama.cpp, as Ollama runs it; not in blind mode."),
-                elem_id="ab-shipped",
-                min_width=200,
+            self.figures = _switch("figures", t("Speed and memory"), t("Of each answer."))
+            self.shipped = _switch(
+                "shipped",
+                t("Ask the file to ship too"),
+                t("In llama.cpp, as Ollama runs it; not in blind mode."),
                 visible=is_installed(),
             )
-            self.base = gr.Checkbox(
-                False,
-                label=t("Ask the base model too"),
-                info=t("The same model without training."),
-                elem_id="ab-base",
-                min_width=200,
+            self.base = _switch(
+                "base", t("Ask the base model too"), t("The same model without training.")
             )
-            self.copied = gr.Checkbox(
-                False,
-                label=t("Look the answer up too"),
-                info=t("Copied from your data, without a trained model."),
-                elem_id="ab-copied",
-                min_width=200,
+            self.copied = _switch(
+                "copied",
+                t("Look the answer up too"),
+                t("Copied from your data, without a trained model."),
             )
-            self.from_memory = gr.Checkbox(
-                False,
-                label=t("Without looking up"),
-                info=t("Assistants answer from memory, without facts of your data."),
-                elem_id="ab-from-memory",
-                min_width=200,
+            self.from_memory = _switch(
+                "from-memory",
+                t("Without looking up"),
+                t("Assistants answer from memory, without facts of your data."),
                 visible=False,
             )
         self.system = gr.Textbox(
@@ -272,6 +256,12 @@ class ChatSettings:
         self.reset.click(
             lambda name: _own_system(name) if name else "", picker, self.system, **quiet
         ).then(remember, inputs, self.kept, **quiet)
+
+
+def _switch(name: str, label: str, about: str, *, visible: bool = True) -> gr.Checkbox:
+    return gr.Checkbox(
+        False, label=label, info=about, elem_id=f"ab-{name}", min_width=200, visible=visible
+    )
 
 
 def _systems(kept: Any) -> dict[str, Any]:

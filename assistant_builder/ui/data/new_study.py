@@ -55,7 +55,7 @@ from assistant_builder.ui.data.wordings import (
     wording_lines,
 )
 from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, heading
-from assistant_builder.ui.refresh import Updates, Values, chosen_study
+from assistant_builder.ui.refresh import QUIET, Updates, Values, chosen_study
 from assistant_builder.ui.settings_form import OptionForm, keys_of
 from assistant_builder.ui.uploads import new_folder
 
@@ -213,10 +213,8 @@ class NewStudyForm:
     """Components that create a study from a data file."""
 
     def __init__(self) -> None:
-        self.source, self.origin = (
-            gr.State(None),
-            gr.State(None),
-        )  # the edited file, and the original
+        self.source = gr.State(None)  # the edited file
+        self.origin = gr.State(None)
         self.mapping = gr.State({})  # role → column, as in data.columns
         self.base = gr.State(None)  # study whose settings the new one takes over
         with gr.Column(visible=False) as self.body:
@@ -247,14 +245,10 @@ class NewStudyForm:
         view = {*inputs, seen.rows}
         outputs = self._outputs
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
-        settled: dict[str, Any] = {
-            **_PRIVATE,
-            "show_progress": "hidden",
-            "trigger_mode": "always_last",
-        }
+        settled: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
         events = [
             upload.file.upload(self._load_file, {upload.file, *inputs}, outputs, **looked),
-            upload.file.clear(self._clear, None, outputs, show_progress="hidden", **_PRIVATE),
+            upload.file.clear(self._clear, None, outputs, **QUIET),
             upload.try_example.click(
                 self._load_example, {upload.example, *inputs}, outputs, **looked
             ),

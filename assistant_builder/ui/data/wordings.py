@@ -27,7 +27,7 @@ from assistant_builder.models.bundled import BASE_MODEL
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, Tone, callout, error_callout, hint
-from assistant_builder.ui.refresh import Updates, Values
+from assistant_builder.ui.refresh import QUIET, Updates, Values
 
 _HEADERS = [N_("Use"), N_("Row"), N_("Question"), N_("Other wording"), N_("Answer"), N_("Look at")]
 _USE, _ROW, _WORDING = 0, 1, 3
@@ -122,13 +122,7 @@ class WordingsForm:
                 )
                 self.all = gr.Button(t("Tick all"), size="sm", elem_id="ab-wordings-all")
                 self.none = gr.Button(t("Untick all"), size="sm")
-        self.by.input(
-            self._by,
-            self.by,
-            [self.endpoint, self.note],
-            show_progress="hidden",
-            api_visibility="private",
-        )
+        self.by.input(self._by, self.by, [self.endpoint, self.note], **QUIET)
         for button, ticked in ((self.all, True), (self.none, False)):
             button.click(
                 lambda lines, ticked=ticked: [
@@ -137,8 +131,7 @@ class WordingsForm:
                 ],
                 self.table,
                 self.table,
-                show_progress="hidden",
-                api_visibility="private",
+                **QUIET,
             )
 
     def _by(self, by: str) -> Updates:
