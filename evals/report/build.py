@@ -39,9 +39,10 @@ from evals.report.load import (
     served_cells,
     tuned_cells,
 )
-from evals.report.other_results import beats_untuned, judged, reliability, task_records, votes
+from evals.report.other_results import beats_untuned, judged, votes
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_questions
+from evals.report.reliability import reliability
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
@@ -56,6 +57,7 @@ from evals.report.study_facts import (
     resources,
     twins,
 )
+from evals.report.task_results import task_records
 from evals.report.to_come import to_come
 from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
 from evals.report.warnings import power, warnings

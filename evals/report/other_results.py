@@ -1,22 +1,16 @@
-"""Results in addition to the held-out scores: extra tasks, calibration, judge, blind votes, untuned baselines.
-
-Extra tasks are compared document by document: a document that the untuned base gets right and the tuned model gets
-wrong was forgotten.
-"""
+"""Results in addition to the held-out scores: the preference of a judge, blind votes, and the untuned baselines."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NotRequired
+from typing import Any
 
-import numpy as np
-from scipy import stats
 from scipy.optimize import brentq
 from typing_extensions import TypedDict
 
-from assistant_builder.arms import ARMS, LORA, QLORA, Arm, further_arms, main_cells
+from assistant_builder.arms import ARMS, LORA, QLORA
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.chat.feedback import (
     counted_votes,
@@ -26,350 +20,20 @@ from assistant_builder.chat.feedback import (
     tally,
     tally_message,
 )
-from assistant_builder.config import EvalConfig
 from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Entries
-from evals.compare import SATURATED, holm, paired_comparison
 from evals.judge.pairwise import JudgeLine, preference
 from evals.metrics import metric_of
 from evals.report.contrasts import (
-    HEADLINE,
-    all_pairs,
     clearly_better,
     clearly_worse,
     clusters_of,
-    figures_of,
-    in_words,
 )
-from evals.report.format import SIGNIFICANT, enumerated, measured, share_of, shown, value_of
-from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.format import SIGNIFICANT, enumerated, share_of, shown, value_of
+from evals.report.load import BASELINE, Cell
 from evals.report.schema import Report
 from evals.stats.significance import sign_test
-from evals.tasks.general_knowledge import TASK as RETENTION
-
-_LISTED = 12  # forgotten documents
-_PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
-_LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
-_TEXTS = {
-    RETENTION: (
-        m("General knowledge"),
-        m(
-            "Multiple-choice questions on general knowledge, supplied with assistant-builder and unrelated to the "
-            "training data. They show what tuning makes the model forget. Guessing gives 25%."
-        ),
-    ),
-}
-
-
-Documents = dict[Any, dict[str, Any]]
-
-
-def _tuned(cells: Mapping[str, Any]) -> list[Arm]:
-    """The arms of which a task was run on the assistant and on its untuned base."""
-    return [arm for arm in ARMS.values() if {arm.cell, arm.untuned_cell} <= cells.keys()]
-
-
-class _DocumentLine(TypedDict):
-    doc_id: int | str
-    metrics: dict[str, Any]
-    likelihoods: NotRequired[list[float] | None]
-    document: NotRequired[dict[str, Any]]
-
-
-def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
-    """The results of every task that was run on the study's cells.
-
-    A task without figures has an ``error`` with the reason. ``p_value_holm`` is adjusted over the tasks of the same
-    contrast.
-    """
-    config = study.config.eval
-    records = {}
-    for task in dict.fromkeys([RETENTION] * config.retention + config.tasks):
-        found: dict[str, Documents] = {}
-        for name in main_cells(study.config.arms):
-            path = study.cell_folder(name) / "tasks" / f"{task}.jsonl"
-            lines = read_jsonl(path, _DocumentLine) if name in cells else []
-            if lines:
-                found[name] = {line["doc_id"]: line for line in lines}
-        if found:
-            records[task] = _record(task, found, config)
-    rows = [row for record in records.values() for row in record["contrasts"]]
-    for name in {row["name"] for row in rows}:
-        family = [row for row in rows if row["name"] == name]
-        for row, adjusted in zip(family, holm([row["p_value"] for row in family]), strict=True):
-            row["p_value_holm"] = float(adjusted)
-    for task, record in records.items():
-        record["sentence"] = _sentence(task, record)
-    return records
-
-
-def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> dict[str, Any]:
-    label, about = _TEXTS.get(task, (task, m("The task {task} of lm-eval.", task=task)))
-    record: dict[str, Any] = {
-        "label": label,
-        "about": about,
-        "metric": None,
-        "items": 0,
-        "cells": {},
-        "contrasts": [],
-        "flips": {},
-        "listed": [],
-        "sentence": "",
-        "error": None,
-    }
-    first = next(iter(next(iter(found.values())).values()))
-    names = [name for name in first["metrics"] if _value(first, name) is not None]
-    metric = next((name for name in (*_PREFERRED, *names) if name in names), None)
-    if metric is None:
-        return {**record, "error": m("it has no score that is a number for each document")}
-    ids = sorted(
-        set.intersection(
-            *(
-                {
-                    doc_id
-                    for doc_id, document in documents.items()
-                    if _value(document, metric) is not None
-                }
-                for documents in found.values()
-            )
-        )
-    )
-    values = {
-        cell: [float(documents[doc_id]["metrics"][metric]) for doc_id in ids]
-        for cell, documents in found.items()
-    }
-    record |= {
-        "metric": metric,
-        "items": len(ids),
-        "cells": {
-            cell: math.fsum(scores) / len(scores) for cell, scores in values.items() if scores
-        },
-    }
-    meanings = {pair.name: pair.meaning for pair in all_pairs()}
-    further = [(ARMS[arm].cell, BASELINE) for arm in further_arms(ARMS)]
-    pairs = [
-        *((arm.cell, arm.untuned_cell) for arm in ARMS.values()),
-        (CANDIDATE, BASELINE),
-        (QLORA.untuned_cell, LORA.untuned_cell),
-        *further,
-    ]
-    for candidate, baseline in pairs:
-        if candidate in values and baseline in values and len(ids) > 1:
-            name = f"{candidate}-{baseline}"
-            result = paired_comparison(
-                values[baseline],
-                values[candidate],
-                higher_is_better=not metric.endswith(_LOWER_IS_BETTER),
-                seed=config.seed,
-                resamples=config.bootstrap_resamples,
-            )
-            record["contrasts"].append(
-                {
-                    "name": name,
-                    "metric": metric,
-                    "baseline": baseline,
-                    "candidate": candidate,
-                    "meaning": meanings[name],
-                    **figures_of(result),
-                }
-            )
-            if set(values[baseline]) | set(values[candidate]) <= {0.0, 1.0}:
-                both = list(zip(ids, values[baseline], values[candidate], strict=True))
-                record["flips"][name] = {
-                    "lost": [doc_id for doc_id, before, after in both if before > after],
-                    "gained": [doc_id for doc_id, before, after in both if after > before],
-                }
-    if task == RETENTION:
-        record["listed"] = _forgotten(record["flips"], found)
-    return record
-
-
-def _value(document: Mapping[str, Any], metric: str) -> float | None:
-    value = document["metrics"].get(metric)
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _forgotten(
-    flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str, Documents]
-) -> list[dict[str, Any]]:
-    """Documents that the untuned base gets right and a tuned model gets wrong, those forgotten by both first."""
-    lost_in: dict[Any, list[str]] = {}
-    for arm in _tuned(found):
-        name = f"{arm.cell}-{arm.untuned_cell}"
-        for doc_id in flips.get(name, {}).get("lost", []):
-            lost_in.setdefault(doc_id, []).append(name)
-    order = sorted(lost_in, key=lambda doc_id: (-len(lost_in[doc_id]), doc_id))
-    listed = []
-    for doc_id in order[:_LISTED]:
-        documents = {cell: docs[doc_id] for cell, docs in found.items() if doc_id in docs}
-        likelihoods = {cell: document["likelihoods"] for cell, document in documents.items()}
-        listed.append(
-            {
-                "doc_id": doc_id,
-                "lost_in": lost_in[doc_id],
-                "document": next(iter(documents.values()))["document"],
-                "chosen": {
-                    cell: each.index(max(each)) if each else None
-                    for cell, each in likelihoods.items()
-                },
-            }
-        )
-    return listed
-
-
-def _sentence(task: str, record: Mapping[str, Any]) -> Text:
-    if record["error"]:
-        return m(
-            "{label} cannot be shown: {reason}.", label=record["label"], reason=record["error"]
-        )
-    metric, rows = record["metric"], {row["name"]: row for row in record["contrasts"]}
-    worse = m("tuning made it forget") if task == RETENTION else m("worse after tuning")
-    better, unchanged = m("better after tuning"), m("no clear change")
-    parts = [
-        m(
-            "{arm} {tuned}, the untuned {base} base {untuned} ({difference}): {outcome}",
-            arm=arm.short,
-            tuned=value_of(record["cells"][arm.cell], metric),
-            base=arm.base_label,
-            untuned=value_of(record["cells"][arm.untuned_cell], metric),
-            difference=_difference(row, record),
-            outcome=in_words(row, worse, better, unchanged),
-        )
-        for arm in _tuned(record["cells"])
-        if (row := rows.get(f"{arm.cell}-{arm.untuned_cell}"))
-    ]
-    asked = (
-        mn("{count} question", "{count} questions", record["items"])
-        if task == RETENTION
-        else mn("{count} document", "{count} documents", record["items"])
-    )
-    found = [m("On {asked}: {results}.", asked=asked, results=joined(parts, "; "))] if parts else []
-    if HEADLINE in rows:
-        values = {
-            "difference": _difference(rows[HEADLINE], record),
-            "outcome": in_words(
-                rows[HEADLINE],
-                m("clearly worse"),
-                m("clearly better"),
-                m("no clear difference"),
-            ),
-        }
-        found.append(
-            m("QLoRA against 16-bit LoRA: {difference}, {outcome}.", **values)
-            if parts
-            else m(
-                "On {asked}: QLoRA against 16-bit LoRA: {difference}, {outcome}.",
-                asked=asked,
-                **values,
-            )
-        )
-    return joined(found)
-
-
-def _difference(row: Mapping[str, Any], record: Mapping[str, Any]) -> Message:
-    flips = record["flips"].get(row["name"])
-    if not flips:
-        return measured(row)
-    return m(
-        "{measured}, {lost:,} lost and {gained:,} gained",
-        measured=measured(row),
-        lost=len(flips["lost"]),
-        gained=len(flips["gained"]),
-    )
-
-
-PARTIAL = 0.5  # token F1 from which an answer counts as right if exact match is almost always or almost never reached
-_BINS = ((150, 10), (75, 5))
-"""Minimum number of items for a number of bins; with fewer items, one bin per ``_FEWEST_IN_BIN``."""
-_FEWEST_IN_BIN = 15
-_Z95 = float(stats.norm.ppf(0.975))
-
-
-def reliability(
-    cells: Mapping[str, Cell], served: Sequence[str] = (BASELINE, CANDIDATE)
-) -> dict[str, Any] | None:
-    """The reliability curve of each arm's assistant, its calibration error ``ece`` and its ``brier`` score.
-
-    The bins have equal counts and a Wilson interval. ``None`` if probabilities or answers are missing, or the items do
-    not fill two bins.
-    """
-    tuned = [name for name in served if name in cells]
-    scores = [
-        cells[name].values(
-            [item for item, sample in cells[name].by_item.items() if sample["answerable"]],
-            "exact_match",
-        )
-        for name in tuned
-    ]
-    known = [math.fsum(values) / len(values) for values in scores if values]
-    saturated = len(known) < len(tuned) or max(known) < SATURATED or min(known) > 1 - SATURATED
-    metric, threshold = ("token_f1", PARTIAL) if saturated else ("exact_match", 1.0)
-    points = {name: _points(cells[name], metric, threshold) for name in tuned}
-    if min(len(probability) for probability, _ in points.values()) < 2 * _FEWEST_IN_BIN:
-        return None
-    return {
-        "metric": metric,
-        "correct_means": m("the answer equals the reference (exact match)")
-        if metric == "exact_match"
-        else m(
-            "token F1 of answer and reference is at least {least}, because by exact match nearly all answers are "
-            "right, or nearly all are wrong",
-            least=PARTIAL,
-        ),
-        "cells": {name: _curve(*found) for name, found in points.items()},
-        "about": m(
-            "The mean probability that the assistant gives to the tokens of the reference answer, compared with the "
-            "share of questions to answer that its own answer gets right. On the diagonal, the probability equals the "
-            "share of right answers. ECE is the mean distance from the diagonal, with bins weighted by their items. "
-            "The Brier score is the mean squared difference between the probability and right (1) or wrong (0). The "
-            "intervals treat items as independent."
-        ),
-    }
-
-
-def _points(cell: Cell, metric: str, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities in ascending order, and whether each answer is right; both of shape ``[n]``."""
-    found = sorted(
-        (float(sample["mean_probability"]), value >= threshold)
-        for item, sample in cell.by_item.items()
-        if sample["answerable"]
-        and sample.get("mean_probability") is not None
-        and (value := cell.value(item, metric)) is not None
-    )
-    return np.array([probability for probability, _ in found]), np.array(
-        [right for _, right in found], dtype=float
-    )
-
-
-def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
-    n = len(probability)
-    count = next((bins for fewest, bins in _BINS if n >= fewest), n // _FEWEST_IN_BIN)
-    bins: list[dict[str, Any]] = []
-    for part in np.array_split(np.arange(n), count):
-        share = float(right[part].mean())
-        bins.append(
-            {
-                "low": float(probability[part[0]]),
-                "high": float(probability[part[-1]]),
-                "n": len(part),
-                "mean_probability": float(probability[part].mean()),
-                "correct": share,
-                "ci": _wilson(share, len(part)),
-            }
-        )
-    ece = (
-        math.fsum(each["n"] * abs(each["mean_probability"] - each["correct"]) for each in bins) / n
-    )
-    return {"bins": bins, "ece": ece, "brier": float(np.square(probability - right).mean()), "n": n}
-
-
-def _wilson(share: float, n: int) -> list[float]:
-    """The 95 % Wilson score interval of a share (Wilson 1927)."""
-    spread = _Z95**2 / n
-    half = _Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    center = (share + spread / 2) / (1 + spread)
-    return [max(0.0, center - half), min(1.0, center + half)]
 
 
 class _JudgeFile(TypedDict):

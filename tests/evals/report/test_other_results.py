@@ -26,7 +26,8 @@ from assistant_builder.study.steps import StepRecord
 from evals.compare import holm, paired_comparison
 from evals.report.build import build_report
 from evals.report.load import read_cells
-from evals.report.other_results import reliability, report_lacks_votes, votes
+from evals.report.other_results import report_lacks_votes, votes
+from evals.report.reliability import reliability
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of, with_failed_task, with_judge, with_seeds, with_tasks
