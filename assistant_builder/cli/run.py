@@ -154,7 +154,7 @@ def _notes_after(study: Study, step: str) -> Iterable[str]:
     if step == "data":
         from assistant_builder.data.wordings import count_wordings
         from assistant_builder.planning.memory_check import memory_note
-        from evals.report.verdict import explain_study
+        from evals.report.declared import explain_study
         from evals.stats.power import power_sentence, split_power
 
         split = read_json(study.folder / "data" / "split.json", Split)

@@ -26,6 +26,7 @@ from assistant_builder.study.contents import Provenance, Split
 from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
+from evals.report.declared import changed_text, clustered_text
 from evals.report.format import (
     difference,
     interval,
@@ -38,7 +39,7 @@ from evals.report.load import lead_pair
 from evals.report.other_words import decided_outcome
 from evals.report.rows_headline import bound_rows
 from evals.report.schema import Report
-from evals.report.verdict import changed_text, clustered_text, level_of
+from evals.report.verdict import level_of
 
 DATA_CARD = "DATA.md"
 _SETTINGS = (

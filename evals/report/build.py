@@ -57,9 +57,10 @@ from evals.report.study_facts import (
     resources,
     twins,
 )
+from evals.report.summary import summary
 from evals.report.task_results import task_records
 from evals.report.to_come import to_come
-from evals.report.verdict import audience, basis, counter_evidence, summary, verdict_sentence
+from evals.report.verdict import audience, basis, counter_evidence, verdict_sentence
 from evals.report.warnings import power, warnings
 from evals.stats.intervals import LEVEL
 from evals.work_items import first_cells

@@ -39,6 +39,7 @@ from evals.report import (
 from evals.report import format as fmt
 from evals.report.conclusion import conclude
 from evals.report.contrasts import HEADLINE
+from evals.report.declared import changed_text
 from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups
@@ -51,16 +52,9 @@ from evals.report.own_questions import own_texts
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
+from evals.report.summary import number_of
 from evals.report.to_come import later_sections, to_come_text
-from evals.report.verdict import (
-    as_row,
-    changed_text,
-    harm_text,
-    leave_one_out_text,
-    level_of,
-    meaning,
-    number_of,
-)
+from evals.report.verdict import as_row, harm_text, leave_one_out_text, level_of, meaning
 from evals.report.warnings import by_weight
 from evals.tasks.general_knowledge import TASK as RETENTION
 

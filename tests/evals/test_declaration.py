@@ -18,8 +18,8 @@ from evals.declaration import (
     freeze,
     frozen,
 )
+from evals.report.declared import explain, explain_study
 from evals.report.rules import Rules
-from evals.report.verdict import explain, explain_study
 from evals.stats.intervals import flip_interval, look_level
 
 

@@ -33,8 +33,8 @@ from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
+from evals.report.declared import explain_study
 from evals.report.format import size
-from evals.report.verdict import explain_study
 from tests.synthetic_study import (
     LARGE,
     finished_study,

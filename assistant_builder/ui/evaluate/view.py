@@ -40,6 +40,7 @@ from evals.report.brief import Example, examples, misses, risks
 from evals.report.charts import interval_panel
 from evals.report.conclusion import Conclusion
 from evals.report.contrasts import HEADLINE
+from evals.report.declared import changed_text
 from evals.report.format import (
     count,
     duration,
@@ -51,7 +52,6 @@ from evals.report.other_words import is_respelled
 from evals.report.own_questions import OwnTexts
 from evals.report.render import draw_intervals, render_results
 from evals.report.schema import Report
-from evals.report.verdict import changed_text
 
 
 def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
@@ -326,7 +326,7 @@ def specialists_title(report: Report | None) -> str:
 
 def declaration_note(study: Study) -> Markup:
     """Metric, margins and claim of the verdict before its report; empty if they cannot be told from the data."""
-    from evals.report.verdict import explain_study
+    from evals.report.declared import explain_study
 
     try:
         return callout("info", t("How the verdict is reached"), explain_study(study))

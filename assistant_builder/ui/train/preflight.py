@@ -52,8 +52,8 @@ from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report
 from evals.declaration import HeldOut, answer_words, declare
+from evals.report.declared import explain
 from evals.report.format import size
-from evals.report.verdict import explain
 from evals.work_items import first_cells
 
 FEW_PAIRS = 50
