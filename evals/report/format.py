@@ -17,7 +17,6 @@ from assistant_builder.i18n import (
     language,
     localize,
     m,
-    percentage,
     render,
     t,
 )
@@ -91,11 +90,7 @@ def two_significant_digits(value: float) -> str:
 
 def signed(value: float, decimals: int) -> str:
     """A number with its sign, ``+0.31``; zero has none."""
-    text = f"{value:.{decimals}f}"
-    shown = localize(text)
-    if float(text) == 0:
-        return shown.lstrip("-")
-    return shown.replace("-", "\N{MINUS SIGN}") if value < 0 else f"+{shown}"
+    return render(figure(value, decimals, plus=True))
 
 
 def export_description(row: Export) -> str:
@@ -109,11 +104,7 @@ def export_description(row: Export) -> str:
 
 def number(value: float | None, metric: str) -> str:
     """A cell's figure as displayed."""
-    if value is None:
-        return t("not scored")
-    how = shown(metric)
-    text = localize(f"{value * how.factor:.{how.decimals}f}").replace("-", "\N{MINUS SIGN}")
-    return percentage(text) if how.suffix else text
+    return render(value_of(value, metric))
 
 
 _MOST_DECIMALS = 6
@@ -150,7 +141,7 @@ def difference(value: float, metric: str, row: Entries) -> str:
 
 def level_text(level: float) -> str:
     """The level of an interval: ``97.5%``."""
-    return percentage(localize(f"{100 * level:.3g}"))
+    return render(level_message(level))
 
 
 def level_message(level: float) -> Message:
@@ -159,28 +150,24 @@ def level_message(level: float) -> Message:
     return Message("{number}%", {"number": number}, context="number")
 
 
-def interval(row: Entries, metric: str, *, plus: bool = True) -> str:
-    """The interval as ``−0.003 to +0.011``; without ``plus``, for sentences, ``−0.003 to 0.011``."""
-    low, high = (difference(row[key], metric, row) for key in ("ci_low", "ci_high"))
-    text = t("{low} to {high}", low=low, high=high)
-    return text if plus else text.replace("+", "")
+def interval(row: Entries, metric: str) -> str:
+    """The interval as ``−0.003 to +0.011``."""
+    return render(span(row, metric, plus=True))
 
 
 def percent(share: float, places: int = 1) -> str:
     """A share as a percentage: ``1.2%``."""
-    return percentage(localize(f"{100 * share:.{places}f}").replace("-", "\N{MINUS SIGN}"))
+    return render(share_of(share, places))
 
 
 def signed_percent(share: float, places: int = 1) -> str:
     """A share as a signed percentage: ``+1.2%``."""
-    return percentage(signed(100 * share, places))
+    return render(share_of(share, places, plus=True))
 
 
 def nats(value: float | None) -> str:
     """A divergence in nats with four decimals; a small one is not shown as 0."""
-    if value is None:
-        return "–"
-    return localize("< 0.0001" if 0 < value < 0.00005 else f"{value:.4f}")
+    return "–" if value is None else render(nats_of(value))
 
 
 def p_value(value: float | None) -> str:
