@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from assistant_builder.atomic_io import append_jsonl, read_json, write_json
 from evals.report.build import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
-from evals.report.format import decimals, difference, duration, interval, p_value, size
+from evals.report.format import decimals, difference, duration, interval, p_value, size, span
 from evals.report.items import changed_words, pieces, word_diff
 from evals.report.render import render_html, render_markdown
 from evals.report.rows_headline import graded_rows
@@ -174,7 +174,7 @@ def test_numbers_in_words():
     row = {"delta": 0.0041, "ci_low": -0.0031, "ci_high": 0.0112}
     assert difference(row["delta"], "nll_per_token", row) == "+0.004"
     assert interval(row, "nll_per_token") == "−0.003 to +0.011"
-    assert interval(row, "nll_per_token", plus=False) == "−0.003 to 0.011"
+    assert render(span(row, "nll_per_token")) == "−0.003 to 0.011"
     assert difference(-0.0484, "exact_match", {"ci_low": -0.077, "ci_high": -0.018}) == "−4.8"
     assert difference(-1e-9, "nll_per_token", row) == "0.000"
     assert decimals("nll_per_token", {"ci_low": -0.0001, "ci_high": 0.0001}) == 5
