@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from assistant_builder.atomic_io import append_jsonl, read_json, write_json
+from assistant_builder.i18n import render
 from evals.report.build import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
 from evals.report.format import decimals, difference, duration, interval, p_value, size, span
