@@ -37,7 +37,7 @@ from evals.report.format import (
 )
 from evals.report.load import lead_pair
 from evals.report.other_words import decided_outcome
-from evals.report.rows_headline import bound_rows
+from evals.report.rows_headline import bound_rows, scored_metrics
 from evals.report.schema import Report
 from evals.report.verdict import level_of
 
@@ -239,11 +239,7 @@ def _cells(report: Report | None, spec: ExportSpec) -> str:
     if report is None:
         return ""
     cells, own = report.cells, spec.cell_in(report.config["model"]["quant_type"])
-    metrics = [
-        name
-        for name in METRICS
-        if any(cell["metrics"].get(name) is not None for cell in cells.values())
-    ]
+    metrics = scored_metrics(cells)
     rows = [
         [
             f"{name} (this one)" if name == own else name,

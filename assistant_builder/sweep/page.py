@@ -262,8 +262,6 @@ def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "label": row["study"],
             "about": settings[row["study"]],
             "note": _OUTCOME_TEXTS[row["outcome"]],
-            "primary": False,
-            "margin": None,
         }
         for row in _comparisons(record)
     ]

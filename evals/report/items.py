@@ -167,14 +167,25 @@ def _item_row(
 
 
 def change(baseline: Cell, candidate: Cell, item: str) -> str:
-    """The change of an item's answer between two cells, one of ``ORDER``; right and wrong by exact match."""
-    before, after = baseline.by_item[item].get("answer"), candidate.by_item[item].get("answer")
-    if before is None or after is None:
+    """The :func:`relation` of an item's answers in two cells; right and wrong by exact match."""
+    return relation(
+        *(
+            (cell.by_item[item].get("answer"), cell.value(item, "exact_match"))
+            for cell in (baseline, candidate)
+        )
+    )
+
+
+def relation(
+    before: tuple[str | None, float | None], after: tuple[str | None, float | None]
+) -> str:
+    """The relation of two answers with their exact match, one of ``ORDER``."""
+    (text, right), (other, still) = before, after
+    if text is None or other is None:
         return "not generated"
-    right, still = baseline.value(item, "exact_match"), candidate.value(item, "exact_match")
     if right is not None and still is not None and right != still:
         return "lost" if right > still else "gained"
-    return "same" if before.strip() == after.strip() else "different"
+    return "same" if text.strip() == other.strip() else "different"
 
 
 def flips(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -312,22 +323,8 @@ def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     bases = [arm.untuned_cell for arm in ARMS.values()]
     untuned = next((name for name in bases if name in answers), "") if alone else LORA.untuned_cell
     return {
-        **{key: row[key] for key in ("row", "turn", "cluster", "answerable")},
+        **row,
         "sides": sides,
-        "question": cut(row["question"]),
-        "reference": cut(row["reference"]),
-        "context": [
-            {"role": message["role"], "content": cut(message["content"])}
-            for message in row["context"]
-        ],
-        "sources": [
-            {
-                "row": source["row"],
-                "question": cut(source["question"]),
-                "answer": cut(source["answer"]),
-            }
-            for source in row.get("sources", ())
-        ],
         "untuned": cut(answers[untuned]) if untuned in answers else None,
     }
 

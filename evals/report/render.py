@@ -42,7 +42,7 @@ from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
 from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
-from evals.report.items import answer_groups
+from evals.report.items import answer_groups, cut
 from evals.report.load import lead_arm, lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
@@ -167,6 +167,7 @@ def _environment() -> Environment:
         "higher_is_better": lambda metric: metric_of(metric).higher_is_better,
         "value": format_value,
         "subscripts": subscripts,
+        "cut": cut,
         "short": short,
     }
     return environment

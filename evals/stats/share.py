@@ -12,10 +12,8 @@ from evals.stats.power import design_effect, intraclass_correlation
 from evals.stats.units import units_of_items
 
 
-def share_interval(
-    successes: Sequence[bool], clusters: Sequence[Hashable], level: float = LEVEL
-) -> Interval:
-    """Clopper–Pearson interval of a share with the effective number of items (Korn and Graubard 1998).
+def share_interval(successes: Sequence[bool], clusters: Sequence[Hashable]) -> Interval:
+    """95 % Clopper–Pearson interval of a share with the effective number of items (Korn and Graubard 1998).
 
     The items count as fewer by the design effect of their clusters, and by the squared ratio of the t quantiles of the
     items and of the clusters, because the effect is estimated from these few. Without variation their correlation
@@ -24,7 +22,6 @@ def share_interval(
     Args:
         successes: Shape ``[n]``; without any the interval is 0 to 1.
         clusters: Label of each item, shape ``[n]``; an item without a label is alone.
-        level: Coverage of the interval.
 
     Returns:
         Its ends, between 0 and 1.
@@ -33,7 +30,7 @@ def share_interval(
         return 0.0, 1.0
     values = np.asarray(successes, dtype=np.float64)
     sizes = np.bincount(units_of_items(clusters))
-    share, tail = float(values.mean()), (1 - level) / 2
+    share, tail = float(values.mean()), (1 - LEVEL) / 2
     if share in (0.0, 1.0):
         n = float(len(sizes))
     else:

@@ -21,6 +21,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.contents import MadeFrom, SampleLine
 from assistant_builder.ui.study_snapshot import stamp, study_report
 from evals.metrics import METRICS, metric_of
+from evals.report.items import relation
 from evals.report.load import CANDIDATE, lead_arm, served_cells, tuned_cells
 
 Row = Mapping[str, Any]
@@ -119,19 +120,13 @@ def make_item_set(
 
 
 def answer_change(row: Row, first: str, second: str) -> str:
-    """Change of an item's answer between two cells: ``lost``, ``gained``, ``different``, ``same``, ``not generated``.
-
-    This is :func:`evals.report.items.change` for any two cells.
-    """
-    before, after = row["answers"].get(first), row["answers"].get(second)
-    if before is None or after is None:
-        return "not generated"
-    match_before, match_after = (
-        row["metrics"].get(cell, {}).get("exact_match") for cell in (first, second)
+    """The :func:`~evals.report.items.relation` of an item's answers in two cells."""
+    return relation(
+        *(
+            (row["answers"].get(cell), row["metrics"].get(cell, {}).get("exact_match"))
+            for cell in (first, second)
+        )
     )
-    if match_before is not None and match_after is not None and match_before != match_after:
-        return "lost" if match_before > match_after else "gained"
-    return "same" if before.strip() == after.strip() else "different"
 
 
 def degradation(row: Row, first: str, second: str, metric: str) -> float | None:
