@@ -99,6 +99,35 @@ def compute_environment() -> dict[str, str]:
     }
 
 
+def start_program(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: IO[bytes] | int = subprocess.DEVNULL,
+    *,
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program without input in a session of its own, which outlives this process.
+
+    Args:
+        command: Its argument vector.
+        environment: Its environment.
+        output: File for all that it prints; by default nothing is kept.
+        folder: Its working directory; by default that of this process.
+
+    Raises:
+        OSError: It cannot be started.
+    """
+    return subprocess.Popen(
+        list(command),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=dict(environment),
+        cwd=folder,
+        start_new_session=True,
+    )
+
+
 def run_program(
     command: Sequence[str],
     environment: Mapping[str, str],
@@ -118,15 +147,7 @@ def run_program(
         Exit code, negative for a signal, and the last line of its output.
     """
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=dict(environment),
-            cwd=folder,
-            start_new_session=True,
-        )
+        process = start_program(command, environment, log, folder=folder)
         try:
             while True:
                 poll()

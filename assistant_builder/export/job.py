@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
-from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.child_process import compute_environment, python_command, start_program
 from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError, error_texts
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
@@ -155,14 +155,7 @@ class ExportJob:
             self._cancel_file.unlink(missing_ok=True)
             self.log_file.unlink(missing_ok=True)  # a file that another name shares stays as it is
             with self.log_file.open("xb") as log:
-                process = subprocess.Popen(
-                    words,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    env=compute_environment(),
-                )
+                process = start_program(words, compute_environment(), log)
             # Written before the child writes, so that its death is noticed even if it never writes its own record.
             self.write(JobRecord.of_process(process.pid, target or self.files, t("Starting")))
         except OSError as error:

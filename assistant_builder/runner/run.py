@@ -12,6 +12,7 @@ from assistant_builder.child_process import (
     lower_priority,
     python_command,
     python_environment,
+    start_program,
 )
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import (
@@ -48,14 +49,8 @@ def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool =
     environment.pop(TRUST_VARIABLE, None)
     try:
         with (study.folder / "run.log.txt").open("ab") as log:
-            process = subprocess.Popen(
-                python_command("-m", "assistant_builder", "run", name, *flags),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=environment,
-            )
+            command = python_command("-m", "assistant_builder", "run", name, *flags)
+            process = start_program(command, environment, log)
     except OSError as error:
         raise translate_error(error) from error
     lower_priority(process.pid)

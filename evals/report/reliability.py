@@ -17,7 +17,6 @@ PARTIAL = 0.5  # token F1 from which an answer counts as right if exact match is
 _BINS = ((150, 10), (75, 5))
 """Minimum number of items for a number of bins; with fewer items, one bin per ``_FEWEST_IN_BIN``."""
 _FEWEST_IN_BIN = 15
-_Z95 = float(stats.norm.ppf(0.975))
 
 
 def reliability(
@@ -89,7 +88,7 @@ def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
                 "n": len(part),
                 "mean_probability": float(probability[part].mean()),
                 "correct": share,
-                "ci": _wilson(share, len(part)),
+                "ci": _wilson(right[part]),
             }
         )
     ece = (
@@ -98,9 +97,7 @@ def _curve(probability: np.ndarray, right: np.ndarray) -> dict[str, Any]:
     return {"bins": bins, "ece": ece, "brier": float(np.square(probability - right).mean()), "n": n}
 
 
-def _wilson(share: float, n: int) -> list[float]:
-    """The 95 % Wilson score interval of a share (Wilson 1927)."""
-    spread = _Z95**2 / n
-    half = _Z95 * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    center = (share + spread / 2) / (1 + spread)
-    return [max(0.0, center - half), min(1.0, center + half)]
+def _wilson(right: np.ndarray) -> list[float]:
+    """The 95 % Wilson score interval of the share of right answers (Wilson 1927)."""
+    interval = stats.binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]

@@ -14,7 +14,7 @@ import gradio as gr
 
 from assistant_builder.chat.inbox import accept, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
-from assistant_builder.child_process import compute_environment, python_command
+from assistant_builder.child_process import compute_environment, python_command, start_program
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import N_, m, t, tn, written
 from assistant_builder.study import Study
@@ -402,11 +402,5 @@ def group_in_background(root: Study) -> None:
     """Start the process that groups the questions by meaning, unless it runs."""
     running = _grouping.get(str(root.folder))
     if running is None or running.poll() is not None:
-        _grouping[str(root.folder)] = subprocess.Popen(
-            python_command("-m", "assistant_builder.chat.inbox", str(root.folder)),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=compute_environment(),
-            start_new_session=True,
-        )
+        command = python_command("-m", "assistant_builder.chat.inbox", str(root.folder))
+        _grouping[str(root.folder)] = start_program(command, compute_environment())
