@@ -37,7 +37,7 @@ from evals.report.format import (
 )
 from evals.report.load import lead_pair
 from evals.report.other_words import decided_outcome
-from evals.report.rows_headline import bound_rows, scored_metrics
+from evals.report.rows import bound_rows, scored_metrics
 from evals.report.schema import Report
 from evals.report.verdict import level_of
 

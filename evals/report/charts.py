@@ -25,7 +25,7 @@ from evals.report.format import (
     plain,
     shown,
 )
-from evals.report.rows_headline import reading
+from evals.report.rows import reading
 from evals.report.schema import Attribution, AttributionStep, Report, Task
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels

@@ -21,7 +21,7 @@ from evals.report.load import BASELINE, CANDIDATE
 from evals.report.other_results import NAMES
 from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
 from evals.report.own_questions import own_counts, sentences, share_text
-from evals.report.rows_headline import of_contrast, reading_of
+from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
 from evals.report.verdict import harm_interval
 

@@ -292,17 +292,18 @@ def cut(text: str) -> str:
     )
 
 
+def twin_runs(answers: Mapping[str, str | None]) -> dict[str, Runs]:
+    """Cell → its answer cut into runs, for both twins; empty if one of them has no answer."""
+    baseline, candidate = answers.get(BASELINE), answers.get(CANDIDATE)
+    if baseline is None or candidate is None:
+        return {}
+    runs = marked(cut(baseline), cut(candidate))
+    return {BASELINE: runs[0], CANDIDATE: runs[1]}
+
+
 def _item(row: Mapping[str, Any]) -> dict[str, Any]:
     answers, alone = row["answers"], row["change"] == "alone"
-    runs: dict[str, Runs] = {}
-    if BASELINE in answers and CANDIDATE in answers:
-        runs = dict(
-            zip(
-                (BASELINE, CANDIDATE),
-                marked(cut(answers[BASELINE]), cut(answers[CANDIDATE])),
-                strict=True,
-            )
-        )
+    runs = twin_runs(answers)
     sides = []
     for arm in ARMS.values():
         name, further = arm.cell, alone or arm.name not in TWINS

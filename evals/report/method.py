@@ -9,7 +9,7 @@ from typing import Any
 from assistant_builder.i18n import bits, t
 from assistant_builder.quantization import METHODS
 from evals.report.glossary import TEXTS
-from evals.report.rows_headline import export_table
+from evals.report.rows import export_table
 from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
 

@@ -33,8 +33,7 @@ from evals.report import (
     charts,
     formats,
     in_conversation,
-    rows_headline,
-    rows_other,
+    rows,
 )
 from evals.report import format as fmt
 from evals.report.conclusion import conclude
@@ -42,7 +41,7 @@ from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
 from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
-from evals.report.items import answer_groups, cut
+from evals.report.items import answer_groups, cut, twin_runs
 from evals.report.load import lead_arm, lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
@@ -137,17 +136,18 @@ def _environment() -> Environment:
         "tm": tm,
         "language": language,
         "direction": direction,
-        "counted": rows_other.counted,
+        "counted": rows.counted,
         "in_sentences": lambda names: ", ".join(
             fmt.in_sentence(shown(name).label) for name in names
         ),
         "share": fmt.share,
         "shown_as": shown,
         "headline": HEADLINE,
-        "metrics_in": rows_headline.metrics_in,
-        "scale": rows_headline.scale,
-        "scored_metrics": rows_headline.scored_metrics,
+        "metrics_in": rows.metrics_in,
+        "scale": rows.scale,
+        "scored_metrics": rows.scored_metrics,
         "task_panel": charts.task_panel,
+        "twin_runs": twin_runs,
         "retention": RETENTION,
         "approach_names": approaches.NAMES,
         "format_verdicts": formats.VERDICTS,
@@ -160,8 +160,8 @@ def _environment() -> Environment:
         **{name: getattr(fmt, name) for name in _FORMATS},
         "two_digits": fmt.two_significant_digits,
         "in_sentence": lambda label: fmt.in_sentence(render(label)),
-        "reading": rows_headline.reading,
-        "unit_note": rows_headline.unit_note,
+        "reading": rows.reading,
+        "unit_note": rows.unit_note,
         "perplexity": number_of,
         "expm1": math.expm1,
         "higher_is_better": lambda metric: metric_of(metric).higher_is_better,
@@ -232,8 +232,8 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
     )
     flipped = ("lost", "gained") if flips else ()
     first, more = by_weight(report.warnings)
-    lead = rows_headline.of_contrast(report, "-".join(lead_pair(report)))
-    resources = rows_headline.resource_rows(report)
+    lead = rows.of_contrast(report, "-".join(lead_pair(report)))
+    resources = rows.resource_rows(report)
     untuned = [
         {
             "text": entry.message("sentence"),
@@ -272,17 +272,15 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             "risks": brief.risks(report, conclusion),
             "recommendation": brief.recommendation(conclusion),
         },
-        "verdict_title": t("What did {bits}-bit cost?")
-        if compared
-        else t(rows_headline.NOT_COMPARED),
-        "outcome": rows_headline.outcome_label(report),
-        "tone": rows_headline.tone(report),
+        "verdict_title": t("What did {bits}-bit cost?") if compared else t(rows.NOT_COMPARED),
+        "outcome": rows.outcome_label(report),
+        "tone": rows.tone(report),
         "meaning": "" if is_respelled(report) else meaning(report.verdict),
         "action": report.verdict.message("action") if compared and not is_respelled(report) else "",
         "changed": changed_text(report.verdict.frozen),
         "first_warnings": first,
         "more_warnings": more,
-        "bounds": rows_headline.bound_rows(report),
+        "bounds": rows.bound_rows(report),
         "left_out": leave_one_out_text(report.verdict),
         "harm": harm_text(report),
         "judged": as_row(report.verdict) if compared else None,
@@ -311,10 +309,10 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
                 ]
             ),
         ),
-        "in_short": rows_headline.in_short(report),
-        "power": rows_other.power_sentences(report),
-        "planned": rows_other.planned_sentence(report),
-        "scored_at": rows_headline.scored_at(report),
+        "in_short": rows.in_short(report),
+        "power": rows.power_sentences(report),
+        "planned": rows.planned_sentence(report),
+        "scored_at": rows.scored_at(report),
         "own": own_texts(report),
         "risk": charts.risk_chart(report.risk_coverage),
         "risk_lines": [
@@ -327,7 +325,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "format_metric": shown(report.primary_metric).label,
         # further measurements
         "fidelity_note": fidelity.message("sentence") if fidelity else "",
-        "worst": rows_other.worst_items(report),
         "floor": flips.noise_floor.message("sentence") if flips and flips.noise_floor else "",
         "calibration": charts.reliability_chart(report.reliability),
         "preference": charts.preference_bar(report.judge),
@@ -336,19 +333,19 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
         "waterfall": charts.waterfall(report.attribution),
-        "identities": rows_headline.identity_line(report),
+        "identities": rows.identity_line(report),
         "contrast_panels": charts.contrast_panels(report),
-        "every_difference": rows_headline.every_difference(report),
-        "exports": rows_headline.export_table(report),
+        "every_difference": rows.every_difference(report),
+        "exports": rows.export_table(report),
         "untuned": sorted(
             untuned, key=lambda line: bool(line["beaten"])
         ),  # unbeaten baselines first
         # training, data and method
         "curves": charts.loss_chart(report.curves),
-        "validations": rows_headline.validation_rows(report),
+        "validations": rows.validation_rows(report),
         "resources": [row for row in resources if row["key"] not in _BARS],
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
-        "graded": rows_headline.graded_rows(report),
+        "graded": rows.graded_rows(report),
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 

@@ -29,7 +29,7 @@ from assistant_builder.ui.html import callout, card, fragment, table
 from assistant_builder.ui.study_snapshot import report_conclusion
 from evals.report.conclusion import TOO_FEW
 from evals.report.format import in_sentence, share_lost, shown
-from evals.report.rows_headline import export_table
+from evals.report.rows import export_table
 from evals.report.schema import Report
 
 ENDPOINT_STARTS = {

@@ -10,7 +10,7 @@ from evals.compare import holm, paired_comparison
 from evals.metrics import METRICS
 from evals.report.build import build_report
 from evals.report.format import share_lost
-from evals.report.rows_other import planned_sentence
+from evals.report.rows import planned_sentence
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of
 from tests.texts import parts

@@ -11,7 +11,7 @@ from evals.report.charts import Scale, interval_panels, loss_chart, ticks
 from evals.report.format import decimals, difference, duration, interval, p_value, size, span
 from evals.report.items import changed_words, pieces, word_diff
 from evals.report.render import render_html, render_markdown
-from evals.report.rows_headline import graded_rows
+from evals.report.rows import graded_rows
 from evals.report.study_facts import curves
 from tests.evals.report.synthetic_study import DECLINE, Recipe, write_study
 from tests.typed_report import as_report

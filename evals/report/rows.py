@@ -1,4 +1,4 @@
-"""Rows of text for the page: verdict, headline figures, cells, differences, exports, untuned baselines and cost."""
+"""Rows and texts for the page that its templates do not write: bounds, differences, exports, cost, power."""
 
 from __future__ import annotations
 
@@ -15,7 +15,16 @@ from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
 from evals.report import format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
-from evals.report.format import count, difference, interval, number, shown, signed_percent
+from evals.report.format import (
+    count,
+    difference,
+    interval,
+    number,
+    percent,
+    plain,
+    shown,
+    signed_percent,
+)
 from evals.report.other_words import decided_outcome, is_respelled
 from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval, level_of
@@ -327,3 +336,77 @@ def export_table(report: Report) -> dict[str, Any] | None:
         "exact": metric != "exact_match",
         "margin": f"{fmt.plain(exports[0]['margin'] * how.factor)} {how.unit}".rstrip(),
     }
+
+
+def counted(number: int, unit: str) -> str:
+    """A number of clusters or items, the units of a comparison."""
+    if unit == "clusters":
+        return tn("{count} cluster", "{count} clusters", number)
+    return tn("{count} item", "{count} items", number)
+
+
+def power_sentences(report: Report) -> list[str]:
+    """The differences that a held-out set of this size can detect."""
+    lines = []
+    for entry in report.power:
+        how = shown(entry["metric"])
+        line = t(
+            "{metric}: with {units}, 80 of 100 such studies would detect a true difference of {difference}.",
+            metric=how.label,
+            units=counted(entry["units"], entry["unit"]),
+            difference=f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}",
+        )
+        if entry["needed"]:
+            values = {
+                "target": f"{plain(entry['target'] * how.factor)} {how.unit}",
+                "units": counted(entry["needed"], entry["unit"]),
+            }
+            primary = entry["metric"] == report.primary_metric
+            if entry["needed"] <= entry["units"]:
+                more = (
+                    t("That is smaller than the margin ({target}).", **values)
+                    if primary
+                    else t("That is smaller than a difference ({target}).", **values)
+                )
+            elif primary:
+                more = t(
+                    "To detect the margin ({target}) as reliably, about {units} like these are needed.",
+                    **values,
+                )
+            else:
+                more = t(
+                    "To detect a difference ({target}) as reliably, about {units} like these are needed.",
+                    **values,
+                )
+            line = f"{line} {more}"
+        lines.append(line)
+    return lines
+
+
+def planned_sentence(report: Report) -> str:
+    """The estimate made before the run, and the measured values of its assumptions; empty if not on record."""
+    entry = next((entry for entry in report.power if entry["planned"]), None)
+    if entry is None:
+        return ""
+    plan, seen = entry["planned"], entry["seen"]
+    text = t(
+        "Estimate before the run, assuming that {rate} of the answers flip: {items}, worth about {effective} "
+        "independent ones, detect {difference} points in right answers; {target} points would need {needed} items.",
+        rate=percent(plan["flip_rate"], 0),
+        items=counted(plan["items"], "items"),
+        effective=count(plan["effective_items"]),
+        difference=fmt.two_significant_digits(100 * plan["minimum_detectable"]),
+        target=plain(100 * plan["target"]),
+        needed=count(plan["items_needed"]),
+    )
+    values = {"rate": percent(seen["flip_rate"]), "icc": seen["icc"], "assumed": plan["icc"]}
+    flipped = (
+        t("In the run {rate} flipped.", **values)
+        if plan["clusters"] == plan["items"]
+        else t(
+            "In the run {rate} flipped, and flips within a cluster had an intraclass correlation of {icc:.2f} "
+            "(assumed: {assumed:.2f}).",
+            **values,
+        )
+    )
+    return f"{text} {flipped}"
