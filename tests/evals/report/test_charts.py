@@ -8,7 +8,7 @@ import pytest
 from evals.report.charts import (
     Scale,
     axis,
-    contrast_panel,
+    contrast_panels,
     preference_bar,
     reliability_chart,
     seed_dots,
@@ -16,7 +16,7 @@ from evals.report.charts import (
     task_panel,
     waterfall,
 )
-from evals.report.schema import Attribution, Task
+from evals.report.schema import Attribution, Report, Task
 from tests.evals.report.additions import additions, contrast
 
 
@@ -85,30 +85,29 @@ def test_a_waterfall_without_a_difference_can_be_drawn():
     assert waterfall(None) is None
 
 
-def drawn(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "title": row["name"], "from": "1.0", "to": "2.0", "reading": "worse"}
-
-
 def test_every_contrast_has_the_margin_drawn_in():
     rows = [
-        drawn(contrast("Q4-L16", "nll_per_token", 0.02, 0.01, 0.03)),
-        drawn(contrast("LM-L16", "nll_per_token", -0.01, -0.02, 0.0)),
+        contrast("Q4-L16", "nll_per_token", 0.02, 0.01, 0.03),
+        contrast("LM-L16", "nll_per_token", -0.01, -0.02, 0.0),
+        contrast("L16-B16", "nll_per_token", -2.0, -2.1, -1.9),
     ]
-    panel = contrast_panel(rows, 0.025)
-    assert panel is not None
-    for row, mark in zip(rows, panel["rows"], strict=True):
+    verdict = {"contrast": "Q4-L16", "margin": 0.025}
+    cells = {cell: {"metrics": {"nll_per_token": 1.0}} for cell in ("B16", "L16", "LM", "Q4")}
+    report = {"primary_metric": "nll_per_token", "verdict": verdict, "contrasts": rows}
+    panel, far = contrast_panels(Report.model_validate({**report, "cells": cells}))
+    for row, mark in zip(rows[:2], panel["rows"], strict=True):
         assert value_at(panel["ticks"], mark["margin"]) == pytest.approx(0.025, abs=1e-4)
         assert value_at(panel["ticks"], mark["at"]) == pytest.approx(row["delta"], abs=1e-4)
         assert value_at(panel["ticks"], mark["low"]) == pytest.approx(row["ci_low"], abs=1e-4)
         assert value_at(panel["ticks"], mark["high"]) == pytest.approx(row["ci_high"], abs=1e-4)
-    assert contrast_panel([], 0.03) is None
+    assert [mark["label"] for mark in far["rows"]] == ["L16 − B16"]
+    assert contrast_panels(Report.model_validate({"verdict": {"contrast": None}})) == []
 
 
 def test_a_task_that_was_forgotten_lies_right():
     panel = task_panel(Task.model_validate(additions()["tasks"]["ab_retention"]))
-    assert panel is not None and all(mark["at"] > panel["zero"] for mark in panel["rows"])
+    assert all(mark["at"] > panel["zero"] for mark in panel["rows"])
     assert value_at(panel["ticks"], panel["rows"][0]["at"]) == pytest.approx(-4.2, abs=0.01)
-    assert task_panel(Task.model_validate(additions()["tasks"]["arc_easy"])) is None
 
 
 def test_reliability_points_lie_at_probability_and_share_right():
