@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -55,6 +55,18 @@ from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arm
 MAX_SNIPPETS = 4
 
 
+def _code(language: Literal["python", "shell"], **options: Any) -> gr.Code:
+    return gr.Code(
+        language=language,
+        interactive=False,
+        lines=1,
+        wrap_lines=True,
+        show_line_numbers=False,
+        buttons=["copy"],
+        **options,
+    )
+
+
 class ExportPanel:
     """Components of one export; with a choice of the type if the format has several."""
 
@@ -78,27 +90,11 @@ class ExportPanel:
                 self.start = gr.Button(t("Export"), variant="primary")
                 self.cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
             self.ways = [
-                gr.Code(
-                    language="python" if place == 0 else "shell",
-                    interactive=False,
-                    visible=False,
-                    lines=1,
-                    wrap_lines=True,
-                    show_line_numbers=False,
-                    buttons=["copy"],
-                )
+                _code("python" if place == 0 else "shell", visible=False)
                 for place in range(MAX_SNIPPETS)
             ]
             with gr.Accordion(t("Command line"), open=False):
-                self.command = gr.Code(
-                    language="shell",
-                    show_label=False,
-                    interactive=False,
-                    wrap_lines=True,
-                    lines=1,
-                    show_line_numbers=False,
-                    buttons=["copy"],
-                )
+                self.command = _code("shell", show_label=False)
 
     @property
     def outputs(self) -> list[Any]:
