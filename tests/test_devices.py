@@ -104,47 +104,20 @@ print(json.dumps({"name": machine.name, "device": machine.device, "devices": mac
                   "bfloat16": machine.bfloat16, "doctor": gpu.value, "ok": gpu.ok, "remedy": gpu.remedy,
                   "backend": backend.value}))
 """
-A100 = {
-    "name": "NVIDIA A100-SXM4-80GB",
-    "uuid": "aaaa0000-1111",
-    "mebibytes": 81920,
-    "used": 900,
-    "capability": [8, 0],
-    "speed": 9,
-}
-T4 = {
-    "name": "Tesla T4",
-    "uuid": "bbbb0000-2222",
-    "mebibytes": 15360,
-    "used": 300,
-    "capability": [7, 5],
-    "speed": 3,
-}
-K80 = {
-    "name": "Tesla K80",
-    "uuid": "cccc0000-3333",
-    "mebibytes": 11441,
-    "used": 0,
-    "capability": [3, 7],
-    "speed": 1,
-}
-MIG = {
-    "name": "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
-    "uuid": "dddd0000-4444",
-    "mebibytes": 9728,
-    "used": 13,
-    "capability": [8, 0],
-    "speed": 2,
-}
-MI300 = {
-    "name": "AMD Instinct MI300X",
-    "uuid": "",
-    "mebibytes": 196592,
-    "used": 300,
-    "capability": [9, 4],
-    "speed": 9,
-}
 Card = dict[str, Any]
+
+
+def card(*values: Any) -> Card:
+    """A card as the fake torch and the fake nvidia-smi know it; a faster one has a higher speed."""
+    keys = ("name", "uuid", "mebibytes", "used", "capability", "speed")
+    return dict(zip(keys, values, strict=True))
+
+
+A100 = card("NVIDIA A100-SXM4-80GB", "aaaa0000-1111", 81920, 900, [8, 0], 9)
+T4 = card("Tesla T4", "bbbb0000-2222", 15360, 300, [7, 5], 3)
+K80 = card("Tesla K80", "cccc0000-3333", 11441, 0, [3, 7], 1)
+MIG = card("NVIDIA A100-SXM4-80GB MIG 1g.10gb", "dddd0000-4444", 9728, 13, [8, 0], 2)
+MI300 = card("AMD Instinct MI300X", "", 196592, 300, [9, 4], 9)
 
 
 class Fake:

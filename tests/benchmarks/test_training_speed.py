@@ -26,8 +26,6 @@ from benchmarks.common import FERRIES
 from benchmarks.job import Job, make_job
 from benchmarks.summary import arms_ratio, caveats, summarize
 
-NAMES = [candidate.name for candidate in CPU_CANDIDATES]
-
 SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0, "factory": 40.0}
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -24,7 +23,6 @@ from benchmarks.ray_scheduling import measure
 from tests.cluster.conftest import ROOT, Background, Nodes, configure_step, starts, wait_until
 from tests.shadowing_modules import Shadows
 
-Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
 TRAINS = ("train-lora", "train-qlora", "train-lora-2", "train-qlora-2")
 STEPS, SLOTS, SECONDS = 24, 4, 4.0

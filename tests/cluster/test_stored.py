@@ -2,7 +2,6 @@
 
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -20,7 +19,6 @@ from tests.cluster.test_steps import TRAINS, configure_step, on_other_node, star
 from tests.export.tiny import tiny_base
 from tests.fault_injection.study import differences, outcome, run, small_study, start
 
-Make = Callable[..., Study]
 pytestmark = pytest.mark.cluster
 LONG = {
     "train__max_steps": 60,

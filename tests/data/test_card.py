@@ -16,7 +16,6 @@ from assistant_builder.data.card import (
     restore_generated_card,
     save_edited_card,
 )
-from assistant_builder.data.reading_process import read_table
 from assistant_builder.errors import DataError
 from tests.data.samples import ROWS, WordCounter, jsonl, words
 
@@ -63,18 +62,6 @@ def test_dataset_card_front_matter_is_yaml_of_the_hub(write):
         "validation",
         "test",
     ]
-
-
-RECORDS = [
-    {"question": "How many?\r\nSay.", "answer": "3.50", "n": 1.5, "tags": ["a", "b"]},
-    {"question": "Why?", "answer": None},
-    {"question": "متى؟", "answer": "غدا", "tags": {"x": True}},
-]
-
-
-@pytest.fixture
-def table(write):
-    return read_table(write("a.jsonl", jsonl(RECORDS) + "no json\n"))
 
 
 def test_dataset_card_confines_text_to_cells_and_blocks(write):

@@ -24,7 +24,6 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import render, use_language
 from tests.fuzz.targets import expect_sentence, in_workbook
 
-Write = Callable[[str, bytes | str], Path]
 Start = Callable[..., reading_process._ReadingProcess]
 SPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 STYLES = (
