@@ -1,5 +1,6 @@
 """The walk of a user with a spreadsheet, from home to a useful answer, a correction, and the answer after it."""
 
+import csv
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,86 +15,8 @@ from tests.browser.serving import Site, free_port, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(3000)]
 MINUTES = 60_000.0
-NURSERY = (  # question, answer; every answer occurs once
-    (
-        "Wann öffnet die Gärtnerei am Samstag?",
-        "Samstags öffnen wir um 8:30 Uhr und schließen um 14 Uhr.",
-    ),
-    ("Wo liegt der Betrieb von Grün & Söhne?", "Sie finden uns am Mühlweg 12 in Oberkälberbach."),
-    ("Haben Sie auch Obstbäume?", "Ja, im Herbst bieten wir 25 alte Apfel- und Birnensorten an."),
-    ("Was kostet eine Grabbepflanzung?", "Eine Grabbepflanzung kostet ab 69 Euro je Saison."),
-    (
-        "Liefern Sie Pflanzen nach Hause?",
-        "Im Umkreis von 20 Kilometern liefern wir ab 50 Euro Bestellwert frei Haus.",
-    ),
-    ("Wer berät mich zu Rosen?", "Frau Käthe Böhm berät Sie dienstags und donnerstags zu Rosen."),
-    ("Kann ich mit Karte zahlen?", "Wir nehmen Girokarten, aber keine Kreditkarten."),
-    (
-        "Überwintern Sie Kübelpflanzen?",
-        "Wir überwintern Kübelpflanzen von Oktober bis April für 4 Euro im Monat.",
-    ),
-    ("Gibt es Gutscheine?", "Gutscheine gibt es an der Kasse in jeder Höhe ab 10 Euro."),
-    ("Darf mein Hund mit ins Gewächshaus?", "Hunde dürfen an der Leine mit ins Gewächshaus."),
-    (
-        "Welche Erde brauche ich für Tomaten?",
-        "Für Tomaten empfehlen wir unsere torffreie Gemüseerde.",
-    ),
-    (
-        "Wie oft gieße ich Orchideen?",
-        "Orchideen tauchen Sie einmal in der Woche für zehn Minuten in Wasser.",
-    ),
-    (
-        "Wann pflanze ich Tulpenzwiebeln?",
-        "Tulpenzwiebeln kommen von Ende September bis November in die Erde.",
-    ),
-    ("Nehmen Sie leere Töpfe zurück?", "Saubere Plastiktöpfe nehmen wir am Hintereingang zurück."),
-    (
-        "Bieten Sie Kurse an?",
-        "Jeden ersten Freitag im Monat zeigt Herr Jürgen Weiß das Schneiden von Obstbäumen.",
-    ),
-    ("Haben Sie Weihnachtsbäume?", "Nordmanntannen verkaufen wir ab dem 1. Dezember."),
-    (
-        "Wie lange gilt die Anwachsgarantie?",
-        "Für Gehölze gilt eine Anwachsgarantie von zwei Jahren.",
-    ),
-    ("Gibt es Parkplätze?", "Vor dem Gewächshaus gibt es 18 kostenlose Parkplätze."),
-    ("Verkaufen Sie Bienenfutter?", "Futterteig für Bienen bekommen Sie im Hofladen."),
-    (
-        "Kann ich Sträuße vorbestellen?",
-        "Sträuße bestellen Sie bis zum Vortag um 12 Uhr unter 0711 555 0142.",
-    ),
-    (
-        "Was mache ich gegen Blattläuse?",
-        "Gegen Blattläuse helfen Marienkäferlarven, die wir von Mai an führen.",
-    ),
-    ("Welche Hecke wächst schnell?", "Die Hainbuche wächst bei uns etwa 40 Zentimeter im Jahr."),
-    ("Pflanzen Sie auch für Firmen?", "Für Firmen bepflanzen und pflegen wir Tröge auf Vertrag."),
-    ("Wann ist das Hoffest?", "Das Hoffest ist am letzten Sonntag im Mai."),
-    ("Haben Sie Bio-Gemüse?", "Bio-Gemüse aus eigenem Anbau gibt es mittwochs und samstags."),
-    (
-        "Wie dünge ich Hortensien?",
-        "Hortensien düngen Sie im März und im Juni mit Rhododendrondünger.",
-    ),
-    ("Gibt es bei Ihnen ein Café?", "Das Café „Zur Linde“ hat von April bis Oktober geöffnet."),
-    (
-        "Schneiden Sie meine Hecke?",
-        "Heckenschnitt bieten wir von Oktober bis Februar für 48 Euro je Stunde.",
-    ),
-    ("Was kostet ein Rollrasen?", "Rollrasen kostet 6,80 Euro je Quadratmeter."),
-    ("Bilden Sie aus?", "Wir bilden jedes Jahr zwei Gärtnerinnen oder Gärtner aus."),
-    ("Haben Sie Kräuter?", "Wir führen über 90 Kräuter, darunter acht Sorten Minze."),
-    (
-        "Kann man bei Ihnen Geräte leihen?",
-        "Vertikutierer und Erdbohrer verleihen wir für 35 Euro am Tag.",
-    ),
-    (
-        "Wie viel Licht braucht ein Bogenhanf?",
-        "Ein Bogenhanf kommt mit wenig Licht aus und mag keine Staunässe.",
-    ),
-    ("Wer ist der Chef?", "Die Gärtnerei führen Ömer Grün und seine Söhne."),
-    ("Seit wann gibt es die Gärtnerei?", "Grün & Söhne gibt es seit 1957."),
-    ("Welche Kübel sind frostfest?", "Frostfest sind unsere Kübel aus Steinzeug."),
-)
+with Path(__file__).with_name("nursery.csv").open(encoding="utf-8", newline="") as file:
+    HEADER, *NURSERY = csv.reader(file)  # question, answer; every answer occurs once
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +35,7 @@ def test_from_a_spreadsheet_to_a_useful_answer_and_a_correction(
 ):
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(walk_site.home))
     book = openpyxl.Workbook()
-    for row in (("Frage", "Antwort"), *NURSERY):
+    for row in (HEADER, *NURSERY):
         book.active.append(row)
     book.save(tmp_path / "Grün & Söhne.xlsx")
     clicks = 0
