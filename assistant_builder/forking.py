@@ -58,7 +58,7 @@ class Process(Protocol):
 
     stdin: IO[bytes] | None
     stdout: IO[bytes] | None
-    returncode: int | None
+    returncode: int | Any  # None while it runs
 
     @property
     def pid(self) -> int | None: ...  # noqa: D102
@@ -75,7 +75,7 @@ class Fork:
 
     def __init__(self, status: int, stdin: IO[bytes] | None, stdout: IO[bytes] | None) -> None:
         self.stdin, self.stdout = stdin, stdout
-        self.returncode: int | None = None
+        self.returncode: int | Any = None
         self._status, self._text = status, b""
 
     @property
@@ -241,6 +241,7 @@ def _fork(
     piped: bool,
     nice: str,
 ) -> Fork:
+    mine: tuple[IO[bytes] | None, IO[bytes] | None] = None, None
     with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
         if piped:
             (read, stdin), (stdout, write) = os.pipe(), os.pipe()
@@ -250,7 +251,6 @@ def _fork(
         else:
             read = os.open(os.devnull, os.O_RDONLY)
             streams = [read, stderr.fileno(), stderr.fileno()]
-            mine = None, None
         theirs.callback(os.close, read)
         status = preloaded.start(words, environment, streams, nice)
         ours.pop_all()
