@@ -12,11 +12,14 @@ from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.build import served_index_folder, with_missing_answers
-from assistant_builder.retrieval.decline import Retrieved
+from assistant_builder.retrieval.decline import FAR, Retrieved
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
 from assistant_builder.retrieval.index import Fact, Hit, Index, TextEncoder
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
+
+SUGGESTED = 2
+"""Questions that are offered where a question is declined."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +30,13 @@ class Found:
         messages: The conversation with the facts in its system prompt.
         sources: Those facts with their similarity, the best first.
         evidence: What the search says about whether the question can be answered.
+        near: The facts of the two best answers, whether or not they are in the prompt.
     """
 
     messages: list[Message]
     sources: list[Hit]
     evidence: Retrieved
+    near: tuple[Hit, ...] = ()
 
     @property
     def best(self) -> Fact | None:
@@ -42,6 +47,11 @@ class Found:
     def nearest(self) -> tuple[str, float] | None:
         """Question and similarity of the best fact."""
         return (self.sources[0].fact.question, self.sources[0].similarity) if self.sources else None
+
+    @property
+    def suggestions(self) -> list[str]:
+        """The questions of :attr:`near`, without those that are far from everything."""
+        return [hit.fact.question for hit in self.near if hit.score >= FAR and not hit.fact.history]
 
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
@@ -107,9 +117,9 @@ class Retriever:
             Chooser(count) if prompter is None else Grounder.of(study, prompter),
         )
 
-    def with_answers(self, pairs: Sequence[Pair]) -> Retriever:
-        """A retriever whose index has the answers of further pairs, too."""
-        index, _ = with_missing_answers(self.index, pairs, self._embedder)
+    def with_wordings(self, pairs: Sequence[Pair]) -> Retriever:
+        """A retriever whose index has the questions and answers of further pairs, too."""
+        index, _ = with_missing_answers(self.index, pairs, self._embedder, wordings=True)
         return Retriever(self.study, index, self._embedder, self._grounder)
 
     def find(
@@ -136,5 +146,7 @@ class Retriever:
             grounded, facts = self._grounder.ground(look.messages, shown_facts(hits), context)
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
-            results.append(Found(grounded, usable[: len(facts)], evidence))
+            results.append(
+                Found(grounded, usable[: len(facts)], evidence, tuple(usable[:SUGGESTED]))
+            )
         return results
