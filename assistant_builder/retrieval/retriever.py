@@ -12,14 +12,15 @@ from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.build import served_index_folder, with_missing_answers
-from assistant_builder.retrieval.decline import FAR, Retrieved
+from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
 from assistant_builder.retrieval.index import Fact, Hit, Index, TextEncoder
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
 
-SUGGESTED = 2
-"""Questions that are offered where a question is declined."""
+SUGGESTED, NEAR = 2, 0.25
+"""Questions that are offered where a question is declined, and the score that each needs. Of the declined messages of
+tests/chat/messages_observatory.jsonl, those with a fact reach it, and those far from the sheet do not."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,9 @@ class Found:
     @property
     def suggestions(self) -> list[str]:
         """The questions of :attr:`near`, without those that are far from everything."""
-        return [hit.fact.question for hit in self.near if hit.score >= FAR and not hit.fact.history]
+        return [
+            hit.fact.question for hit in self.near if hit.score >= NEAR and not hit.fact.history
+        ]
 
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""

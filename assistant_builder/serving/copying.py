@@ -56,8 +56,8 @@ class CopySession(Session):
                 found = copier.answer(asked)
             text, words, finish = _cut(found.text, most)
             seconds = time.perf_counter() - started
-            more = {"declined": found.declined, "judged": found.judged}
-            yield Chunk(text, words, seconds, seconds, finish, found.sources, **more)
+            said = found.declined, found.judged
+            yield Chunk(text, words, seconds, seconds, finish, found.sources, None, *said)
 
         if speaker not in self._conversing:
             self._conversing[speaker] = Conversing.of(copier.retriever)

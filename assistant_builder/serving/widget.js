@@ -286,7 +286,7 @@
               ended = true;
               sourceList(event.sources);
               if (event.declined) contactLine();
-              suggestionList(event.suggestions, event.reply ? texts.examples : texts.suggested, event.reply ? "" : event.id);
+              suggestionList(event.suggestions || [], event.reply ? texts.examples : texts.suggested, event.reply ? "" : event.id);
               if (event.id && !event.reply) voting(event.id);
             }
           }

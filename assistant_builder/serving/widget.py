@@ -419,8 +419,8 @@ class Widget:
             "end": True,
             "declined": bool(found.get("declined")),
             "sources": sources if self._shows_sources else [],
-            "suggestions": list(found.get("suggestions", ())),
-            "reply": found.get("mode") == "reply",
+            **({"suggestions": found["suggestions"]} if found.get("suggestions") else {}),
+            **({"reply": True} if found.get("mode") == "reply" else {}),
         }
 
 
