@@ -66,6 +66,7 @@ class Answer(BaseModel):
     reason: str | None = None  # why the question was declined
     advice: str | None = None  # what to add to the data, so that it is answered
     suggestions: tuple[str, ...] = ()  # questions of the data that are offered instead
+    asks_back: bool = False  # whether the text asks which of the suggestions is meant, because two facts fit as well
     missing: tuple[
         str, ...
     ] = ()  # questions of the message that have no answer, where others have one

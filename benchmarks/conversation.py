@@ -209,10 +209,11 @@ def outcome(
     wanted = set(message["facts"])
     offered = {asked[each] for each in answer.suggestions if f"“{each}”" in text}
     if message["outcome"] == "decline":
-        return ("right" if answer.declined else "wrong"), fabricated
+        result = "right" if answer.declined else "asked back" if answer.asks_back else "wrong"
+        return result, fabricated
     if answer.declined:
         return "declined", fabricated
-    replied = answer.mode == "reply"
+    replied = answer.mode == "reply" or answer.asks_back
     if message["outcome"] == "greeting":
         return ("right" if replied and not offered and not said else "wrong"), fabricated
     if replied and not said:

@@ -17,13 +17,13 @@ assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
 assistant_builder/export            3530  1755
 assistant_builder/i18n                680   405
-assistant_builder/inference          3335  1890
+assistant_builder/inference          3345  1900
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
-assistant_builder/retrieval          3295  1680
+assistant_builder/retrieval          3315  1690
 assistant_builder/runner             1515   860
-assistant_builder/serving            3335  1830
+assistant_builder/serving            3340  1830
 assistant_builder/store             1140   745
 assistant_builder/study              2335  1385
 assistant_builder/sweep             1190   640

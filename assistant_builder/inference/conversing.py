@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
@@ -16,7 +17,7 @@ from assistant_builder.i18n import N_, t, use_language
 from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.retrieval.lexical import bare_words
 from assistant_builder.retrieval.parts import SmallTalk, parts_of, small_talk
-from assistant_builder.retrieval.yes_no import said_yes_or_no
+from assistant_builder.retrieval.yes_no import language_of, said_yes_or_no
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Retriever
@@ -30,6 +31,7 @@ SEVERAL = 0.02
 EXAMPLES, _LONGEST_EXAMPLE = 3, 80
 """Example questions of a reply to small talk, and characters of each."""
 _LONGEST_QUOTE = 120  # characters of a question that a reply repeats
+_SUGGESTING = frozenset(("suggestions", "asks_back"))
 _BETWEEN = "\n\n"
 _REPLIES = {
     "greeting": N_("Hello! Ask me a question."),
@@ -68,7 +70,7 @@ class Conversing:
             frozenset(tuple(bare_words(fact.question)) for fact in facts),
             several < SEVERAL * len(facts) or several < 2,
             config.greeting,
-            tuple(short[:: -(-len(short) // EXAMPLES) or 1]),
+            tuple(short[:: -(-len(short) // EXAMPLES) or 1]) if config.suggestions else (),
             config.suggestions,
         )
 
@@ -81,15 +83,7 @@ class Conversing:
             cut: Cuts what is said in given words.
             most: Tokens of the answer at most.
         """
-        for chunk in self._answer(messages, ask, cut, most):
-            if self.suggests or "suggestions" not in chunk.judged:
-                yield chunk
-            else:
-                yield replace(chunk, judged={**chunk.judged, "suggestions": []})
-
-    def _answer(
-        self, messages: Sequence[Message], ask: Ask, cut: Cut, most: int
-    ) -> Iterator[Chunk]:
+        ask = ask if self.suggests else partial(_without_suggestions, ask)
         message = messages[-1].content
         if tuple(bare_words(message)) in self.known:
             yield from _one(messages, ask, most)
@@ -114,11 +108,24 @@ def _shown(fact: Any) -> bool:
     return fact.answerable and not fact.history and len(fact.question) <= _LONGEST_EXAMPLE
 
 
+def _without_suggestions(ask: Ask, messages: Sequence[Message], most: int) -> Iterator[Chunk]:
+    """The answer to one question, which names no other question of the data."""
+    for chunk in ask(messages, most):
+        left = {key: value for key, value in chunk.judged.items() if key not in _SUGGESTING}
+        yield replace(chunk, judged=left)
+
+
 def _one(messages: Sequence[Message], ask: Ask, most: int) -> Iterator[Chunk]:
-    """The answer to one question; a fact that decides it begins with yes or no."""
+    """The answer to one question; a fact that decides it begins with yes or no, and a tie asks back."""
     for place, chunk in enumerate(ask(messages, most)):
         if place or chunk.finish != "stop" or chunk.declined:
             yield chunk
+            continue
+        if chunk.judged.get("asks_back"):
+            first, second = chunk.judged["suggestions"]
+            with use_language(language_of(f"{first} {second}")):
+                text = t("Do you mean “{first}” or “{second}”?", first=first, second=second)
+            yield replace(chunk, text_delta=text, tokens=min(len(text.split()), most), sources=())
             continue
         word = None
         if any(source["answer"] == chunk.text_delta for source in chunk.sources):

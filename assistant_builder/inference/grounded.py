@@ -175,6 +175,7 @@ class _Attempt:
             nearest=nearest,
             declined=declined,
             suggestions=offered,
+            tied=rule.own_words and self.found.tied,
         )
 
     def close(self) -> None:

@@ -128,6 +128,7 @@ class Copier:
             nearest=found.nearest,
             declined=place is None,
             suggestions=found.suggestions,
+            tied=found.tied,
         )
         if place is None or found.best is None:
             return Copied(self.rule.sentence, (), True, judged)

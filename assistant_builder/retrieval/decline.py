@@ -242,10 +242,12 @@ def judgement(
     nearest: tuple[str, float] | None,
     declined: bool,
     suggestions: Sequence[str] = (),
+    tied: bool = False,
 ) -> dict[str, Any]:
     """What is said about a judged answer: ``mode``, ``confidence``, ``evidence``; of a declined one also why.
 
-    That is ``reason``, ``advice`` (what to add to the data), their messages as ``why``, and ``suggestions``.
+    That is ``reason``, ``advice`` (what to add to the data), their messages as ``why``, and ``suggestions``; of a tie
+    these and ``asks_back``.
 
     Args:
         mode: How the answer was made.
@@ -253,7 +255,8 @@ def judgement(
         rule: The rule that judged it.
         nearest: Question and cosine similarity of the best fact; ``None`` if none was found.
         declined: Whether the question was declined.
-        suggestions: The questions that are offered if it was declined.
+        suggestions: The questions that are offered if it was declined, or is a tie.
+        tied: Whether two answers fit equally well.
     """
     confidence = rule.confidence(evidence)
     # of the five, copying knows what the search says
@@ -264,7 +267,7 @@ def judgement(
         "evidence": {name: round(getattr(evidence, name), 4) for name in names},
     }
     if not declined:
-        return said
+        return {**said, "asks_back": True, "suggestions": list(suggestions)} if tied else said
     reason, advice = map(written, why_declined(evidence, rule, names, nearest))
     return {
         **said,

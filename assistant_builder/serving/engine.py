@@ -262,7 +262,11 @@ def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:
     """What a completion says about looking up; ``None`` for an assistant that does not."""
     if not assistant.grounded:
         return None
-    more = {key: reply.judged[key] for key in ("suggestions", "missing") if reply.judged.get(key)}
+    more = {
+        key: reply.judged[key]
+        for key in ("suggestions", "asks_back", "missing")
+        if reply.judged.get(key)
+    }
     return {
         "mode": "reply" if reply.judged.get("mode") == "reply" else assistant.mode,
         "declined": reply.declined,

@@ -159,3 +159,21 @@ def test_yes_or_no_stands_before_the_words_of_a_fact_only():
     assert text_of(said(Asked(), "Is parking free?")) == "Yes. Parking is free."
     assert text_of(said(Asked(2), "Is parking free?")) == "Parking is free."  # a model's own words
     assert text_of(said(Asked(), "Where are the toilets?")) == ANSWERS["Where are the toilets?"]
+
+
+def test_a_tie_asks_back_with_both_questions():
+    first, second = "Where is the car park?", "Where can bicycles be parked?"
+    judged = {"mode": "copy", "asks_back": True, "suggestions": [first, second]}
+
+    def ask(messages: Sequence[Message], most: int) -> Iterator[Chunk]:
+        yield Chunk("The car park is west.", 5, 0.1, 0.1, "stop", ({"answer": ""},), judged=judged)
+
+    def said_by(known: Conversing) -> Chunk:
+        (chunk,) = known.answer([Message("user", "Where can I park?")], ask, cut, 100)  # type: ignore[arg-type]
+        return chunk
+
+    asked = said_by(conversing())
+    assert asked.text_delta == f"Do you mean “{first}” or “{second}”?" and not asked.sources
+    assert asked.judged == judged and not asked.declined
+    told = said_by(conversing(suggestions=False))  # questions of the data are not shown
+    assert told.text_delta == "The car park is west." and told.judged == {"mode": "copy"}
