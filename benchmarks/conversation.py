@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.data import Pair, load_split
+from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
 from evals.metrics.text import exact_match, normalise
 
@@ -97,7 +98,7 @@ def after_turns(client: Client, study: Study, most: int) -> dict[str, Counter[in
             if not pair.answerable:
                 counts["declined"][turns] += reply.declined
                 continue
-            right = exact_match(reply.text, pair.answer) == 1
+            right = _same(reply.text, pair.answer)
             alone = right if turns == 0 else alone
             counts["answered"][turns] += right
             counts["kept"][turns] += right and alone
@@ -105,12 +106,16 @@ def after_turns(client: Client, study: Study, most: int) -> dict[str, Counter[in
     return counts
 
 
+def _same(text: str, fact: str) -> bool:
+    return any(exact_match(each, fact) == 1 for each in (text, without_yes_no(text)))
+
+
 def follow_ups(client: Client, path: Path) -> dict[str, list[tuple[str, str, bool]]]:
     """Set → last question, answer and whether it is right."""
     found: dict[str, list[tuple[str, str, bool]]] = {}
     for row in read_jsonl(path):
         reply = client.ask(row["before"], client.ask(row["before"]).text, row["question"])
-        right = any(exact_match(reply.text, answer) == 1 for answer in row["right"])
+        right = any(_same(reply.text, answer) for answer in row["right"])
         found.setdefault(row["set"], []).append(
             (f"{row['before']} {row['question']}", reply.text, right)
         )
@@ -143,7 +148,7 @@ def false_numbers(
                         question=pair.question,
                     )
                 )
-                counts[f"{kind}: fact answered"] += exact_match(reply.text, pair.answer) == 1
+                counts[f"{kind}: fact answered"] += _same(reply.text, pair.answer)
                 counts[f"{kind}: declined"] += reply.declined
                 wrong = set(_NUMBER.findall(false)) - set(_NUMBER.findall(pair.answer))
                 counts["false: asserted"] += (

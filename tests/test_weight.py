@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                   4095  2160
-assistant_builder/chat               2590  1465
-assistant_builder/cli                1965   1005
+assistant_builder/chat               2590  1470
+assistant_builder/cli                1970   1005
 assistant_builder/cluster            1010   595
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
@@ -21,7 +21,7 @@ assistant_builder/inference          3345  1900
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
-assistant_builder/retrieval          3315  1690
+assistant_builder/retrieval          3325  1695
 assistant_builder/runner             1515   860
 assistant_builder/serving            3340  1830
 assistant_builder/store             1140   745
@@ -33,7 +33,7 @@ assistant_builder/web               1990  1160
 evals                                3875  1945
 evals/judge                          440   220
 evals/metrics                       1150   500
-evals/report                        10520  4605
+evals/report                        10530  4605
 evals/stats                         1290   610
 evals/study_compare                  820   355
 evals/tasks                          540   235

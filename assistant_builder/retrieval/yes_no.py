@@ -17,6 +17,9 @@ from assistant_builder.retrieval.parts import QUESTION_WORDS, VERBS
 
 YES_NO = {"en": ("Yes", "No"), "de": ("Ja", "Nein"), "fr": ("Oui", "Non"), "es": ("Sí", "No")}
 """The words of each language."""
+_BEGINS = re.compile(
+    rf"^(?:{'|'.join(sorted({word for both in YES_NO.values() for word in both}))})\. (?=\S)"
+)
 _NOT = frozenset(
     "no not neither nor never none cannot isn aren don doesn didn wasn weren won can't nicht kein keine keinen keiner "
     "keinem nie niemals weder pas aucun aucune jamais ni ningun ninguna nunca tampoco sin".split()
@@ -85,6 +88,11 @@ def said_yes_or_no(question: str, fact: str) -> str | None:
     """
     decided = decides(question, fact)
     return None if decided is None else YES_NO[language_of(fact)][0 if decided else 1]
+
+
+def without_yes_no(answer: str) -> str:
+    """An answer without the yes or no of :func:`said_yes_or_no`, as a fact of the data is."""
+    return _BEGINS.sub("", answer, count=1)
 
 
 def decides(question: str, fact: str) -> bool | None:

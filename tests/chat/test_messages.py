@@ -3,7 +3,7 @@
 import pytest
 
 from assistant_builder.retrieval.parts import parts_of, small_talk
-from assistant_builder.retrieval.yes_no import decides, language_of, said_yes_or_no
+from assistant_builder.retrieval.yes_no import decides, language_of, said_yes_or_no, without_yes_no
 
 
 @pytest.mark.parametrize(
@@ -136,3 +136,11 @@ def test_the_language_of_a_text():
         code: code for code in texts
     }
     assert language_of("") == "en"
+
+
+def test_an_answer_is_compared_without_its_yes_or_no():
+    for fact in ("Parking is free.", "No dogs.", "Yes. Always."):
+        for said in ("Yes. ", "No. ", "Nein. ", "Oui. ", "Sí. "):
+            assert without_yes_no(said + fact) == fact
+    for text in ("Yes.", "No dogs.", "Nobody. Ask at the desk.", ""):
+        assert without_yes_no(text) == text
