@@ -18,6 +18,7 @@ from assistant_builder.cli.options import (
     user_consent,
 )
 from assistant_builder.quantization import texts_of
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.quantization.ggml import GGUF_TYPES
 
 
@@ -80,7 +81,7 @@ def ask(
     with texts_of(study.config.model.quant_type):
         titles = [
             f"{label(answer.arm)} ({answer.tokens} tokens, {answer.seconds:.1f} s)"
-            if answer.mode == "tuned"
+            if answer.arm != COPY
             else "Looked up, not trained"
             for answer in answers
         ]
