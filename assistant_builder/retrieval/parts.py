@@ -165,7 +165,7 @@ def parts_of(message: str) -> list[str]:
 
 def _refers(words: Sequence[str]) -> bool:
     """Whether a question only asks more of what was asked before it ("and what does it cost?")."""
-    content = len(set(content_words(" ".join(words))) - _MEASURES)
+    content = len(set(content_words(" ".join(words))) - _MEASURES - VERBS)
     return content == 0 or (content == 1 and bool(_PRONOUNS.intersection(words)))
 
 
@@ -178,7 +178,9 @@ def _clauses(sentence: str) -> Sequence[str]:
             bare_words(sentence[found.end() :]),
         )
         if right[:1] and right[0] in _BEFORE_WORDS and right[1:2] and right[1] in QUESTION_WORDS:
-            right = right[1:]  # "and until when …"
+            # "and until when does the café serve food?", but not "and on which day?"
+            more = len(set(content_words(" ".join(right))) - VERBS) > 1
+            right = right[1:] if more and not _PRONOUNS.intersection(right) else []
         both = len(left) > 1 and len(right) > 1 and {left[0], right[0]} <= _OPENERS
         if both and not _refers(right):
             cuts.append((found.start(), found.end()))

@@ -40,6 +40,8 @@ def test_questions_of_a_message_are_divided(message, parts):
     [
         "Is there a cat on board, and what is it called?",  # asks more of the same
         "Does a packet hold a lot of seed? how many",
+        "Does a food truck visit, and on which day?",
+        "Do I have to buy a ticket for my spaniel, and what would it cost?",
         "Where is the boat kept at night, when nobody is sailing her?",
         "Do you sell tea and coffee?",
         "My order has not come. What can I do?",
