@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                   4095  2160
 assistant_builder/chat               2590  1470
-assistant_builder/cli                1970   1005
+assistant_builder/cli                1970   1010
 assistant_builder/cluster            1010   595
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
