@@ -112,7 +112,6 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
             _prepare(connection, path)
             _check_tables(connection)
-            connection.execute(_CHOSEN)
             yield connection
     except sqlite3.DatabaseError as error:
         raise StudyError(
@@ -182,8 +181,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 )
             if version == 0:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {_CHOSEN}; PRAGMA user_version={VERSION}; COMMIT;"
                 )
+            connection.execute(_CHOSEN)  # earlier releases had none
             return
         except sqlite3.OperationalError as error:
             connection.rollback()
