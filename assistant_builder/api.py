@@ -58,11 +58,18 @@ class Answer(BaseModel):
     first_token_seconds: float
     sources: tuple[Source, ...]  # the nearest first; empty if the assistant answers from memory
     declined: bool
-    mode: Mode = "tuned"  # whether a trained assistant answered, or the best fact was copied
+    # whether a trained assistant answered, the best fact was copied, or nothing was looked up for a greeting
+    mode: Mode | Literal["reply"] = "tuned"
     # the rule's estimate that the data answer the question, between 0 and 1; None if no rule judged it
     confidence: float | None = None
     evidence: dict[str, float] = {}  # what the rule judged
     reason: str | None = None  # why the question was declined
+    advice: str | None = None  # what to add to the data, so that it is answered
+    suggestions: tuple[str, ...] = ()  # questions of the data that are offered instead
+    asks_back: bool = False  # whether the text asks which of the suggestions is meant, because two facts fit as well
+    missing: tuple[
+        str, ...
+    ] = ()  # questions of the message that have no answer, where others have one
 
     def __str__(self) -> str:
         return self.text

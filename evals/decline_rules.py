@@ -158,7 +158,8 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
         "adapter": study.arm_summary(run)["adapter_sha256"],
         "validation": file_hash(study.split_file("validation")),
         "retrieval": study.config.retrieval.model_dump(
-            mode="json", exclude={"sources_in_endpoint", "final_index"}
+            mode="json",
+            exclude={"sources_in_endpoint", "greeting", "suggestions", "final_index"},
         ),
         "max_new_tokens": answer_limit(study),
         "version": _VERSION,

@@ -138,6 +138,15 @@ def test_ask_copies_before_the_training_and_says_so(monkeypatch):
     far = CliRunner().invoke(app, ["ask", name, "xylophone zebra quartz?", "--json"])
     answer = json.loads(far.stdout)["answers"]["copy"]
     assert answer["declined"] and answer["sources"] == [] and "nearest question" in answer["reason"]
+    assert answer["advice"].startswith(("If “", "Add a row"))
+    missed = CliRunner().invoke(app, ["ask", name, "water zebra quartz?", "--why"])
+    lines = missed.stdout.splitlines()
+    assert lines[1] == "  Did you mean:" and "  - How often is the water tested?" in lines[2:4]
+    assert lines[4].startswith("  Why: The nearest question of the data is “")
+    assert lines[5].startswith("  What to do: If “")
+    greeted = CliRunner().invoke(app, ["ask", name, "good morning"])
+    lines = greeted.stdout.splitlines()
+    assert lines[0].endswith("Hello! Ask me a question.") and lines[1] == "  You can ask:"
     named = CliRunner().invoke(app, [*words, "--mode", "copy", "--arm", "lora"])
     assert named.exit_code == 1 and "not of an arm" in str(named.exception)
 

@@ -68,6 +68,9 @@ class Answer:
     first_token_seconds: float | None = None
     sources: tuple[Source, ...] = ()  # facts that a grounded assistant was given, the best first
     declined: bool = False  # whether it declined by its rule
+    suggestions: tuple[str, ...] = ()  # questions of the data that it offers
+    # of a declined question, English texts and messages: why, and what to add to the data
+    why: tuple[tuple[str, dict[str, Any] | None], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import Message as Shown
 from assistant_builder.i18n import m, render, t
 from assistant_builder.retrieval.own_questions import keep_questions, read_questions
+from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 from evals.metrics.refusal import is_refusal
@@ -488,7 +489,8 @@ class AskedAgain:
         """Whether the new answer is the correction, or declines where it should."""
         if self.after is None:
             return False
-        same = casefold_normalize(self.after) == casefold_normalize(self.correction.answer)
+        given = map(casefold_normalize, (self.after, without_yes_no(self.after)))
+        same = casefold_normalize(self.correction.answer) in given
         return same or (not self.correction.answerable and is_refusal(self.after))
 
     @property

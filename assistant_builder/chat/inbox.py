@@ -21,6 +21,7 @@ from typing import Any, Literal
 from assistant_builder.chat.feedback import add_correction
 from assistant_builder.chat.visitor_log import checked, log_file, opened
 from assistant_builder.data import load_split
+from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import m
 from assistant_builder.retrieval.decline import decline_sentence
@@ -39,8 +40,8 @@ _LINKED = 5_000
 _BATCH = 256
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
-_Week = tuple[int, int, int, int, int]
-_Waiting = tuple[str, int, str, str | None, str | None, str, str, int | None]
+_Week = tuple[int, int, int, int, int, int]
+_Waiting = tuple[str, int, str, str | None, str | None, str, str, int | None, str | None]
 _WAITING = "wording IS NOT NULL AND state IN ('open', 'later') AND (declined OR vote = -1)"
 """Condition of the questions that wait for an answer."""
 
@@ -58,6 +59,7 @@ class QuestionGroup:
         answers: What the assistant said, without repetitions.
         ids: Ids of its questions.
         later: Whether it was put aside.
+        chosen: Questions of the data that its visitors chose instead, the most frequent first.
     """
 
     key: str
@@ -68,16 +70,21 @@ class QuestionGroup:
     answers: tuple[str, ...]
     ids: tuple[str, ...]
     later: bool = False
+    chosen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Overview:
-    """Counts of what was asked within some days; a question that was declined and voted down counts as declined."""
+    """Counts of what was asked within some days.
+
+    A question that was declined and voted down counts as declined; a greeting is no question.
+    """
 
     asked: int = 0
     declined: int = 0
     voted_up: int = 0
     voted_down: int = 0
+    greetings: int = 0
 
     @property
     def answered(self) -> float | None:
@@ -130,8 +137,9 @@ def read_inbox(study: Study, now: float) -> Inbox:
         return Inbox()
     with opened(path) as connection:
         weeks = connection.execute(
-            "SELECT CAST((? - time) / ? AS INTEGER) AS week, COUNT(*), SUM(declined), SUM(vote IS 1), "
-            "SUM(vote IS -1 AND NOT declined) FROM question GROUP BY week ORDER BY week DESC",
+            "SELECT CAST((? - time) / ? AS INTEGER) AS week, SUM(state IS NOT 'talk'), SUM(declined), "
+            "SUM(vote IS 1), SUM(vote IS -1 AND NOT declined), SUM(state IS 'talk') FROM question "
+            "GROUP BY week HAVING SUM(state IS NOT 'talk') > 0 ORDER BY week DESC",
             (now, WEEK),
         ).fetchall()
         weeks = checked(weeks, _Week)
@@ -139,8 +147,9 @@ def read_inbox(study: Study, now: float) -> Inbox:
             "SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)"
         ).fetchone()
         rows = connection.execute(
-            "SELECT id, declined, question, answer, suggestion, state, question.wording, meaning FROM question "
-            f"LEFT JOIN wording ON wording.text = question.wording WHERE {_WAITING} ORDER BY time"
+            "SELECT question.id, declined, question.question, answer, suggestion, state, question.wording, meaning, "
+            "chosen.question FROM question LEFT JOIN wording ON wording.text = question.wording "
+            f"LEFT JOIN chosen ON chosen.id = question.id WHERE {_WAITING} ORDER BY time"
         ).fetchall()
         rows = checked(rows, _Waiting)
     groups: dict[Any, list[Any]] = {}
@@ -159,7 +168,8 @@ def read_inbox(study: Study, now: float) -> Inbox:
 
 
 def _group(rows: Sequence[Any]) -> QuestionGroup:
-    ids, declined, questions, answers, suggestions, states, wordings, _ = zip(*rows, strict=True)
+    columns = zip(*rows, strict=True)
+    ids, declined, questions, answers, suggestions, states, wordings, _, chosen = columns
     shown: dict[str, str] = {}
     for wording, question in zip(wordings, questions, strict=True):
         shown.setdefault(wording, question)
@@ -172,6 +182,7 @@ def _group(rows: Sequence[Any]) -> QuestionGroup:
         _distinct(answers),
         ids,
         later=all(state == "later" for state in states),
+        chosen=tuple(text for text, _ in Counter(filter(None, chosen)).most_common(_KEPT_TEXTS)),
     )
 
 
@@ -244,6 +255,22 @@ def _decide(
         )
     set_state(study, group, state)
     return len(chosen)
+
+
+def chosen_answers(study: Study, group: QuestionGroup) -> dict[str, str]:
+    """The questions of the data that visitors chose instead, with their answers; without those of other data.
+
+    Args:
+        study: The version that is served.
+        group: The group.
+    """
+    wanted = {casefold_normalize(question): question for question in group.chosen}
+    known = {
+        casefold_normalize(pair.question): pair.answer
+        for pair in (load_split(study.folder / "data", "train") if wanted else ())
+        if pair.answerable
+    }
+    return {question: known[key] for key, question in wanted.items() if key in known}
 
 
 def set_state(study: Study, group: QuestionGroup, state: State) -> None:

@@ -50,9 +50,14 @@ CREATE INDEX question_wording ON question (wording);
 CREATE TABLE wording (text TEXT PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB NOT NULL, meaning INTEGER);
 """
 _DAYS = "CREATE TABLE IF NOT EXISTS purge_day (day INTEGER PRIMARY KEY)"
+# of a declined question, the question of the data that its visitor chose instead
+_CHOSEN = "CREATE TABLE IF NOT EXISTS chosen (id TEXT PRIMARY KEY, question TEXT NOT NULL)"
 _FORGOTTEN = (
-    "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)"
+    "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)",
+    "DELETE FROM chosen WHERE id NOT IN (SELECT id FROM question)",
 )
+TALK = "talk"
+"""State of a greeting, which waits for no answer."""
 MAX_QUESTION, MAX_ANSWER, MAX_QUESTIONS = 2_000, 8_000, 100_000
 """Characters that are kept of a question or a suggestion, and of an answer; questions that are kept, the latest."""
 
@@ -136,7 +141,7 @@ _OBJECTS = "SELECT type, name, sql FROM sqlite_master"
 @cache
 def _objects() -> frozenset[tuple[str, str, str]]:
     with closing(sqlite3.connect(":memory:")) as made:
-        made.executescript(f"{_SCHEMA} {_DAYS}")
+        made.executescript(f"{_SCHEMA} {_DAYS}; {_CHOSEN}")
         return frozenset(made.execute(_OBJECTS))
 
 
@@ -176,8 +181,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 )
             if version == 0:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {_CHOSEN}; PRAGMA user_version={VERSION}; COMMIT;"
                 )
+            connection.execute(_CHOSEN)  # earlier releases had none
             return
         except sqlite3.OperationalError as error:
             connection.rollback()
@@ -211,9 +217,17 @@ class VisitorLog:
         self._thread.start()
 
     def asked(
-        self, id: str, visitor: str, model: str, question: str, answer: str, *, declined: bool
+        self,
+        id: str,
+        visitor: str,
+        model: str,
+        question: str,
+        answer: str,
+        *,
+        declined: bool,
+        talk: bool = False,
     ) -> None:
-        """Keep a question with its answer."""
+        """Keep a question with its answer; ``talk``: a greeting with its reply."""
         now, question, answer = time.time(), question[: 2 * MAX_QUESTION], answer[: 2 * MAX_ANSWER]
 
         def values() -> tuple[Any, ...]:
@@ -221,22 +235,29 @@ class VisitorLog:
             if self._kept == "texts":
                 masked = mask(question, MAX_QUESTION)
                 texts = (masked, mask(answer, MAX_ANSWER), casefold_normalize(masked))
-            return (id, now, mask_name(visitor), model, int(declined), *texts)
+            state = TALK if talk else "open"
+            return (id, now, mask_name(visitor), model, int(declined), state, *texts)
 
         self._put(
-            "INSERT OR IGNORE INTO question (id, time, visitor, model, declined, question, answer, wording) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO question (id, time, visitor, model, declined, state, question, answer, "
+            "wording) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
 
-    def voted(self, id: str, vote: int | None, suggestion: str) -> None:
-        """Keep a vote on an answer, and what it should have said where texts are kept."""
+    def voted(self, id: str, vote: int | None, suggestion: str, chosen: str = "") -> None:
+        """Keep a vote on an answer, and where texts are kept what it should have said, and what was chosen instead."""
         if vote is not None:
             self._put("UPDATE question SET vote = ? WHERE id = ?", lambda: (vote, id))
         if suggestion.strip() and self._kept == "texts":
             self._put(
                 "UPDATE question SET suggestion = ? WHERE id = ?",
                 lambda: (mask(suggestion.strip(), MAX_QUESTION), id),
+            )
+
+        if chosen.strip() and self._kept == "texts":
+            self._put(
+                "INSERT OR REPLACE INTO chosen SELECT id, ? FROM question WHERE id = ?",
+                lambda: (mask(chosen.strip(), MAX_QUESTION), id),
             )
 
     def close(self) -> None:
@@ -298,7 +319,7 @@ def purge(connection: sqlite3.Connection, days: int, now: float) -> None:
     connection.executemany("INSERT INTO purge_day VALUES (?)", [(day,) for day in last])
     if confirmed is not None:
         connection.execute("DELETE FROM question WHERE time < ?", (confirmed - days * _DAY,))
-        connection.execute(_FORGOTTEN)
+        _forget(connection)
 
 
 def read_questions(
@@ -334,8 +355,14 @@ def erase(study: Study, visitor: str) -> int:
         count = connection.execute(
             "DELETE FROM question WHERE visitor IN (?, ?)", (visitor, mask_name(visitor))
         ).rowcount
-        connection.execute(_FORGOTTEN)
+        _forget(connection)
     return int(count)
+
+
+def _forget(connection: sqlite3.Connection) -> None:
+    """Delete what belongs to questions that are deleted."""
+    for statement in _FORGOTTEN:
+        connection.execute(statement)
 
 
 def to_jsonl(questions: list[VisitorQuestion]) -> str:

@@ -19,6 +19,7 @@ from assistant_builder.cli.options import (
 )
 from assistant_builder.quantization import texts_of
 from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.retrieval.copying import COPY
 
 
 @documented(arms=", ".join(ARMS))
@@ -32,6 +33,7 @@ def ask(
     backend: Literal["local", "llamacpp"] = "local",
     type: str | None = None,
     approach: ApproachName = None,
+    why: bool = False,
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
 ) -> None:
@@ -47,6 +49,7 @@ def ask(
         backend: What runs the model: local (PyTorch) or llamacpp (a GGUF file of the study, which is written if it is
             missing).
         type: Type of the GGUF file, for --backend llamacpp. Default: as of serve.
+        why: Of a declined question, also print which evidence was low, and what to add to the data.
     """
     output.check_choice("--arm", arm, (*ARMS, "both"))
     if type is not None:
@@ -78,12 +81,19 @@ def ask(
     with texts_of(study.config.model.quant_type):
         titles = [
             f"{label(answer.arm)} ({answer.tokens} tokens, {answer.seconds:.1f} s)"
-            if answer.mode == "tuned"
+            if answer.arm != COPY
             else "Looked up, not trained"
             for answer in answers
         ]
     for title, answer in zip(titles, answers, strict=True):
         output.echo(f"{title}: {answer.text}")
+        if answer.suggestions:
+            output.echo("  Did you mean:" if answer.declined else "  You can ask:")
+            for question in answer.suggestions:
+                output.echo(f"  - {question}")
+        if answer.declined and answer.reason and why:
+            output.echo(f"  Why: {answer.reason}")
+            output.echo(f"  What to do: {answer.advice}")
         for source in answer.sources:
             row = "" if source.row is None else f"row {numbers.shown(source.row)}: "
             output.echo(f"  {row}{source.question} {source.answer}")

@@ -119,7 +119,7 @@ def _print(name: str, inbox: Inbox) -> None:
         )
     output.echo(
         f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
-        f"voted up; {whole.answered:.0%} answered."
+        f"voted up; {whole.answered:.0%} answered. {whole.greetings} greetings."
     )
     weeks = [[str(week), str(each.asked), f"{each.answered:.0%}"] for week, each in inbox.weeks]
     output.print_table(["weeks ago", "asked", "answered"], weeks[-12:])
@@ -141,5 +141,7 @@ def _row(group: QuestionGroup) -> list[str]:
     more = len(group.wordings) - len(wordings)
     if more:
         wordings.append(f"(+ {more} wordings)")
+    if group.chosen:
+        wordings.append(f"(chosen instead: {_one_line(group.chosen[0])})")
     problem = f"{group.problem}{', for later' if group.later else ''}"
     return [_one_line(group.key), str(group.count), problem, "\n".join(wordings)]

@@ -27,5 +27,11 @@ class RetrievalConfig(ConfigModel):
     final_index: bool = Field(True, title=N_("Final index"))
     """Whether answers that only validation and test questions have are added to the index after the evaluation, so that
     the assistant can answer them too."""
+    greeting: str = Field("", max_length=500, title=N_("Reply to greetings"))
+    """What a grounded assistant says to greetings, thanks and "what can you do?". Empty: a short reply in the language
+    of the greeting."""
+    suggestions: bool = Field(True, title=N_("Suggested questions"))
+    """Whether questions of the data are offered: the two nearest ones where the assistant declines, and examples after
+    a greeting. They are rows of the data file, and visitors see them."""
     sources_in_endpoint: bool = Field(False, title=N_("Sources in the endpoint"))
     """Whether 'serve' sends the facts that were found with each answer. They are rows of the data file."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
 from assistant_builder.inference.chunks import Chunk, Finish
+from assistant_builder.inference.conversing import Conversing, Cut
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
 from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
 
@@ -35,9 +36,8 @@ class Generation:
 
 
 Find = Callable[[Look], "Found"]
+GenerateMost = Callable[[Sequence[Message], int], Generation]
 Generate = Callable[[Sequence[Message]], Generation]
-Cut = Callable[[str], "tuple[str, int, Finish]"]
-"""Cuts a text to the most tokens of an answer: the text, its tokens, and ``length`` if it was cut."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,34 @@ class Grounded:
     taught: tuple[str, ...] = ()  # answers of the data that decline
     conversations: bool = False  # whether it was trained on conversations
 
+    @cached_property
+    def conversing(self) -> Conversing:
+        """How it answers messages that are more or less than one question."""
+        return Conversing.of(self.retriever)
+
     def answer(
-        self, messages: Sequence[Message], find: Find, generate: Generate, cut: Cut
+        self, messages: Sequence[Message], find: Find, generate: GenerateMost, cut: Cut, most: int
     ) -> Iterator[Chunk]:
-        """The chunks of the answer to the last message.
+        """The chunks of the answer to the last message, in ``most`` tokens at most; see :meth:`one`."""
+
+        def one(asked: Sequence[Message], most: int) -> Iterator[Chunk]:
+            return self.one(
+                asked, find, lambda prompt: generate(prompt, most), lambda text: cut(text, most)
+            )
+
+        if self.rule is None:
+            yield from one(messages, most)
+        else:
+            yield from self.conversing.answer(messages, one, cut, most)
+
+    def one(
+        self,
+        messages: Sequence[Message],
+        find: Find,
+        generate: Generate,
+        cut: Callable[[str], tuple[str, int, Finish]],
+    ) -> Iterator[Chunk]:
+        """The chunks of the answer to one question.
 
         The first tokens are held back until the rule has seen them. Sources and tokens of the prompt are in the first
         chunk and in the last one; an answer that declines has no sources.
@@ -143,7 +167,16 @@ class _Attempt:
         rule, nearest = self.grounded.rule, self.found.nearest
         if rule is None:
             return {}
-        return judgement("tuned", self.evidence, rule, nearest=nearest, declined=declined)
+        offered = self.found.suggestions
+        return judgement(
+            "tuned",
+            self.evidence,
+            rule,
+            nearest=nearest,
+            declined=declined,
+            suggestions=offered,
+            tied=rule.own_words and self.found.tied,
+        )
 
     def close(self) -> None:
         self.generation.chunks.close()  # type: ignore[attr-defined]
@@ -158,7 +191,9 @@ class _Attempt:
         self.close()
         return chosen
 
-    def said(self, text: str, cut: Cut, *, declined: bool = False) -> Chunk:
+    def said(
+        self, text: str, cut: Callable[[str], tuple[str, int, Finish]], *, declined: bool = False
+    ) -> Chunk:
         text, tokens, finish = cut(text)
         seconds = time.perf_counter() - self.started
         return replace(

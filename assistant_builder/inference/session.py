@@ -111,7 +111,7 @@ class Session(abc.ABC):
             with self._searching:  # assistants share the embedder
                 return self._grounded[speaker].retriever.find([look], context=context)[0]
 
-        def generate(prompt: Sequence[Message]) -> Generation:
+        def generate(prompt: Sequence[Message], most: int) -> Generation:
             ids = prompter.prompt_ids(list(prompt))
             if len(ids) >= context:
                 raise ModelError(
@@ -124,22 +124,23 @@ class Session(abc.ABC):
                     remedy=m("Clear the conversation and ask a shorter question"),
                 )
             certainties: list[float] = []
-            limit = min(sampling.max_new_tokens, context - len(ids))
+            limit = min(most, context - len(ids))
             chunks = self._generate(speaker, ids, limit, sampling, stop_event, certainties)
             return Generation(len(ids), chunks, certainties)
 
-        def cut(text: str) -> tuple[str, int, Finish]:
+        def cut(text: str, most: int) -> tuple[str, int, Finish]:
             ids = prompter.text_ids(text)
-            if len(ids) <= sampling.max_new_tokens:
+            if len(ids) <= most:
                 return text, len(ids), "stop"
-            first = ids[: sampling.max_new_tokens]
+            first = ids[:most]
             return prompter.decode(first), len(first), "length"
 
         if speaker in self._grounded and sampling.look_up:
-            yield from self._grounded[speaker].answer(messages, find, generate, cut)
+            grounded = self._grounded[speaker]
+            yield from grounded.answer(messages, find, generate, cut, sampling.max_new_tokens)
         else:
             read = messages if self._conversations_read.get(speaker, True) else alone(messages)
-            yield from generate(read).chunks
+            yield from generate(read, sampling.max_new_tokens).chunks
 
     @property
     def holds_models(self) -> bool:

@@ -98,17 +98,22 @@ ADDED = "added.json"
 
 
 def with_missing_answers(
-    index: Index, pairs: Sequence[Pair], embedder: TextEncoder
+    index: Index, pairs: Sequence[Pair], embedder: TextEncoder, *, wordings: bool = False
 ) -> tuple[Index, list[Fact]]:
-    """An index with the answers of further pairs that it lacks, and the facts that were added."""
+    """An index with the answers of further pairs that it lacks, and the facts that were added.
+
+    With ``wordings`` it also gets the questions of the file that it lacks, whose answers it has.
+    """
     answers = {fact.answer_key for fact in index.facts}
     clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
+    asked = {fact.query.key for fact in index.facts}
     new = [
         fact
         for pair in pairs
         if pair.answerable
         for fact in facts_of(pair)
-        if fact.answer_key not in answers and fact.cluster not in clusters
+        if (fact.answer_key not in answers and fact.cluster not in clusters)
+        or (wordings and pair.respelled is None and fact.query.key not in asked)
     ]
     if not new:
         return index, new

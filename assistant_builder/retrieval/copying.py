@@ -104,7 +104,8 @@ class Copier:
         turns = sum(pair.turns for pair in training)
         conversations = (turns - len(training)) / max(turns, 1) >= CONVERSATIONS
         final = study.config.retrieval.final_index
-        served = measured.with_answers([*validation, *test]) if final else measured
+        # a question of the data is answered with its own answer, though validation and test held it out
+        served = measured.with_wordings([*validation, *test]) if final else measured
         return cls(served, rule, conversations)
 
     def answer(self, messages: Sequence[Message]) -> Copied:
@@ -126,6 +127,8 @@ class Copier:
             self.rule,
             nearest=found.nearest,
             declined=place is None,
+            suggestions=found.suggestions,
+            tied=found.tied,
         )
         if place is None or found.best is None:
             return Copied(self.rule.sentence, (), True, judged)

@@ -34,7 +34,8 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import Text, m, written
+from assistant_builder.i18n import m, written
+from assistant_builder.retrieval.why import why_declined
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
@@ -240,8 +241,13 @@ def judgement(
     *,
     nearest: tuple[str, float] | None,
     declined: bool,
+    suggestions: Sequence[str] = (),
+    tied: bool = False,
 ) -> dict[str, Any]:
-    """What is said about a judged answer: ``mode``, ``confidence``, ``evidence``, and ``reason`` if it was declined.
+    """What is said about a judged answer: ``mode``, ``confidence``, ``evidence``; of a declined one also why.
+
+    That is ``reason``, ``advice`` (what to add to the data), their messages as ``why``, and ``suggestions``; of a tie
+    these and ``asks_back``.
 
     Args:
         mode: How the answer was made.
@@ -249,6 +255,8 @@ def judgement(
         rule: The rule that judged it.
         nearest: Question and cosine similarity of the best fact; ``None`` if none was found.
         declined: Whether the question was declined.
+        suggestions: The questions that are offered if it was declined, or is a tie.
+        tied: Whether two answers fit equally well.
     """
     confidence = rule.confidence(evidence)
     # of the five, copying knows what the search says
@@ -259,18 +267,15 @@ def judgement(
         "evidence": {name: round(getattr(evidence, name), 4) for name in names},
     }
     if not declined:
-        return said
-    reason: Text = m("No answer of the data can be looked up for it.")
-    if nearest is not None:
-        reason = m(
-            "The nearest question of the data is “{question}” (similarity {similarity:.2f}). The confidence is "
-            "{confidence:.2f}, and {threshold:.2f} is needed.",
-            question=nearest[0],
-            similarity=nearest[1],
-            confidence=confidence,
-            threshold=rule.threshold,
-        )
-    return {**said, "reason": written(reason)[0]}
+        return {**said, "asks_back": True, "suggestions": list(suggestions)} if tied else said
+    reason, advice = map(written, why_declined(evidence, rule, names, nearest))
+    return {
+        **said,
+        "reason": reason[0],
+        "advice": advice[0],
+        "why": [reason[1], advice[1]],
+        "suggestions": list(suggestions),
+    }
 
 
 def fit(

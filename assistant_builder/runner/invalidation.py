@@ -371,7 +371,7 @@ def _grounding(
     """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
     if "grounded" not in config.approaches:
         return {}
-    unread = {"sources_in_endpoint", *(leave_out or ())}
+    unread = {"sources_in_endpoint", "greeting", "suggestions", *(leave_out or ())}
     return {
         "approaches": config.approaches,
         **_flat("retrieval", config.retrieval, unread),

@@ -134,7 +134,7 @@ def make_app(
                 404, "this server keeps no questions; start it with --remember counts or texts"
             )
         for log in set(logs.values()):
-            log.voted(body.id, body.vote, body.suggestion)
+            log.voted(body.id, body.vote, body.suggestion, body.chosen)
         return {"object": "feedback", "id": body.id}
 
     hosts = AllowedHosts(config.host, config.allow_host)

@@ -20,6 +20,7 @@ from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Finish, Sampling
+from assistant_builder.inference.conversing import Conversing
 from assistant_builder.inference.session import Memory, ProgressCallback, Session
 from assistant_builder.retrieval.copying import Copier, copy_stamp
 from assistant_builder.serving.engine import COPIES, start_worker
@@ -35,6 +36,7 @@ class CopySession(Session):
         super().__init__(tuple(assistants), "the server")
         self._assistants = dict(assistants)
         self._stamps: dict[str, str] = {}
+        self._conversing: dict[str, Conversing] = {}
 
     def stream(
         self,
@@ -45,26 +47,27 @@ class CopySession(Session):
     ) -> Iterator[Chunk]:
         """The answer to the last message in one chunk; see :meth:`Session.stream`."""
         self.load(speaker)
-        started = time.perf_counter()
         with self._searching:
-            found = self._latest(speaker).answer(messages)
-        text, words, finish = _cut(found.text, sampling.max_new_tokens)
-        seconds = time.perf_counter() - started
-        yield Chunk(
-            text,
-            words,
-            seconds,
-            seconds,
-            finish,
-            found.sources,
-            declined=found.declined,
-            judged=found.judged,
-        )
+            copier = self._latest(speaker)
+
+        def one(asked: Sequence[Message], most: int) -> Iterator[Chunk]:
+            started = time.perf_counter()
+            with self._searching:
+                found = copier.answer(asked)
+            text, words, finish = _cut(found.text, most)
+            seconds = time.perf_counter() - started
+            said = found.declined, found.judged
+            yield Chunk(text, words, seconds, seconds, finish, found.sources, None, *said)
+
+        if speaker not in self._conversing:
+            self._conversing[speaker] = Conversing.of(copier.retriever)
+        yield from self._conversing[speaker].answer(messages, one, _cut, sampling.max_new_tokens)
 
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
         study, _ = self._assistants[speaker]
         stamp = copy_stamp(study)  # before it is read: what changes meanwhile is read again
         self._loaded[speaker] = Copier.load(study, report), None
+        self._conversing.pop(speaker, None)
         self._stamps[speaker] = stamp
         return False
 

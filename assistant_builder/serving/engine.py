@@ -262,10 +262,16 @@ def _grounding(reply: Reply, assistant: ServedModel) -> dict[str, Any] | None:
     """What a completion says about looking up; ``None`` for an assistant that does not."""
     if not assistant.grounded:
         return None
+    more = {
+        key: reply.judged[key]
+        for key in ("suggestions", "asks_back", "missing")
+        if reply.judged.get(key)
+    }
     return {
-        "mode": assistant.mode,
+        "mode": "reply" if reply.judged.get("mode") == "reply" else assistant.mode,
         "declined": reply.declined,
         "sources": list(reply.sources) if assistant.shows_sources else [],
+        **more,
     }
 
 

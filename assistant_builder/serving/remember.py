@@ -35,12 +35,17 @@ async def remembered(
         async for chunk in chunks:
             text += chunk.text
             if chunk.finish and log is not None:
+                found, version = chunk.grounding or {}, request.assistant.version
                 log.asked(
                     id,
                     visitor,
-                    request.assistant.version,
+                    version,
                     request.messages[-1].content,
                     text,
-                    declined=bool((chunk.grounding or {}).get("declined")),
+                    declined=bool(found.get("declined")),
+                    talk=found.get("mode") == "reply",
                 )
+                # the questions of a message that have no answer wait for one, too
+                for number, part in enumerate(found.get("missing", ())):
+                    log.asked(f"{id}.{number}", visitor, version, part, "", declined=True)
             yield chunk

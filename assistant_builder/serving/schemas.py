@@ -258,11 +258,12 @@ class ChatRequest(_Strict):
 
 
 class Feedback(_Strict):
-    """The body of ``POST /v1/feedback``: a vote on a completion, and what it should have said."""
+    """The body of ``POST /v1/feedback``: a vote on an answer, what it should have said, the chosen suggestion."""
 
     id: str = Field(min_length=1, max_length=100)
     vote: Literal[1, -1] | None = None
     suggestion: str = Field("", max_length=2_000)
+    chosen: str = Field("", max_length=2_000)
 
 
 _VALIDATION = {

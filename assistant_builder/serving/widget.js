@@ -48,6 +48,8 @@
     textarea { flex: 1; min-height: 44px; max-height: 130px; padding: 10px 12px; resize: none; background: var(--ground);
       border: 1px solid var(--quiet); border-radius: 10px; }
     form button { background: var(--accent); color: var(--on-accent); font-weight: 600; padding: 0 14px; }
+    .suggested { display: flex; flex-direction: column; gap: 6px; align-items: flex-start; }
+    .suggested button { padding: 6px 12px; border: 1px solid var(--quiet); text-align: start; overflow-wrap: anywhere; }
     .tools { display: flex; gap: 4px; }
     .tools button { border: 1px solid transparent; }
     .tools path { fill: none; stroke: currentColor; stroke-width: 1.7; stroke-linejoin: round; }
@@ -178,6 +180,23 @@
         ...sources.map((source) => make("p", { dir: "auto", textContent: `${source.question} — ${source.answer}` }))));
       atEnd();
     };
+    const suggestionList = (questions, label, id) => {
+      if (!questions.length) return;
+      const list = make("div", { className: "suggested", role: "group", ariaLabel: label },
+        make("p", { className: "note", textContent: label }));
+      for (const question of questions) {
+        const button = make("button", { type: "button", dir: "auto", textContent: question });
+        button.addEventListener("click", () => {
+          if (running) return;
+          if (id) post("/widget/feedback", { id, chosen: question }).catch(() => {});
+          ask(question);
+          box.focus();
+        });
+        list.append(button);
+      }
+      log.append(list);
+      atEnd();
+    };
     const voting = (id) => {
       const tools = make("div", { className: "tools" });
       const send = (body) => post("/widget/feedback", { id, ...body }).catch(() => {});
@@ -267,7 +286,8 @@
               ended = true;
               sourceList(event.sources);
               if (event.declined) contactLine();
-              if (event.id) voting(event.id);
+              suggestionList(event.suggestions || [], event.reply ? texts.examples : texts.suggested, event.reply ? "" : event.id);
+              if (event.id && !event.reply) voting(event.id);
             }
           }
         }

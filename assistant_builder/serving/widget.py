@@ -355,7 +355,7 @@ class Widget:
         self._voters.enter(address)
         self._voters.leave(address)
         for log in set(self._logs.values()):
-            log.voted(voted.id, voted.vote, voted.suggestion)
+            log.voted(voted.id, voted.vote, voted.suggestion, voted.chosen)
         return Response(status_code=204)
 
     async def _ask(self, body: bytes, address: str) -> Response:
@@ -419,6 +419,8 @@ class Widget:
             "end": True,
             "declined": bool(found.get("declined")),
             "sources": sources if self._shows_sources else [],
+            **({"suggestions": found["suggestions"]} if found.get("suggestions") else {}),
+            **({"reply": True} if found.get("mode") == "reply" else {}),
         }
 
 
@@ -468,5 +470,7 @@ def widget_texts(mode: Mode = "tuned") -> dict[str, str]:
         "thanks": t("Thank you."),
         "better": t("What should it have said?"),
         "again": t("New conversation"),
+        "suggested": t("Did you mean one of these?"),
+        "examples": t("Example questions"),
         "machine": machine,
     }

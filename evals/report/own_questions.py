@@ -10,6 +10,7 @@ from assistant_builder.arms import plain, plain_order
 from assistant_builder.i18n import t, tc, tn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.own_questions import assistants, read_answers, read_questions
+from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
 from evals.metrics.refusal import is_refusal
 from evals.metrics.text import exact_match
@@ -36,7 +37,11 @@ def own_questions(study: Study) -> dict[str, Any] | None:
             if each.question in answers
         }
         exact = {
-            arm: each.row is not None and exact_match(answer["text"], each.answer) == 1
+            arm: each.row is not None
+            and any(
+                exact_match(text, each.answer) == 1
+                for text in (answer["text"], without_yes_no(answer["text"]))
+            )
             for arm, answer in given.items()
         }
         declined = {  # the right answer may read like a refusal

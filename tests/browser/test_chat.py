@@ -118,6 +118,20 @@ def test_a_crash_is_told_and_the_next_question_is_answered(page, chat):
 
 
 @pytest.mark.long
+def test_a_decline_says_why_and_its_buttons_ask(page, chat):
+    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
+    ask(page, "near miss")
+    pane = page.locator("#ab-pane-qlora")
+    expect(pane.locator("[data-action=suggested]")).to_have_text(["one question", "another"])
+    pane.get_by_text("Why did it decline this?").click()
+    expect(pane.get_by_text("Nothing is near.")).to_be_visible()
+    expect(pane.get_by_text("Add a row.")).to_be_visible()
+    pane.locator("[data-action=suggested]").last.click()
+    for arm in ("qlora", "lora"):
+        expect(page.locator(f"#ab-pane-{arm}")).to_contain_text(f"{arm}:another")
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "height"), [(1366, 700), (390, 844)])
 def test_the_question_box_stays_in_view(page, chat, width, height):
     page.set_viewport_size({"width": width, "height": height})

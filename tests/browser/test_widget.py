@@ -103,6 +103,19 @@ def test_the_keyboard_alone_asks_stops_and_closes(page, site):
     expect(page.get_by_role("log")).not_to_contain_text("library-lora:hello")
 
 
+def test_a_suggested_question_is_asked_by_its_button(page, site):
+    page.goto(site)
+    page.get_by_role("button", name="Ask a question").click()
+    box, log = page.get_by_label("Your question"), page.get_by_role("log")
+    box.fill("near miss")
+    box.press("Enter")
+    suggested = page.get_by_role("group", name="Did you mean one of these?")
+    expect(suggested.get_by_role("button")).to_have_text(["one question", "another"])
+    suggested.get_by_role("button", name="one question").press("Enter")
+    expect(log).to_contain_text("library-lora:one library-lora:question")
+    expect(box).to_be_focused()
+
+
 def test_a_new_conversation_begins_empty_while_an_answer_is_written(page, site):
     page.goto(site)
     page.get_by_role("button", name="Ask a question").click()

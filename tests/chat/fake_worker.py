@@ -30,6 +30,11 @@ class Parrot:
         if question == "decline":
             yield Chunk("I do not know.", 3, 0.1, 0.2, "stop", declined=True)
             return
+        if question == "near miss":
+            offered = {"mode": "tuned", "suggestions": ["one question", "another"]}
+            offered |= {"reason": "Nothing is near.", "advice": "Add a row.", "why": [None, None]}
+            yield Chunk("I do not know.", 3, 0.1, 0.2, "stop", declined=True, judged=offered)
+            return
         if question == "die":
             print("out of luck", file=sys.stderr, flush=True)
             os._exit(7)

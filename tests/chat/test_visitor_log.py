@@ -265,3 +265,24 @@ def test_values_of_a_wrong_type_are_an_error_that_names_the_file(column, value):
     with pytest.raises(StudyError, match="wrong type") as caught:
         read_inbox(study, time.time())
     assert str(caught.value.where) == str(log_file(study))
+
+
+def test_a_chosen_question_is_kept_masked_with_texts_alone_and_goes_with_its_question():
+    study = new_study("shop")
+    path = log_file(study)
+    for kept in ("counts", "texts"):
+        log = VisitorLog(path, kept, 90)
+        log.asked(f"q-{kept}", "v1", "m", "Are you there?", "No idea.", declined=True)
+        log.asked(f"t-{kept}", "v1", "m", "hi", "Hello!", declined=False, talk=True)
+        log.voted(f"q-{kept}", None, "", "Is ann@shop.example there?")
+        log.close()
+    whole = read_inbox(study, time.time())
+    assert (whole.whole.asked, whole.whole.declined, whole.whole.greetings) == (2, 2, 2)
+    (group,) = whole.groups
+    (chosen,) = group.chosen
+    assert chosen.startswith("Is [e-mail]") and chosen.endswith("there?")
+    assert erase(study, "v1") == 4
+    with opened(path) as connection:
+        assert connection.execute("SELECT COUNT(*) FROM chosen").fetchone() == (0,)
+        connection.execute("DROP TABLE chosen")  # as in the files of earlier releases
+    assert read_inbox(study, time.time()).groups == ()

@@ -5,11 +5,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from assistant_builder.cli import main
+from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
 from assistant_builder.errors import ModelError
 from assistant_builder.inference import session as session_module
@@ -364,7 +366,8 @@ def grounded_session(text: str, *, context: int = 400, threshold: float = 0.0) -
     session = session_with(model, prompter)
     embedder: Any = FakeEmbedder()
     grounder = Grounder(prompter, 2, 1000, answer=20)
-    retriever = Retriever(Study(Path("nowhere")), Index.build(HALL, embedder), embedder, grounder)
+    study: Any = SimpleNamespace(config=StudyConfig())
+    retriever = Retriever(study, Index.build(HALL, embedder), embedder, grounder)
     weights = tuple(100.0 * (name == "similarity") for name in NAMES)
     zeros, ones = (0.0,) * len(NAMES), (1.0,) * len(NAMES)
     rule = DeclineRule(

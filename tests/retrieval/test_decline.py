@@ -8,6 +8,8 @@ from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FIRST_TOKENS,
+    NAMES,
+    SENTENCE,
     TO_DECLINE,
     WITHHELD,
     DeclineRule,
@@ -16,8 +18,12 @@ from assistant_builder.retrieval.decline import (
     evidence_of,
     far_from_everything,
     fit,
+    judgement,
     rule_of,
 )
+from assistant_builder.retrieval.index import Fact, Hit
+from assistant_builder.retrieval.retriever import Found
+from assistant_builder.retrieval.why import low_evidence
 
 FOUND = Retrieved(
     similarity=0.8, certainty=-0.3, nearby=0.5, answers=["The ferry leaves at nine.", "It is red."]
@@ -183,3 +189,45 @@ def test_few_second_looks_of_questions_to_decline_are_answered():
         < (sure >= rule.named_threshold).sum()
         <= 60
     )
+
+
+def test_two_answers_tie_where_none_is_likelier_than_all_others():
+    def found(second: float, certainty: float) -> Found:
+        scores = (0.8, second)
+        near = tuple(
+            Hit(
+                Fact(row, 0, f"Q{row}?", f"A{row}", "", None, None, answerable=True),
+                score,
+                0.0,
+                score,
+            )
+            for row, score in enumerate(scores)
+        )
+        return Found([], [near[0]], Retrieved(0.8, certainty, 0.8, ("A0",)), near)
+
+    assert found(0.79, -1.0).tied
+    assert not found(0.77, -1.0).tied and not found(0.79, -0.6).tied
+    assert found(0.79, -1.0).suggestions == ["Q0?", "Q1?"]
+    assert found(0.2, -1.0).suggestions == ["Q0?"]  # far from everything is not offered
+
+
+def test_the_reason_names_the_evidence_that_was_low_and_what_to_add():
+    rule = far_from_everything([0.5] * 20, target=0.04, sentence=SENTENCE)
+    said = judgement(
+        "copy",
+        Evidence(0.3, -0.1, 0.3, 0.0, 1.0),
+        rule,
+        nearest=("Is it open?", 0.3),
+        declined=True,
+        suggestions=["Is it open?"],
+    )
+    assert said["reason"].endswith("No question of the data is worded much like this one.")
+    assert said["advice"].startswith("If “Is it open?” asks the same")
+    assert said["suggestions"] == ["Is it open?"]
+    weights = (0.0, 2.0, 0.0, 1.0, 3.0)
+    unsure = replace(rule, weights=weights, center=(0.0,) * 5, scale=(1.0,) * 5)
+    low = low_evidence(Evidence(0.9, -1.0, 0.9, -0.5, 0.0), unsure, NAMES)
+    assert low == ["certainty", "probability"]
+    assert low_evidence(Evidence(0.9, 1.0, 0.9, 0.5, 1.0), unsure, NAMES) == ["similarity"]
+    alone = judgement("copy", Evidence(0, 0, 0, 0, 1), rule, nearest=None, declined=True)
+    assert alone["advice"].startswith("Add a row")

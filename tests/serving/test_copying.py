@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from assistant_builder.chat.inbox import read_inbox
 from assistant_builder.config import StudyConfig
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.data import Message
@@ -40,6 +42,7 @@ from assistant_builder.serving.copying import CopySession
 run_models(CopySession)
 """
 DEEP = "How deep is the deep end?"
+TESTED = "How often is the water tested?"
 TOLD = "The deep end is 3.8 metres deep; the shallow end is 1.1 metres."
 
 
@@ -111,6 +114,51 @@ def test_the_widget_says_that_answers_are_looked_up(copies):
     turns = [{"role": "user", "content": DEEP}]
     told = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
     assert TOLD in told and '"declined": false' in told
+
+
+def test_the_endpoint_answers_each_question_of_a_message_and_greetings(copies):
+    served = copies(sheet())
+    both = served.ask(f"{DEEP} And how warm is the teaching pool?", model="baths").json()
+    said = both["choices"][0]["message"]["content"]
+    assert said == f"{TOLD}\n\nThe teaching pool has 31 degrees."
+    assert both["usage"]["completion_tokens"] == 19
+    part = served.ask(f"{DEEP} Who is xylophone zebra quartz?", model="baths").json()
+    assert part["assistant_builder"]["missing"] == ["Who is xylophone zebra quartz?"]
+    assert part["choices"][0]["message"]["content"].startswith(f"{TOLD}\n\n“Who is xylophone")
+    hello = served.ask("Hallo!", model="baths").json()
+    assert hello["choices"][0]["message"]["content"].startswith("Hallo!")
+    found = hello["assistant_builder"]
+    assert (found["mode"], found["declined"], len(found["suggestions"])) == ("reply", False, 3)
+
+
+def test_what_is_clicked_under_a_decline_becomes_a_label(copies):
+    study = sheet()
+    served = copies(study, widget=True, allow_origin=(SITE,), remember="texts")
+    ask: Any = partial(httpx.post, headers={"Origin": SITE}, timeout=60)
+    site = {"site": site_token(study)}
+
+    def said(question: str) -> dict[str, Any]:
+        turns = [{"role": "user", "content": question}]
+        told = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
+        return json.loads(told.strip().splitlines()[-1].removeprefix("data: "))
+
+    greeted, missed = said("hi"), said("water zebra quartz?")
+    assert greeted["reply"] and greeted["suggestions"]
+    assert missed["declined"] and TESTED in missed["suggestions"]
+    body = {**site, "id": missed["id"], "chosen": TESTED}
+    assert ask(f"{served.url}/widget/feedback", json=body).status_code == 204
+
+    def labelled() -> bool:
+        return any(group.chosen for group in read_inbox(study, time.time()).groups)
+
+    deadline = time.monotonic() + 20
+    while not labelled() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    inbox = read_inbox(study, time.time())
+    (group,) = inbox.groups
+    assert group.chosen == (TESTED,) and group.problem == "declined"
+    counted = inbox.whole
+    assert (counted.asked, counted.declined, counted.greetings) == (1, 1, 1)
 
 
 def test_what_cannot_be_copied_is_refused():

@@ -311,3 +311,18 @@ def test_examples_are_questions_whose_answers_were_taught():
         question.startswith("q") for question in example_questions(training, validation[-1:])
     )
     assert example_questions([asked(1, "long " * 40, "a")], []) == []
+
+
+def test_a_decline_offers_questions_and_says_why():
+    why = (("Nothing is near <b>.", {"id": "Nothing is near <b>."}), ("Add a row.", None))
+    declined = Answer("No.", declined=True, suggestions=(HOSTILE, "Is it open?"), why=why)
+    shown = pane("b", said(Turn("Why?", {"lora": declined})))
+    assert "Did you mean one of these?" in shown and "Why did it decline this?" in shown
+    assert 'data-action="suggested" data-turn="0" data-side="b" data-place="1"' in shown
+    assert "Is it open?" in shown and "Add a row." in shown
+    assert "&lt;img" in shown and "<img" not in shown and "<b>." not in shown
+    greeted = pane("b", said(Turn("hi", {"lora": Answer("Hello!", suggestions=("Is it open?",))})))
+    assert 'aria-label="Example questions"' in greeted and "decline" not in greeted
+    answers = {"qlora": declined, "lora": Answer("Yes.")}
+    hidden = Turn("Why?", answers, ("qlora", "lora"), blind=True)
+    assert "suggested" not in pane("a", said(hidden, blind=True))

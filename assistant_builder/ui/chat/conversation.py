@@ -397,10 +397,20 @@ def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
             reply.first_token_seconds,
             reply.sources,
             reply.declined,
+            tuple(reply.judged.get("suggestions", ())),
+            _why(reply.judged),
         )
         for speaker, reply in replies.items()
         if reply.text.strip()
     }
+
+
+def _why(judged: Mapping[str, Any]) -> tuple[tuple[str, dict[str, Any] | None], ...]:
+    """Why a question was declined, and what to add to the data: the English texts with their messages."""
+    if "reason" not in judged:
+        return ()
+    texts = judged["reason"], judged["advice"]
+    return tuple(zip(texts, judged["why"], strict=True))
 
 
 def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:

@@ -161,6 +161,7 @@ class ChatTab:
             )
         for box in talk.panes.values():
             box.click(self._pane_clicked, state, [*outputs, *self.corrections.outputs], **QUIET)
+            box.click(self._ask_suggested, state, outputs, **streamed)
         modes = (
             settings.blind,
             settings.base,
@@ -257,6 +258,27 @@ class ChatTab:
             asked = {self.talk.question: questions[index], self.talk.editing: None}
             yield from self._ask({**values, **asked}, request)
 
+    def _ask_suggested(
+        self, values: Values, request: gr.Request, event: gr.EventData
+    ) -> Iterator[Updates]:
+        turns, index, place = self._conversation(values).turns, event.turn, event.place
+        if (
+            event.action != "suggested"
+            or not isinstance(index, int)
+            or index not in range(len(turns))
+        ):
+            return
+        study = Study.open(values[self._picker] or "").recommended
+        state = PaneState(Conversation(turns), arms=answering_arms(study))
+        answer = turns[index].answers.get(state.speaker(str(event.side), turns[index]))
+        if (
+            answer is not None
+            and isinstance(place, int)
+            and place in range(len(answer.suggestions))
+        ):
+            asked = {self.talk.question: answer.suggestions[place], self.talk.editing: None}
+            yield from self._ask({**values, **asked}, request)
+
     def _vote(self, choice: Choice, values: Values) -> Updates:
         name = values[self._picker] or ""
         settings = self._settings(name, values)
@@ -272,6 +294,7 @@ class ChatTab:
             not isinstance(index, int)
             or not 0 <= index < len(conversation.turns)
             or side not in sides()
+            or event.action == "suggested"  # asked by another listener
             or talk.busy(request.session_hash or "")
         ):
             return gr.skip()

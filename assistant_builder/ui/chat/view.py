@@ -16,7 +16,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
 from assistant_builder.data import Pair
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.i18n import N_, render, t, tn
+from assistant_builder.i18n import N_, render, t, text_of, tn
 from assistant_builder.inference.session import BASE, SHIPPED, Memory
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.ui.html import callout, empty, error_callout, fold, fragment, table
@@ -167,6 +167,9 @@ def _answer(
         chosen=turn.vote in PAIR and turn.sides[PAIR.index(turn.vote)] == speaker,
         text=answer.text,
         sources="" if hidden else sources_view(answer, state.numbers),
+        suggestions=() if hidden else answer.suggestions,
+        why=[] if hidden else [render(text_of(record, text)) for text, record in answer.why],
+        declined=answer.declined,
         corrected=corrected and _corrected(corrected) or "",
         form=form,
         ending=t(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else "",

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.chat.inbox import accept, read_inbox, reject, set_state
+from assistant_builder.chat.inbox import accept, chosen_answers, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.child_process import compute_environment, python_command, start_program
 from assistant_builder.errors import AssistantBuilderError, StudyError
@@ -244,7 +244,7 @@ class InboxTab:
         return {
             self.form: gr.update(visible=True),
             self.key: group.key,
-            self.question: group_view(group),
+            self.question: group_view(group, chosen_answers(served_version(root), group)),
             self.wordings: gr.update(
                 choices=list(group.wordings), value=[], visible=len(group.wordings) > 1
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -81,14 +81,16 @@ def _about(group: QuestionGroup) -> str:
         parts.append(tn("{count} wording", "{count} wordings", len(group.wordings)))
     if group.suggestions:
         parts.append(t("a visitor suggests an answer"))
+    if group.chosen:
+        parts.append(t("a visitor chose another question"))
     if group.later:
         parts.append(t("for later"))
     return " · ".join(parts)
 
 
-def group_view(group: QuestionGroup) -> Markup:
-    """What is known about an opened group."""
-    return fragment("inbox.group", group, _about(group))
+def group_view(group: QuestionGroup, chosen: Mapping[str, str]) -> Markup:
+    """What is known about an opened group; ``chosen``: the questions that visitors chose instead, and their answers."""
+    return fragment("inbox.group", group, _about(group), list(chosen.items()))
 
 
 def versions_view(

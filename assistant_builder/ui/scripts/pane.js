@@ -2,8 +2,8 @@
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-action]");
   if (!button || button.dataset.action === "copy") return;
-  const { action, turn, side } = button.dataset;
-  trigger("click", { action, turn: Number(turn), side });
+  const { action, turn, side, place } = button.dataset;
+  trigger("click", { action, turn: Number(turn), side, place: Number(place) });
 });
 element.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -15,7 +15,7 @@ element.addEventListener("submit", (event) => {
 // The pane is redrawn every few tokens: scroll position and focus are restored.
 let fromTop = null;
 let focused = null;
-const key = (button) => [button.dataset.action, button.dataset.turn].join();
+const key = (button) => [button.dataset.action, button.dataset.turn, button.dataset.place].join();
 element.addEventListener("scroll", (event) => {
   const talk = event.target;
   if (!talk.classList || !talk.classList.contains("ab-talk")) return;
