@@ -85,5 +85,9 @@ def ask(
     for title, answer in zip(titles, answers, strict=True):
         output.echo(f"{title}: {answer.text}")
         for source in answer.sources:
+            if source.document is not None:
+                page = "" if source.page is None else f", page {source.page}"
+                output.echo(f"  {source.document}{page}: {source.question}: {source.answer}")
+                continue
             row = "" if source.row is None else f"row {numbers.shown(source.row)}: "
             output.echo(f"  {row}{source.question} {source.answer}")
