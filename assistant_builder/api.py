@@ -188,6 +188,11 @@ class Study:
         with run_display() if on_event is None else nullcontext(on_event) as listener:
             run_study(self._study, redo=redo, now=now, on_event=listener, check=check_tasks)
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the study has pairs, which are trained; one of documents alone has none."""
+        return self._study.source is not None
+
     # the report
 
     def report_path(self, format: Literal["html", "md", "json"] = "html") -> Path:

@@ -63,6 +63,8 @@ def ask(
             output.note(
                 f"Looked up, not trained: the answer is copied from the data. 'assistant-builder run {study.name}' "
                 "trains the assistants."
+                if study.has_pairs
+                else "Looked up, not trained: the answer is copied from the documents."
             )
     with study:
         answers = study.ask_arms(

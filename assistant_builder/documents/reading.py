@@ -21,7 +21,7 @@ KINDS: dict[str, DocumentKind] = {
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     **dict.fromkeys((".md", ".markdown"), "markdown"),
     **dict.fromkeys((".txt", ".text"), "text"),
-}  # type: ignore[assignment]
+}
 """Ending of a name → format."""
 PACKAGES = ("pypdfium2", "docx", "selectolax", "markdown_it")
 """Modules of the extra ``documents``."""

@@ -22,6 +22,7 @@ from assistant_builder.i18n import m
 from assistant_builder.limited_process import serve_requests
 
 _LONGEST_TITLE = 80
+_ITEM = re.compile(r"[•*–-]\s+(?=\S)|\d{1,2}[.)]\s+(?=\S)")
 _ENDS = (".", "!", "?", ":", ",", ";")
 
 
@@ -102,12 +103,13 @@ def _plain_blocks(text: str) -> Iterator[Block]:
         lines = [" ".join(line.split()) for line in part.split("\n") if line.strip()]
         if len(lines) == 2 and re.fullmatch(r"([=~-])\1{2,}", lines[1]):
             lines.pop()
-        if len(lines) == 1 and len(lines[0]) <= _LONGEST_TITLE and not lines[0].endswith(_ENDS):
+        title = len(lines) == 1 and len(lines[0]) <= _LONGEST_TITLE
+        if title and not lines[0].endswith(_ENDS) and not _ITEM.match(lines[0]):
             yield Block("heading", lines[0], level=1)
             continue
         paragraph: list[str] = []
         for line in lines:
-            if bullet := re.match(r"[•*–-]\s+(?=\S)|\d{1,2}[.)]\s+(?=\S)", line):
+            if bullet := _ITEM.match(line):
                 if paragraph:
                     yield Block("text", " ".join(paragraph))
                     paragraph = []

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.robotparser import RobotFileParser
@@ -49,13 +49,17 @@ class Site:
 
     Attributes:
         readings: Its pages; each is named by its address.
-        problems: Address → why it could not be read.
-        complete: Whether every page was reached and read.
+        problems: Address → why it could not be read, of pages that exist.
+        complete: Whether every page was tried, and none failed that may be there a moment later.
     """
 
     readings: list[Reading] = field(default_factory=list)
     problems: dict[str, AssistantBuilderError] = field(default_factory=dict)
     complete: bool = True
+
+    def covers(self, known: Collection[str]) -> bool:
+        """Whether pages that were not read are gone: the site is complete, and no known page failed."""
+        return self.complete and not self.problems.keys() & known
 
 
 def update_site(
@@ -72,9 +76,10 @@ def update_site(
         DataError: The first page cannot be read.
     """
     site = read_site(address, progress, most=most)
-    return Documents(study).update(
-        site.readings, normal_address(address), site.problems, complete=site.complete
-    )
+    documents = Documents(study)
+    covered = site.covers({record["name"] for record in documents.records})
+    root = normal_address(address)
+    return documents.update(site.readings, root, site.problems, complete=covered)
 
 
 def read_site(
@@ -117,9 +122,9 @@ def read_site(
             except DataError as error:
                 if page == start:
                     raise
-                site.problems[page] = error
-                # a page that is gone may go; one that cannot be read now may not
-                site.complete = site.complete and isinstance(error, _Gone)
+                if not isinstance(error, _Gone):
+                    site.problems[page] = error
+                site.complete = site.complete and not isinstance(error, _Failed)
                 continue
             site.readings.append(Reading.of(path, document))
             for link in _links(final, document.links, fetcher.host):
@@ -156,8 +161,12 @@ class _Gone(DataError):
     """The site says that a page does not exist."""
 
 
-def _error(what: Text, address: str) -> DataError:
-    return DataError(what, where=address, remedy=m("Open it in a browser to see what it shows"))
+class _Failed(DataError):
+    """A page that may be there a moment later."""
+
+
+def _error(what: Text, address: str, kind: type[DataError] = DataError) -> DataError:
+    return kind(what, where=address, remedy=m("Open it in a browser to see what it shows"))
 
 
 class _Fetcher:
@@ -249,7 +258,7 @@ class _Response:
             self._response = self._client.send(self._request, stream=True)
         except httpx.HTTPError as error:
             raise _error(
-                m("the server cannot be reached: {error}", error=error), self._address
+                m("the server cannot be reached: {error}", error=error), self._address, _Failed
             ) from error
         return self._response
 
@@ -263,9 +272,11 @@ def _content(response: httpx.Response, address: str, most: int) -> bytes:
         for chunk in response.iter_bytes():
             content += chunk
             if len(content) > most or time.monotonic() > end:
-                raise _error(m("the page is too large or comes too slowly"), address)
+                raise _error(m("the page is too large or comes too slowly"), address, _Failed)
     except httpx.HTTPError as error:
-        raise _error(m("the server cannot be reached: {error}", error=error), address) from error
+        raise _error(
+            m("the server cannot be reached: {error}", error=error), address, _Failed
+        ) from error
     return bytes(content)
 
 

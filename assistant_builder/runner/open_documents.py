@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,10 @@ def open_documents(
     if name is not None:
         config = config.named(name)
     before(config)
-    readings, problems, root, complete = _read(sources, site, pages, progress)
+    known = set[str]()
+    if (studies_folder() / config.name).exists():
+        known = {record["name"] for record in Documents(Study.open(config.name)).records}
+    readings, problems, root, complete = _read(sources, site, pages, progress, known)
     if not (studies_folder() / config.name).exists():
         found: list[Update] = []
 
@@ -106,7 +109,11 @@ def _config(sources: Sequence[str], site: str | None) -> StudyConfig:
 
 
 def _read(
-    sources: Sequence[str], site: str | None, pages: int | None, progress: Progress
+    sources: Sequence[str],
+    site: str | None,
+    pages: int | None,
+    progress: Progress,
+    known: Collection[str],
 ) -> tuple[list[Reading], dict[str, AssistantBuilderError], str, bool]:
     if site is None:
         files, root, complete = files_of([Path(source).expanduser() for source in sources])
@@ -120,4 +127,4 @@ def _read(
     from assistant_builder.documents.site import MAX_PAGES, normal_address, read_site
 
     read = read_site(site, progress, most=pages or MAX_PAGES)
-    return read.readings, read.problems, normal_address(site), read.complete
+    return read.readings, read.problems, normal_address(site), read.covers(known)
