@@ -31,7 +31,7 @@ from assistant_builder.retrieval.answering import (
 )
 from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
-from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress
+from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.staleness import rows_resting_on
@@ -100,8 +100,7 @@ class Copier:
         documents = Documents(study)
         if documents and study.source is None:
             report(m("Loading the sentence embedder"), 0.2)
-            embedder = _embedder(study)
-            passages = Passages.load(study, embedder, SENTENCE, _reporter(report, 0.3))
+            passages = Passages.load(study, _embedder(study), SENTENCE, _reporter(report, 0.3))
             assert passages is not None
             return cls(None, passages.rule, passages=passages)
         report(m("Reading the data"), 0.1)
@@ -109,7 +108,7 @@ class Copier:
         report(m("Loading the sentence embedder"), 0.2)
         if has_index(study):
             measured = Retriever.load(study, None, served=False)
-            embedder = measured.embedder
+            embedder: TextEncoder = measured.embedder
         else:
             embedder = _embedder(study)
             index = Index.build(training, embedder, _reporter(report, 0.5))
@@ -147,15 +146,14 @@ class Copier:
             nearest=best.found.nearest,
             declined=best.declined,
         )
-        if best.declined or best.found.best is None:
+        found, fact = best.found, best.found.best
+        if best.declined or fact is None:
             return Copied(self.rule.sentence, (), True, judged)
-        if best.found.best.row in (self.waiting if passages is None else passages.waiting):
+        if fact.row in (self.waiting if passages is None else passages.waiting):
             reason = m("What it rests on has changed, and nobody has decided on the change yet.")
             return Copied(self.rule.sentence, (), True, {**judged, "reason": written(reason)[0]})
-        found = best.found
-        if passages is not None:
-            return Copied(found.best.answer, tuple(passages.source_records(found)), False, judged)
-        return Copied(found.best.answer, tuple(found.source_records()), False, judged)
+        records = found.source_records() if passages is None else passages.source_records(found)
+        return Copied(fact.answer, tuple(records), False, judged)
 
     def _attempt(
         self,
