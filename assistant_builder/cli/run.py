@@ -71,6 +71,8 @@ def run(
     from assistant_builder.runner.open_documents import names_documents
     from assistant_builder.runner.open_study import open_or_create
 
+    if not source and site is None:
+        raise typer.BadParameter("name what to run, or use --site", param_hint="SOURCE")
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
     changes = parse_settings(settings)
     if site is not None or names_documents(source):

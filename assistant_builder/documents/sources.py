@@ -6,13 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from assistant_builder.documents.reading import (
+    KINDS,
     document_files,
+    is_document,
     named,
     read_document,
     require_packages,
 )
 from assistant_builder.documents.store import Documents, Reading, Update
-from assistant_builder.errors import AssistantBuilderError, DataError
+from assistant_builder.errors import AssistantBuilderError, ConfigError, DataError
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 
 Progress = Callable[[int, int, str], None]
@@ -27,12 +30,18 @@ def files_of(paths: Sequence[Path]) -> tuple[dict[str, Path], str, bool]:
     """The documents below a folder, or single ones, by name; where they come from; and whether these are all of it.
 
     Raises:
-        ConfigError: A folder has no documents, or two documents have one name.
+        ConfigError: A folder has no documents, a file is none, or two documents have one name.
     """
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0].resolve()
         return named(document_files(folder), folder), str(folder), True
     found = [each for path in paths for each in (document_files(path) if path.is_dir() else [path])]
+    for path in found:
+        if not is_document(path):
+            raise ConfigError(
+                m("{name} is no document", name=path.name),
+                remedy=m("Use {kinds} files", kinds=", ".join(sorted(KINDS))),
+            )
     return named(found), "", False
 
 

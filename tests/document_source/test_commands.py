@@ -99,6 +99,12 @@ def test_what_a_source_names(folder, tmp_path):
         assert not names_documents([other])
 
 
+def test_files_that_are_no_documents_and_no_source_are_refused(folder):
+    run("run", folder / "pool.md", SHEET, ends=1)
+    run("run", ends=2)
+    assert not Study.all()
+
+
 def test_the_python_api_reads_documents(folder):
     study = ab.run(folder, name="api")
     assert study.name == "api" and not study.has_pairs
