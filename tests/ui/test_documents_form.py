@@ -7,8 +7,11 @@ import pytest
 
 pytest.importorskip("pypdfium2", reason="needs the extra documents")
 
+from assistant_builder.chat.conversation import Answer
+from assistant_builder.data.types import RowNumbers
 from assistant_builder.documents.store import Documents
 from assistant_builder.study import Study
+from assistant_builder.ui.chat.view import sources_view
 from assistant_builder.ui.data.documents import DocumentsForm, documents_view
 from tests.ui.blocks import inside_blocks
 
@@ -40,6 +43,7 @@ def test_the_page_reads_documents_and_takes_decisions(folder):
     (waiting,) = Documents(study).undecided
     assert "1 change was decided" in form._decide("drop", name, [waiting.key])
     assert not Documents(study).undecided
+    assert "0 changes were decided" in form._decide("drop", name, None)
     assert "there is no document yet" in form._read(picker, tabs, name, "", [])[form.message]
 
 
@@ -52,3 +56,20 @@ def test_the_page_shows_what_changed_with_what_rests_on_it(folder):
     view = documents_view(study, Documents(study).undecided)
     assert "not served until you decide" in view
     assert "<del>The teaching pool of the baths has 31 degrees.</del>" in view
+
+
+def test_a_source_is_the_page_with_its_passage_marked():
+    source = {
+        "row": None,
+        "question": "Pool",
+        "answer": "It has 31 degrees.",
+        "similarity": 0.8,
+        "document": "guide <1>.pdf",
+        "page": 4,
+        "before": "Welcome. ",
+        "passage": "It has 31 degrees.",
+        "after": " Bye.",
+    }
+    shown = sources_view(Answer("It has 31 degrees.", sources=(source,)), RowNumbers())
+    assert "Welcome. <mark>It has 31 degrees.</mark> Bye." in shown
+    assert "guide &lt;1&gt;.pdf, page 4" in shown

@@ -123,13 +123,13 @@ class DocumentsForm:
         picker: gr.Dropdown,
         tabs: gr.Tabs,
         name: str | None,
-        new_name: str,
+        new_name: str | None,
         files: list[str] | None,
     ) -> Updates:
         try:
             if not files:
                 raise DataError(m("there is no document yet"), remedy=m("Upload one first"))
-            title = name or unused_title(new_name.strip() or Path(files[0]).stem)
+            title = name or unused_title((new_name or "").strip() or Path(files[0]).stem)
             study, update = open_documents(files, name=title)
         except AssistantBuilderError as error:
             return {self.message: error_callout(error.to_record())}
@@ -138,9 +138,9 @@ class DocumentsForm:
             return done
         return {**done, picker: chosen_study(study, "queued"), tabs: gr.Tabs(selected="chat")}
 
-    def _decide(self, decision: Decision, name: str | None, keys: list[str]) -> Markup:
+    def _decide(self, decision: Decision, name: str | None, keys: list[str] | None) -> Markup:
         try:
-            decided = Documents(Study.open(name or "")).decide(keys, decision)
+            decided = Documents(Study.open(name or "")).decide(keys or [], decision)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
         return callout(
