@@ -10,12 +10,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                   4125  2180
-assistant_builder/chat              2600  1495
-assistant_builder/cli               2150  1090
+assistant_builder/chat              2605  1500
+assistant_builder/cli               2155  1095
 assistant_builder/cluster            1010   595
 assistant_builder/config             1390   770
 assistant_builder/data               5260  2815
-assistant_builder/documents          2020  1235
+assistant_builder/documents         2040  1240
 assistant_builder/export            3530  1755
 assistant_builder/i18n                680   405
 assistant_builder/inference          3110  1765
@@ -23,7 +23,7 @@ assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
 assistant_builder/retrieval         3070  1615
-assistant_builder/runner            1650  935
+assistant_builder/runner            1665   945
 assistant_builder/serving           3335  1825
 assistant_builder/store             1140   745
 assistant_builder/study              2335  1385

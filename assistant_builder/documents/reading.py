@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant_builder.documents.limits import MAX_BYTES, MAX_DOCUMENTS
 from assistant_builder.documents.types import Document, DocumentKind, Statement
-from assistant_builder.errors import ConfigError, DataError
+from assistant_builder.errors import ConfigError, DataError, install_command
 from assistant_builder.i18n import Text, m
 from assistant_builder.limited_process import Limit, LimitedProcess
 
@@ -93,7 +93,9 @@ def require_packages() -> None:
                 "reading documents needs packages that are not installed ({missing})",
                 missing=", ".join(missing),
             ),
-            remedy=m("Install them with: pip install 'assistant-builder[documents]'"),
+            remedy=m(
+                "Install it with {install_command}", install_command=install_command("documents")
+            ),
         )
 
 

@@ -235,7 +235,7 @@ def test_without_the_extra_one_sentence_says_so(tmp_path, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         read_document(tmp_path / "a.pdf", "a.pdf")
     assert "(no_such_package)" in str(caught.value)
-    assert "pip install 'assistant-builder[documents]'" in str(caught.value.remedy)
+    assert "pip install -e '.[documents]'" in str(caught.value.remedy)
 
 
 def test_the_documents_of_a_folder_are_named_by_their_paths(tmp_path, monkeypatch):
