@@ -113,7 +113,8 @@ class DocumentsForm:
             show_progress_on=self.message,
             **_PRIVATE,
         )
-        for button, decision in ((self.keep, "keep"), (self.drop, "drop")):
+        decisions: dict[Decision, gr.Button] = {"keep": self.keep, "drop": self.drop}
+        for decision, button in decisions.items():
             button.click(
                 partial(self._decide, decision), [picker, self.chosen], self.message, **QUIET
             )
