@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from assistant_builder.arms import plain_order, with_arm
 from assistant_builder.config import Approach, StudyConfig
 from assistant_builder.data import Message
+from assistant_builder.documents.store import Documents
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.retrieval.copying import COPY
@@ -35,14 +36,19 @@ if TYPE_CHECKING:
 
 
 class Source(BaseModel):
-    """A fact that the assistant read for its answer: a row of the training data."""
+    """A fact that the assistant read for its answer: a row of the training data, or a statement of a document."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
-    row: int | None = None  # from 0; None if the fact was added by hand
-    question: str
+    row: int | None = None  # from 0; None for a statement, and if the fact was added by hand
+    question: str  # of a statement its headings
     answer: str
     similarity: float | None = None  # cosine similarity to the question that was asked
+    document: str | None = None  # of a statement: the name of its document
+    page: int | None = None  # of a statement: its page, from 1; None where the format has no pages
+    passage: str | None = (
+        None  # of a statement: its words on the page, between ``before`` and ``after``
+    )
 
 
 class Answer(BaseModel):
@@ -177,8 +183,22 @@ class Study:
         from assistant_builder.runner.display import run_display
         from assistant_builder.runner.run import run_study
 
+        if self._study.source is None and Documents(self._study):
+            raise StudyError(
+                m("the {study} has documents and no pairs, and pairs are trained"),
+                where=m("{study} {name}", name=self.name),
+                remedy=m(
+                    "It answers from its documents already: 'assistant-builder ask {name} \"…\"'",
+                    name=self.name,
+                ),
+            )
         with run_display() if on_event is None else nullcontext(on_event) as listener:
             run_study(self._study, redo=redo, now=now, on_event=listener, check=check_tasks)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether the study has pairs, which are trained; one of documents alone has none."""
+        return self._study.source is not None
 
     # the report
 
@@ -410,8 +430,9 @@ class Study:
 
 
 def run(
-    source: str | PathLike[str],
+    source: str | PathLike[str] | Sequence[str | PathLike[str]] = (),
     *,
+    site: str | None = None,
     name: str | None = None,
     base: str | None = None,
     like: str | None = None,
@@ -424,8 +445,12 @@ def run(
 ) -> Study:
     """Create or open a study, and run it: train its arms, evaluate them, write the report. A second call resumes.
 
+    Documents are read into the study, which answers from them at once and is not trained.
+
     Args:
-        source: A data file, a ``study.yaml``, the name of a study, or its URL in a store.
+        source: A data file, a ``study.yaml``, the name of a study, or its URL in a store; or a folder with documents,
+            or several of them.
+        site: Address of a website, whose pages are read as documents.
         name: Name of the study; by default that of the file.
         base: Base model: a name of the catalog, a hub id or a folder; short for ``model={"base": …}``.
         like: Name of a study whose settings a data file takes over.
@@ -444,14 +469,18 @@ def run(
         Cancelled: The run was cancelled.
         AssistantBuilderError: A step failed.
     """
+    from assistant_builder.runner.open_documents import names_documents, open_documents
     from assistant_builder.runner.open_study import open_or_create
 
     changes = dict(_dotted(settings)) | ({} if base is None else {"model.base": base})
     consent = Consent(trust_remote_code, trust_addresses)
+    sources = [source] if isinstance(source, str | PathLike) else source
+    named = [str(each) for each in sources]
+    if site is not None or names_documents(named):
+        opened, _ = open_documents(named, site=site, name=name, changes=changes, before=consent)
+        return Study(opened)
     study = Study(
-        open_or_create(
-            str(source), name=name, like=like, changes=changes, redo=redo, before=consent
-        )
+        open_or_create(*named, name=name, like=like, changes=changes, redo=redo, before=consent)
     )
     study.run(redo=redo, now=now, on_event=on_event)
     return study

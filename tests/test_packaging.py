@@ -18,7 +18,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [
     Requirement(text)
-    for name in ("gguf", "ray", "gpu")
+    for name in ("documents", "gguf", "ray", "gpu")
     for text in PROJECT["optional-dependencies"][name]
 ]
 """What parts of the product import where it is installed."""
@@ -114,7 +114,10 @@ def test_users_install_no_developers_tools(target, dev):
     done = subprocess.run(
         ["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "install --disable-pip-version-check -c constraints.txt -e '.[gguf]'\n" in done.stdout
+    assert (
+        "install --disable-pip-version-check -c constraints.txt -e '.[documents,gguf]'\n"
+        in done.stdout
+    )
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "s3fs"}
     assert not tools & {requirement.name for requirement in REQUIREMENTS}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
@@ -49,12 +49,17 @@ def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
 
 
 class Source(TypedDict):
-    """A fact."""
+    """A fact, or a statement of a document with the passage that it is from; ``row`` is None for a statement."""
 
-    row: int
+    row: int | None
     question: str
     answer: str
     similarity: float
+    document: NotRequired[str]
+    page: NotRequired[int | None]
+    before: NotRequired[str]
+    passage: NotRequired[str]
+    after: NotRequired[str]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from assistant_builder.cli import (
     ask,
     data,
     doctor,
+    documents,
     export,
     inbox,
     output,
@@ -38,12 +39,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Fine-tune a domain assistant with QLoRA and with 16-bit LoRA, and measure what 4-bit quantization costs.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Inspect a data file, and add wordings.")
+data_app = typer.Typer(
+    no_args_is_help=True, help="Inspect a data file, add wordings, and read documents."
+)
 app.add_typer(data_app, name="data")
 
 data_app.command("check")(data.check)
 data_app.command("draft")(data.draft)
 data_app.command("add-wordings")(data.add_wordings)
+data_app.command("documents")(documents.documents)
+data_app.command("changes")(documents.changes)
 app.command()(doctor.doctor)
 app.command()(plan.settings)
 app.command()(plan.plan)

@@ -66,6 +66,8 @@ def ask(
             output.note(
                 f"Looked up, not trained: the answer is copied from the data. 'assistant-builder run {study.name}' "
                 "trains the assistants."
+                if study.has_pairs
+                else "Looked up, not trained: the answer is copied from the documents."
             )
     with study:
         answers = study.ask_arms(
@@ -95,5 +97,9 @@ def ask(
             output.echo(f"  Why: {answer.reason}")
             output.echo(f"  What to do: {answer.advice}")
         for source in answer.sources:
+            if source.document is not None:
+                page = "" if source.page is None else f", page {source.page}"
+                output.echo(f"  {source.document}{page}: {source.question}: {source.answer}")
+                continue
             row = "" if source.row is None else f"row {numbers.shown(source.row)}: "
             output.echo(f"  {row}{source.question} {source.answer}")

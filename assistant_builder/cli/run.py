@@ -13,6 +13,7 @@ from assistant_builder import api
 from assistant_builder.atomic_io import read_json
 from assistant_builder.cli import output
 from assistant_builder.cli.data import once_line
+from assistant_builder.cli.documents import read_documents
 from assistant_builder.cli.options import (
     Json,
     Name,
@@ -35,8 +36,10 @@ from assistant_builder.study.contents import Split
 
 @documented()
 def run(
-    source: str,
+    source: list[str] = [],
     *,
+    site: str | None = None,
+    pages: Annotated[int | None, typer.Option(min=1)] = None,
     name: str | None = None,
     like: Annotated[str | None, typer.Option("--from")] = None,
     settings: Settings = [],
@@ -47,14 +50,17 @@ def run(
     trust_address: TrustAddress = [],
     as_json: Json = False,
 ) -> None:
-    """Run a study: train its arms, evaluate them and write the report.
+    """Run a study: train its arms, evaluate them and write the report. Documents are read, and answered from at once.
 
     An interrupted run resumes where it stopped. One study runs at a time; others wait in the order of their start. The
     verdict comes first, and then what does not change it: further cells and GGUF files. The last lines say how good the
     assistant is and what to do next.
 
     Args:
-        source (SOURCE): A data file, a study.yaml, the name of a study, or its URL in a store.
+        source (SOURCE): A data file, a study.yaml, the name of a study, or its URL in a store; or a folder with
+            documents (PDF, DOCX, HTML, Markdown, text), or several of them.
+        site (URL): Read the pages of this website as documents, as its robots.txt allows.
+        pages: Pages of the website that are read at most. Default: 200.
         name: Name of the study. Default: the name of the file.
         like (STUDY): Take over the settings of this study, where SOURCE is a data file.
         redo: Run the steps whose inputs changed, and all later steps, again. If no inputs changed, run every step
@@ -62,12 +68,18 @@ def run(
         now: Start at once, without waiting for other studies.
         first_verdict: End with the first verdict; a process in the background runs the rest.
     """
+    from assistant_builder.runner.open_documents import names_documents
     from assistant_builder.runner.open_study import open_or_create
 
+    if not source and site is None:
+        raise typer.BadParameter("name what to run, or use --site", param_hint="SOURCE")
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
     changes = parse_settings(settings)
+    if site is not None or names_documents(source):
+        how = {"site": site, "pages": pages, "name": name, "changes": changes, "before": consent}
+        return read_documents(source, as_json=as_json, **how)
     opened = open_or_create(
-        source, name=name, like=like, changes=changes, redo=redo, before=consent
+        source[0], name=name, like=like, changes=changes, redo=redo, before=consent
     )
     study = api.Study(opened)
     run_until = partial(_run, opened, redo, now, trust_remote_code, first_verdict)

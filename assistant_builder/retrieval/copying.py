@@ -4,18 +4,23 @@ Copying needs the data and a sentence embedder, and no trained model, so that a 
 data. The rule for declining is fitted on the validation questions as that of a trained assistant
 (:mod:`assistant_builder.retrieval.decline`), on what the search says alone. A study without an index is indexed in
 memory, with the embedder of its settings; a study with one is answered from it.
+
+The statements of a study's documents (:mod:`assistant_builder.retrieval.passages`) are looked up beside its pairs, and
+the nearer of the two answers. A study may have documents alone. What rests on a statement that changed is not served
+until somebody has decided on the change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair, load_split, prepare_dataset
+from assistant_builder.documents.store import Documents
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import Text, m
+from assistant_builder.i18n import Text, m, written
 from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.retrieval.answering import (
     CONVERSATIONS,
@@ -25,11 +30,16 @@ from assistant_builder.retrieval.answering import (
     settle,
 )
 from assistant_builder.retrieval.build import served_index_folder
-from assistant_builder.retrieval.decline import DeclineRule, found_alone, judgement
-from assistant_builder.retrieval.index import FILES, RECORD, Index
+from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
+from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
+from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
+from assistant_builder.retrieval.staleness import rows_resting_on
 from assistant_builder.retrieval.validation import ValidationQuestions
 from assistant_builder.study import Study
+
+if TYPE_CHECKING:
+    from assistant_builder.models.embedding import Embedder
 
 COPY = "copy"
 """Name of the assistant that copies, next to those of the arms."""
@@ -57,14 +67,20 @@ class Copier:
     """Answers questions of one study with its facts.
 
     Attributes:
-        retriever: Finds facts.
+        retriever: Finds facts of the pairs; ``None`` for a study without pairs.
         rule: Declines.
         conversations: Whether the answers of the data follow other turns.
+        passages: The statements of the documents; ``None`` for a study without documents.
+        waiting: Rows of pairs that rest on a change which nobody has decided on.
+        dropped: Rows of pairs that are no longer served.
     """
 
-    retriever: Retriever
+    retriever: Retriever | None
     rule: DeclineRule
     conversations: bool = False
+    passages: Passages | None = None
+    waiting: frozenset[int] = frozenset()
+    dropped: frozenset[int] = frozenset()
 
     @classmethod
     def load(
@@ -73,7 +89,7 @@ class Copier:
         """Prepare the answers of a study; loads the sentence embedder, so that only worker processes call it.
 
         Args:
-            study: A study with its data file; no step needs to be done.
+            study: A study with its data file or documents; no step needs to be done.
             report: Called with what is being done and the fraction that is done.
 
         Raises:
@@ -81,22 +97,21 @@ class Copier:
             ModelError: The sentence embedder is not available.
             StudyError: The data file is missing, or the index is damaged.
         """
+        documents = Documents(study)
+        if documents and study.source is None:
+            report(m("Loading the sentence embedder"), 0.2)
+            passages = Passages.load(study, _embedder(study), SENTENCE, _reporter(report, 0.3))
+            assert passages is not None
+            return cls(None, passages.rule, passages=passages)
         report(m("Reading the data"), 0.1)
         training, validation, test = _splits(study)
         report(m("Loading the sentence embedder"), 0.2)
         if has_index(study):
             measured = Retriever.load(study, None, served=False)
+            embedder: TextEncoder = measured.embedder
         else:
-            from assistant_builder.models.embedding import Embedder
-
-            # another one is downloaded by a run alone, which asks before
-            other = study.config.retrieval.embedder
-            embedder = Embedder.of("" if needs_embedder_download(other) else other)
-
-            def embedded(done: int, total: int) -> None:
-                report(m("Indexing the questions"), 0.5 + 0.4 * done / max(total, 1))
-
-            index = Index.build(training, embedder, embedded)
+            embedder = _embedder(study)
+            index = Index.build(training, embedder, _reporter(report, 0.5))
             measured = Retriever(study, index, embedder, Chooser(study.config.retrieval.facts))
         report(m("Fitting the rule for declining"), 0.9)
         asked = ValidationQuestions(training, validation, measured)
@@ -106,33 +121,95 @@ class Copier:
         final = study.config.retrieval.final_index
         # a question of the data is answered with its own answer, though validation and test held it out
         served = measured.with_wordings([*validation, *test]) if final else measured
-        return cls(served, rule, conversations)
+        if not documents:
+            return cls(served, rule, conversations)
+        waiting, dropped = stale_rows(documents, served.index)
+        passages = Passages.load(study, embedder, rule.sentence, _reporter(report, 0.9))
+        return cls(served, rule, conversations, passages, waiting, dropped)
 
     def answer(self, messages: Sequence[Message]) -> Copied:
         """Answer the last message of a conversation, which is a question."""
+        attempts: list[_Attempt] = []
+        if self.retriever is not None:
+            attempts.append(self._attempt(messages, self.retriever, self.rule, self.dropped))
+        if self.passages is not None:
+            retriever, rule = self.passages.retriever, self.passages.rule
+            attempts.append(self._attempt(messages, retriever, rule))
+        answered = [each for each in attempts if not each.declined] or attempts
+        best = max(
+            answered, key=lambda each: each.found.evidence.similarity
+        )  # of equal ones the pair
+        passages = self.passages if best is not attempts[0] or self.retriever is None else None
+        judged = judgement(
+            "copy",
+            found_alone(best.found.evidence),
+            best.rule,
+            nearest=best.found.nearest,
+            declined=best.declined,
+            # a statement is no question that could be offered
+            suggestions=best.found.suggestions if passages is None else (),
+            tied=best.found.tied and passages is None,
+        )
+        found, fact = best.found, best.found.best
+        if best.declined or fact is None:
+            return Copied(self.rule.sentence, (), True, judged)
+        if fact.row in (self.waiting if passages is None else passages.waiting):
+            reason = m("What it rests on has changed, and nobody has decided on the change yet.")
+            return Copied(self.rule.sentence, (), True, {**judged, "reason": written(reason)[0]})
+        records = found.source_records() if passages is None else passages.source_records(found)
+        return Copied(fact.answer, tuple(records), False, judged)
+
+    def _attempt(
+        self,
+        messages: Sequence[Message],
+        retriever: Retriever,
+        rule: DeclineRule,
+        exclude: Collection[int] = (),
+    ) -> _Attempt:
+        """Look the question up, alone and with the question before where it may refer to that."""
         first, second = looks(messages, conversations=self.conversations)
         attempts: list[Found] = []
 
         def look(each: Look) -> Judged:
-            attempts.extend(self.retriever.find([each]))
+            attempts.extend(retriever.find([each], exclude=[exclude] if exclude else None))
             evidence = found_alone(attempts[-1].evidence)
-            return Judged(self.rule.confidence(evidence), attempts[-1].best)
+            return Judged(rule.confidence(evidence), attempts[-1].best)
 
         again = partial(look, second) if second is not None else None
-        place = settle(self.rule, messages[-1].content, look(first), again)
-        found = attempts[place or 0]
-        judged = judgement(
-            "copy",
-            found_alone(found.evidence),
-            self.rule,
-            nearest=found.nearest,
-            declined=place is None,
-            suggestions=found.suggestions,
-            tied=found.tied,
-        )
-        if place is None or found.best is None:
-            return Copied(self.rule.sentence, (), True, judged)
-        return Copied(found.best.answer, tuple(found.source_records()), False, judged)
+        place = settle(rule, messages[-1].content, look(first), again)
+        return _Attempt(attempts[place or 0], rule, place is None)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """What was found among pairs or statements, and whether their rule declines."""
+
+    found: Found
+    rule: DeclineRule
+    declined: bool
+
+
+def stale_rows(documents: Documents, index: Index) -> tuple[frozenset[int], frozenset[int]]:
+    """Rows of the pairs that rest on changes: those that wait for a decision, and those no longer served."""
+    changes = [change for change in documents.changes if change.decision != "keep"]
+    rows = rows_resting_on(index.facts, changes)
+    waiting = {row for row, found in rows.items() if any(each.decision is None for each in found)}
+    return frozenset(waiting), frozenset(rows.keys() - waiting)
+
+
+def _embedder(study: Study) -> Embedder:
+    """The embedder of the settings; another one is downloaded by a run alone, which asks before."""
+    from assistant_builder.models.embedding import Embedder
+
+    other = study.config.retrieval.embedder
+    return Embedder.of("" if needs_embedder_download(other) else other)
+
+
+def _reporter(report: Callable[[Text, float], None], begin: float) -> Progress:
+    def embedded(done: int, total: int) -> None:
+        report(m("Indexing the questions"), begin + 0.4 * done / max(total, 1))
+
+    return embedded
 
 
 def copy_rule(asked: ValidationQuestions, target: float) -> DeclineRule:
@@ -156,13 +233,15 @@ def has_index(study: Study) -> bool:
 
 def copy_stamp(study: Study) -> str:
     """A text that changes with the data that a study copies from."""
+    documents = Documents(study)
     files = [study.source, study.folder / "study.yaml"]
     if has_index(study):
         files = [served_index_folder(study) / RECORD]
     elif study.step("data").state == "succeeded":
         files.append(study.folder / "data" / "split.json")
     stamps = (path.stat() for path in files if path is not None and path.is_file())
-    return " ".join(f"{found.st_mtime_ns}.{found.st_size}" for found in stamps)
+    own = " ".join(f"{found.st_mtime_ns}.{found.st_size}" for found in stamps)
+    return f"{own} {documents.stamp}" if documents else own
 
 
 def _splits(study: Study) -> tuple[Sequence[Pair], Sequence[Pair], Sequence[Pair]]:

@@ -354,10 +354,16 @@ def far_from_everything(scores: Sequence[float], *, target: float, sentence: str
         sentence: What is said instead of an answer.
     """
     lowest = float(np.quantile(scores, LOWEST_SHARE)) if len(scores) >= LEAST_WITHHELD else FAR
+    below = sum(score < lowest for score in scores)
+    rule = score_rule(lowest, target=target, sentence=sentence)
+    return replace(rule, to_decline=len(scores), recognised=below)
+
+
+def score_rule(lowest: float, *, target: float, sentence: str) -> DeclineRule:
+    """The rule that declines below a score of the best answer; other arguments as of :func:`far_from_everything`."""
     plain = (0.0,) * (len(NAMES) - 1)
     center, scale, weights = (lowest, *plain), (_SPREAD, *(1.0 for _ in plain)), (1.0, *plain)
-    below = sum(score < lowest for score in scores)
-    counts = 0, 0, len(scores), below
+    counts = 0, 0, 0, 0
     return DeclineRule(center, scale, weights, 0.0, 0.5, target, False, *counts, sentence)
 
 

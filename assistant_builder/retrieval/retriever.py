@@ -98,7 +98,7 @@ class Retriever:
     def __init__(
         self, study: Study, index: Index, embedder: TextEncoder, grounder: Grounder | Chooser
     ) -> None:
-        self.study, self.index, self._embedder, self._grounder = study, index, embedder, grounder
+        self.study, self.index, self.embedder, self._grounder = study, index, embedder, grounder
 
     @classmethod
     def load(
@@ -136,8 +136,8 @@ class Retriever:
 
     def with_wordings(self, pairs: Sequence[Pair]) -> Retriever:
         """A retriever whose index has the questions and answers of further pairs, too."""
-        index, _ = with_missing_answers(self.index, pairs, self._embedder, wordings=True)
-        return Retriever(self.study, index, self._embedder, self._grounder)
+        index, _ = with_missing_answers(self.index, pairs, self.embedder, wordings=True)
+        return Retriever(self.study, index, self.embedder, self._grounder)
 
     def find(
         self,
@@ -154,7 +154,7 @@ class Retriever:
             context: Tokens that a prompt and its answer may have together; facts beyond them are left out.
         """
         queries = [look.query for look in looks]
-        vectors = self._embedder.encode([query.text for query in queries])
+        vectors = self.embedder.encode([query.text for query in queries])
         ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
         declined = self.index.nearest_to_decline(queries, vectors, exclude)
         results = []

@@ -412,7 +412,7 @@ class Widget:
     def _end(self, grounding: dict[str, Any] | None) -> dict[str, Any]:
         found = grounding or {}
         sources = [
-            {"question": source["question"], "answer": source["answer"]}
+            {"question": _title(source), "answer": source["answer"]}
             for source in found.get("sources", ())
         ]
         return {
@@ -422,6 +422,15 @@ class Widget:
             **({"suggestions": found["suggestions"]} if found.get("suggestions") else {}),
             **({"reply": True} if found.get("mode") == "reply" else {}),
         }
+
+
+def _title(source: Mapping[str, Any]) -> str:
+    """What a source is called: its question, or the document, page and headings that it is from."""
+    if not source.get("document"):
+        return str(source["question"])
+    page = source.get("page")
+    place = f"{source['document']}, {page}" if page else source["document"]
+    return " · ".join(filter(None, [place, source["question"]]))
 
 
 def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:

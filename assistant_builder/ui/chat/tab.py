@@ -20,6 +20,7 @@ from assistant_builder.chat.feedback import (
     save_asked_again,
 )
 from assistant_builder.data import load_split
+from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.inference.llamacpp import is_installed
@@ -405,9 +406,9 @@ class ChatTab:
         if trained != _UNTRAINED or self.talk.pool.busy:
             return
         study = Study.open(name).recommended
-        if study.step("data").state != "queued" or (source := study.source) is None:
+        if study.step("data").state != "queued" or not _has_answers(study):
             return
-        if source.stat().st_size <= _PREPARED_BYTES:
+        if study.source is None or study.source.stat().st_size <= _PREPARED_BYTES:
             self.talk.pool.worker(study).load([COPY])
 
     def _load_models(
@@ -418,7 +419,7 @@ class ChatTab:
         if study is None or self.talk.pool.busy:
             return
         if not (arms := answering_arms(study)):
-            if study.source is not None:
+            if _has_answers(study):
                 for replies in self.talk.pool.worker(study).load([COPY]):
                     yield loading_view(replies)
             return
@@ -477,8 +478,13 @@ def _examples_of(folder: Path, changed: int) -> list[str]:
 
 
 def can_copy(view: StudyView) -> bool:
-    """Whether answers are copied: the study has its data, and is not trained yet."""
-    return view.study is not None and not view.trained and view.study.source is not None
+    """Whether answers are copied: the study has its data or documents, and is not trained yet."""
+    study = view.study
+    return study is not None and not view.trained and _has_answers(study)
+
+
+def _has_answers(study: Study) -> bool:
+    return study.source is not None or bool(Documents(study))
 
 
 def can_answer(view: StudyView) -> bool:

@@ -19,6 +19,7 @@ from assistant_builder.data.card import (
 )
 from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
+from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval.recall import RECALL, recommended_approach
@@ -31,6 +32,7 @@ from assistant_builder.study.contents import (
     RejectedLine,
     Split,
 )
+from assistant_builder.ui.data.documents import DocumentsForm
 from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
 from assistant_builder.ui.data.preview import (
     heldout_power,
@@ -173,6 +175,11 @@ def _rejected(study: Study) -> list[RejectedRow]:
 
 
 def _source_view(study: Study) -> Markup:
+    if study.source is None and Documents(study):
+        return empty(
+            t("This project answers from its documents"),
+            t("Training needs questions with answers: start a new project with them."),
+        )
     if study.source is None:
         return empty(
             t("The data file is not in the project's folder"),
@@ -235,6 +242,7 @@ class DataTab:
             # A change of this text starts the slow parts of the tab, so that they delay nothing else. It is hidden by
             # CSS, because an invisible component causes no change event.
             self.drawn = gr.Textbox("", label="Data drawn", elem_classes="ab-offstage")
+        self.documents = DocumentsForm()
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the study."""
@@ -247,6 +255,7 @@ class DataTab:
             ),
             LiveRegion("data", [self.held, self.drawn], _data_mark, self._draw),
             self.card.section(),
+            self.documents.section(),
         ]
 
     def _draw_body(self, look: StudyView) -> Updates:
@@ -264,6 +273,7 @@ class DataTab:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         self.new.wire(picker, tabs, self.revise)
         self.card.wire(picker)
+        self.documents.wire(picker, tabs)
         gr.on(
             [self.drawn.change, self.seen.rows.input],
             self._study_view,

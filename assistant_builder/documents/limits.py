@@ -1,0 +1,39 @@
+"""Size limits of documents, checked before memory is allocated."""
+
+from __future__ import annotations
+
+from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
+
+MAX_BYTES = 64 * 2**20
+"""Bytes of a document, and of the files in a DOCX document once decompressed."""
+MAX_PAGES = 1_000
+MAX_STATEMENTS = 20_000
+"""Statements of a document."""
+MAX_DOCUMENTS = 2_000
+"""Documents of a study."""
+
+
+def check_size(count: int) -> None:
+    """Raise DataError if a document is larger than :data:`MAX_BYTES`."""
+    if count > MAX_BYTES:
+        raise DataError(
+            m(
+                "the document has more than {max_bytes} MiB once decompressed",
+                max_bytes=MAX_BYTES >> 20,
+            ),
+            remedy=m("Use a part of it, or remove its pictures"),
+        )
+
+
+def check_pages(count: int) -> None:
+    """Raise DataError if a document has more than :data:`MAX_PAGES` pages."""
+    if count > MAX_PAGES:
+        raise DataError(
+            m(
+                "the document has {count:,} pages, more than {max_pages:,}",
+                count=count,
+                max_pages=MAX_PAGES,
+            ),
+            remedy=m("Use the part that questions are asked about"),
+        )

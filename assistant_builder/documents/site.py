@@ -1,0 +1,344 @@
+"""Reading a website: its pages from an address on, of the same host, as robots.txt allows, and never a private address.
+
+Each address is resolved once and connected to as resolved, so that a name cannot mean another address a moment later;
+redirects are followed with the same checks.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.robotparser import RobotFileParser
+
+import httpx
+
+from assistant_builder.documents.limits import MAX_BYTES
+from assistant_builder.documents.reading import KINDS, read_document, require_packages
+from assistant_builder.documents.store import Documents, Reading, Update
+from assistant_builder.documents.types import DocumentKind
+from assistant_builder.errors import AssistantBuilderError, ConfigError, DataError
+from assistant_builder.i18n import Text, m
+from assistant_builder.study import Study
+
+AGENT = "AssistantBuilder"
+"""Name by which robots.txt can forbid or allow the reading."""
+MAX_PAGES = 200
+"""Pages of a site that are read at most, unless the user says otherwise."""
+_SECONDS, _PAUSE, _LONGEST_PAUSE = 20.0, 0.2, 10.0
+_MAX_REDIRECTS = 5
+_ROBOTS_BYTES = 512 * 1024
+_TYPES: dict[str, DocumentKind] = {
+    "text/html": "html",
+    "application/xhtml+xml": "html",
+    "application/pdf": "pdf",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "text/plain": "text",
+    "text/markdown": "markdown",
+}
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Site:
+    """What was read of a site.
+
+    Attributes:
+        readings: Its pages; each is named by its address.
+        problems: Address → why it could not be read, of pages that exist.
+        complete: Whether every page was tried, and none failed that may be there a moment later.
+    """
+
+    readings: list[Reading] = field(default_factory=list)
+    problems: dict[str, AssistantBuilderError] = field(default_factory=dict)
+    complete: bool = True
+
+    def covers(self, known: Collection[str]) -> bool:
+        """Whether pages that were not read are gone: the site is complete, and no known page failed."""
+        return self.complete and not self.problems.keys() & known
+
+
+def update_site(
+    study: Study,
+    address: str,
+    progress: Progress = lambda done, total, name: None,
+    *,
+    most: int = MAX_PAGES,
+) -> Update:
+    """Read a site into a study; pages that are gone are gone from the study, too, if the whole site was read.
+
+    Raises:
+        ConfigError: The address is none of a website, or the extra ``documents`` is not installed.
+        DataError: The first page cannot be read.
+    """
+    site = read_site(address, progress, most=most)
+    documents = Documents(study)
+    covered = site.covers({record["name"] for record in documents.records})
+    root = normal_address(address)
+    return documents.update(site.readings, root, site.problems, complete=covered)
+
+
+def read_site(
+    address: str,
+    progress: Progress = lambda done, total, name: None,
+    *,
+    most: int = MAX_PAGES,
+) -> Site:
+    """Read a site from an address on, breadth first; arguments and errors as of :func:`update_site`."""
+    require_packages()
+    start = normal_address(address)
+    site, waiting, seen = Site(), [start], {start}
+    tried = 0
+    with tempfile.TemporaryDirectory() as scratch, _Fetcher(start) as fetcher:
+        robots = fetcher.robots()
+        delay = robots.crawl_delay(AGENT)
+        pause = min(max(float(delay or 0.0), _PAUSE), _LONGEST_PAUSE)
+        while waiting:
+            if tried == most:
+                site.complete = False
+                break
+            page = waiting.pop(0)
+            progress(tried, min(most, tried + 1 + len(waiting)), page)
+            try:
+                if not robots.can_fetch(AGENT, page):
+                    raise DataError(
+                        m("robots.txt of the site does not allow to read this page"),
+                        where=page,
+                        remedy=m("Ask who runs the site, or save the page as a file"),
+                    )
+                time.sleep(pause if tried else 0.0)
+                tried += 1
+                content, kind, final = fetcher.get(page)
+                if final != page and final in seen:
+                    continue
+                seen.add(final)
+                path = Path(scratch, f"page.{kind}")
+                path.write_bytes(content)
+                document = read_document(path, final, kind)
+            except DataError as error:
+                if page == start:
+                    raise
+                if not isinstance(error, _Gone):
+                    site.problems[page] = error
+                site.complete = site.complete and not isinstance(error, _Failed)
+                continue
+            site.readings.append(Reading.of(path, document))
+            for link in _links(final, document.links, fetcher.host):
+                if link not in seen:
+                    seen.add(link)
+                    waiting.append(link)
+    return site
+
+
+def normal_address(address: str) -> str:
+    """An address without fragment, with a path; ``https`` if it names no scheme.
+
+    Raises:
+        ConfigError: It is none of a website.
+    """
+    try:
+        url = httpx.URL(address if "://" in address else f"https://{address}")
+    except (httpx.InvalidURL, ValueError) as error:
+        raise _no_address(address) from error
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+        raise _no_address(address)
+    return str(url.copy_with(fragment=None, raw_path=url.raw_path or b"/"))
+
+
+def _no_address(address: str) -> ConfigError:
+    return ConfigError(
+        m("{address!r} is no address of a website", address=address),
+        where="--site",
+        remedy=m("Write it as https://www.example.org"),
+    )
+
+
+class _Gone(DataError):
+    """The site says that a page does not exist."""
+
+
+class _Failed(DataError):
+    """A page that may be there a moment later."""
+
+
+def _error(what: Text, address: str, kind: type[DataError] = DataError) -> DataError:
+    return kind(what, where=address, remedy=m("Open it in a browser to see what it shows"))
+
+
+class _Fetcher:
+    """Fetches pages of one host; ``host`` is its name without ``www.``."""
+
+    def __init__(self, start: str) -> None:
+        self.host = _bare(httpx.URL(start).host)
+        self._start = start
+        # no proxy of the environment: it would resolve names by itself
+        self._client = httpx.Client(
+            timeout=_SECONDS, trust_env=False, headers={"User-Agent": f"{AGENT}/1"}
+        )
+
+    def __enter__(self) -> _Fetcher:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._client.close()
+
+    def robots(self) -> RobotFileParser:
+        """What robots.txt allows; a server without one allows everything.
+
+        Raises:
+            DataError: The server cannot be reached, or does not say.
+        """
+        rules = RobotFileParser()
+        address = str(httpx.URL(self._start).copy_with(raw_path=b"/robots.txt"))
+        try:
+            content, _, _ = self.get(address, most=_ROBOTS_BYTES, any_type=True)
+            rules.parse(content.decode("utf-8", errors="replace").splitlines())
+        except _Gone:
+            rules.parse([])
+        return rules
+
+    def get(
+        self, address: str, *, most: int = MAX_BYTES, any_type: bool = False
+    ) -> tuple[bytes, DocumentKind, str]:
+        """Content, format and final address of a page.
+
+        Raises:
+            DataError: It cannot be fetched, or is not of this host, or no document.
+        """
+        for _ in range(_MAX_REDIRECTS + 1):
+            url = httpx.URL(address)
+            if _bare(url.host) != self.host or url.scheme not in ("http", "https"):
+                raise _error(m("the page leads to another site, {host}", host=url.host), address)
+            with self._open(url) as response:
+                if response.has_redirect_location:
+                    target = url.join(response.headers["location"])
+                    address = str(target.copy_with(fragment=None))
+                    continue
+                if response.status_code in (404, 410):
+                    raise _Gone(m("there is no such page"), where=address)
+                if not response.is_success:
+                    status = response.status_code
+                    raise _error(
+                        m("the server answers with status {status}", status=status), address
+                    )
+                kind = _TYPES.get(
+                    response.headers.get("content-type", "").split(";")[0].strip().lower()
+                )
+                if kind is None and not any_type:
+                    raise _error(m("the address is of no document"), address)
+                return _content(response, address, most), kind or "text", address
+        raise _error(m("the page leads on and on to other addresses"), address)
+
+    def _open(self, url: httpx.URL) -> _Response:
+        name = url.host
+        target = url.copy_with(host=_resolved(name, url.port or _port(url)))
+        request = self._client.build_request(
+            "GET",
+            target,
+            headers={"Host": url.netloc.decode("ascii")},
+            extensions={"sni_hostname": name},
+        )
+        # extensions of build_request replace the client's timeout
+        request.extensions["timeout"] = httpx.Timeout(_SECONDS).as_dict()
+        return _Response(self._client, request, str(url))
+
+
+class _Response:
+    """The response of a request, closed at the end of the ``with`` block; raises DataError without a connection."""
+
+    def __init__(self, client: httpx.Client, request: httpx.Request, address: str) -> None:
+        self._client, self._request, self._address = client, request, address
+
+    def __enter__(self) -> httpx.Response:
+        try:
+            self._response = self._client.send(self._request, stream=True)
+        except httpx.HTTPError as error:
+            raise _error(
+                m("the server cannot be reached: {error}", error=error), self._address, _Failed
+            ) from error
+        return self._response
+
+    def __exit__(self, *error: object) -> None:
+        self._response.close()
+
+
+def _content(response: httpx.Response, address: str, most: int) -> bytes:
+    content, end = bytearray(), time.monotonic() + _SECONDS
+    try:
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > most or time.monotonic() > end:
+                raise _error(m("the page is too large or comes too slowly"), address, _Failed)
+    except httpx.HTTPError as error:
+        raise _error(
+            m("the server cannot be reached: {error}", error=error), address, _Failed
+        ) from error
+    return bytes(content)
+
+
+def _resolved(host: str, port: int) -> str:
+    """A public address of a host.
+
+    Raises:
+        DataError: The host has none, or one of its addresses is private.
+    """
+    try:
+        found = {entry[4][0] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
+    except (OSError, UnicodeError) as error:
+        raise _error(m("there is no host {host}", host=host), host) from error
+    addresses = [str(address).partition("%")[0] for address in found]
+    if not addresses or not all(map(is_public, addresses)):
+        raise DataError(
+            m("{host} is a private address, which is not read", host=host),
+            where=host,
+            remedy=m("Save the pages as files, and use their folder"),
+        )
+    return min(addresses, key=lambda address: (":" in address, address))  # IPv4 first
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet."""
+    parsed = ipaddress.ip_address(address)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped or parsed.sixtofour
+        if inner is not None:
+            return inner.is_global
+    return parsed.is_global and not parsed.is_multicast
+
+
+def _port(url: httpx.URL) -> int:
+    return 443 if url.scheme == "https" else 80
+
+
+def _bare(host: str) -> str:
+    return host.lower().removeprefix("www.")
+
+
+def _links(page: str, links: tuple[str, ...], host: str) -> Iterator[str]:
+    """Addresses of the documents that a page links to on the same host."""
+    base = httpx.URL(page)
+    for link in links:
+        try:
+            url = base.join(link).copy_with(fragment=None)
+        except (httpx.InvalidURL, ValueError):
+            continue
+        ending = Path(url.path).suffix.lower()
+        # other endings, as of ".php", are of pages as well
+        media = ending in _NO_DOCUMENTS
+        if (
+            url.scheme in ("http", "https")
+            and _bare(url.host) == host
+            and not media
+            and not url.userinfo
+        ):
+            yield str(url)
+
+
+_NO_DOCUMENTS = frozenset(
+    ".jpg .jpeg .png .gif .svg .webp .avif .ico .css .js .mjs .json .xml .zip .gz .mp3 .mp4 .webm .woff .woff2 .ics "
+    ".xlsx .xls .csv .pptx .ppt .doc .exe .dmg".split()
+) - frozenset(KINDS)

@@ -1,0 +1,83 @@
+"""Reading what the user names into the documents of a study: a folder or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from assistant_builder.documents.reading import (
+    KINDS,
+    document_files,
+    is_document,
+    named,
+    read_document,
+    require_packages,
+)
+from assistant_builder.documents.store import Documents, Reading, Update
+from assistant_builder.errors import AssistantBuilderError, ConfigError, DataError
+from assistant_builder.i18n import m
+from assistant_builder.study import Study
+
+Progress = Callable[[int, int, str], None]
+"""Called with the documents that were read, their total, and the name of the next."""
+
+
+def silent(done: int, total: int, name: str) -> None:
+    """Report nothing."""
+
+
+def files_of(paths: Sequence[Path]) -> tuple[dict[str, Path], str, bool]:
+    """The documents below a folder, or single ones, by name; where they come from; and whether these are all of it.
+
+    Raises:
+        ConfigError: A folder has no documents, a file is none, or two documents have one name.
+    """
+    if len(paths) == 1 and paths[0].is_dir():
+        folder = paths[0].resolve()
+        return named(document_files(folder), folder), str(folder), True
+    found = [each for path in paths for each in (document_files(path) if path.is_dir() else [path])]
+    for path in found:
+        if not is_document(path):
+            raise ConfigError(
+                m("{name} is no document", name=path.name),
+                remedy=m("Use {kinds} files", kinds=", ".join(sorted(KINDS))),
+            )
+    return named(found), "", False
+
+
+def read_files(
+    files: Mapping[str, Path], progress: Progress = silent
+) -> tuple[list[Reading], dict[str, AssistantBuilderError]]:
+    """Read documents by name.
+
+    Returns:
+        Those that could be read, and name → error of the others.
+
+    Raises:
+        ConfigError: The extra ``documents`` is not installed.
+        DataError: None of them could be read; the error of the first.
+    """
+    require_packages()
+    readings: list[Reading] = []
+    problems: dict[str, AssistantBuilderError] = {}
+    for number, (name, path) in enumerate(files.items()):
+        progress(number, len(files), name)
+        try:
+            readings.append(Reading.of(path, read_document(path, name)))
+        except DataError as error:
+            problems[name] = error
+    if not readings and problems:
+        raise next(iter(problems.values()))
+    return readings, problems
+
+
+def update_documents(study: Study, paths: Sequence[Path], progress: Progress = silent) -> Update:
+    """Read a folder or files into a study; the documents of a folder that are gone are gone from the study, too.
+
+    Raises:
+        ConfigError: There are no documents, or the extra ``documents`` is not installed.
+        DataError: None of the documents could be read.
+    """
+    files, root, complete = files_of(paths)
+    readings, problems = read_files(files, progress)
+    return Documents(study).update(readings, root, problems, complete=complete)

@@ -1,0 +1,151 @@
+"""Reading of websites: robots.txt, one host, a limit of pages, and no private addresses."""
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("selectolax", reason="needs the extra documents")
+
+from assistant_builder.config import StudyConfig
+from assistant_builder.documents import site as module
+from assistant_builder.documents.site import is_public, normal_address, read_site, update_site
+from assistant_builder.documents.store import Documents
+from assistant_builder.errors import ConfigError, DataError
+from assistant_builder.study import Study
+from tests.http_server import Handler, Server, running
+
+PAGES = {
+    "/": "<main><h1>Shop</h1><p>We open at nine.</p><a href='/a#top'>A</a> <a href='secret/x'>S</a> "
+    "<a href='https://other.example/'>O</a> <a href='photo.jpg'>P</a> <a href='/gone'>G</a></main>",
+    "/a": "<main><p>Dogs are welcome.</p><a href='/moved'>M</a><a href='/'>home</a></main>",
+    "/b": "<main><p>Tea is free.</p></main>",
+    "/secret/x": "<main><p>The code is 1234.</p></main>",
+}
+
+
+class Site(Server):
+    def __init__(self) -> None:
+        super().__init__(SiteHandler)
+        self.asked: list[str] = []
+        self.pages = dict(PAGES)
+        self.robots: str | int = "User-agent: *\nDisallow: /secret/\n"
+        self.redirects = {"/moved": "/b"}
+
+
+class SiteHandler(Handler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        html = {"Content-Type": "text/html; charset=utf-8"}
+        if self.path == "/robots.txt" and isinstance(self.server.robots, int):
+            self.send(self.server.robots)
+        elif self.path == "/robots.txt":
+            self.send(200, self.server.robots.encode(), {"Content-Type": "text/plain"})
+        elif self.path in self.server.redirects:
+            self.send(302, b"", {"Location": self.server.redirects[self.path]})
+        elif self.path in self.server.pages:
+            self.send(200, self.server.pages[self.path].encode(), html)
+        else:
+            self.send(404, b"<main><p>There is no such page here.</p></main>", html)
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setattr(module, "is_public", lambda address: True)
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    with running(Site()) as server:
+        yield server
+
+
+def test_the_pages_of_one_host_are_read_as_robots_txt_allows(site):
+    read = read_site(f"{site.endpoint}/#news")
+    texts = [each.text for reading in read.readings for each in reading.document.statements]
+    assert texts == ["We open at nine. A S O P G", "Dogs are welcome. M home", "Tea is free."] or (
+        [text.split(".")[0] for text in texts if "." in text]
+        == ["We open at nine", "Dogs are welcome", "Tea is free"]
+    )
+    names = [reading.document.name for reading in read.readings]
+    assert names == [f"{site.endpoint}{path}" for path in ("/", "/a", "/b")]
+    assert "/secret/x" not in site.asked and "/photo.jpg" not in site.asked
+    said = {name.removeprefix(site.endpoint): str(error) for name, error in read.problems.items()}
+    assert list(said) == ["/secret/x"] and "robots.txt" in said["/secret/x"] and read.complete
+
+
+def test_at_most_as_many_pages_are_read_as_wanted(site):
+    read = read_site(site.endpoint, most=2)
+    assert len(read.readings) == 2 and not read.complete
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_a_site_without_robots_txt_is_read_and_one_that_does_not_say_is_not(site, status):
+    site.robots = status
+    if status == 404:
+        assert len(read_site(site.endpoint).readings) == 4
+    else:
+        with pytest.raises(DataError, match="status 500"):
+            read_site(site.endpoint)
+
+
+def test_a_redirect_to_another_host_or_a_loop_is_not_followed(site):
+    site.redirects |= {"/a": "http://other.example/", "/gone": "/gone"}
+    problems = read_site(site.endpoint).problems
+    assert "another site, other.example" in str(problems[f"{site.endpoint}/a"])
+    assert "on and on" in str(problems[f"{site.endpoint}/gone"])
+
+
+def test_a_private_address_is_not_contacted():
+    with (
+        running(Site()) as server,
+        pytest.raises(DataError, match="is a private address") as caught,
+    ):
+        read_site(server.endpoint)
+    assert server.asked == [] and "\n" not in str(caught.value)
+
+
+def test_a_redirect_to_a_private_address_is_not_followed(site, monkeypatch):
+    site.redirects["/a"] = f"{site.endpoint}/b"
+    answers = iter([True, True, True])  # robots.txt, the first page, the redirect; then private
+    monkeypatch.setattr(module, "is_public", lambda address: next(answers, False))
+    problems = read_site(site.endpoint).problems
+    assert "is a private address" in str(problems[f"{site.endpoint}/a"])
+    assert "/b" not in site.asked
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True),
+        ("2606:4700::6810:84e5", True),
+        *(
+            (address, False)
+            for address in "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 "
+            "::1 ::ffff:127.0.0.1 fe80::1 fd00::1 2002:7f00:1::".split()
+        ),
+    ],
+)
+def test_public_addresses_are_those_of_the_internet(address, public):
+    assert is_public(address) == public
+
+
+def test_addresses_are_normal():
+    assert normal_address("example.org") == "https://example.org/"
+    assert normal_address("http://example.org/a?b=1#c") == "http://example.org/a?b=1"
+    for wrong in ("ftp://example.org", "https://", "https://user:secret@example.org"):
+        with pytest.raises(ConfigError, match="no address of a website"):
+            normal_address(wrong)
+
+
+def test_a_page_that_is_gone_goes_and_one_that_fails_stays(site):
+    study = Study.create(StudyConfig(name="shop"))
+    update_site(study, site.endpoint)
+    del site.pages["/b"]
+    assert any(
+        "Tea is free." in change.old.text for change in update_site(study, site.endpoint).changes
+    )
+    site.pages["/b"] = PAGES["/b"]
+    assert not update_site(study, site.endpoint).changes
+    del site.pages["/a"]
+    site.redirects["/a"] = "http://other.example/"  # not known to be gone
+    assert not update_site(study, site.endpoint).changes
+    assert len(Documents(study).records) == 3
