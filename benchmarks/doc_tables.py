@@ -1,8 +1,9 @@
 """``python -m benchmarks.doc_tables``: write the tables of the documentation that need no measurement.
 
-The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics and refusal
-recognition in ``docs/evaluation.md``, published figures in ``docs/planner.md``, models by memory in ``README.md``, the
-70B study in ``docs/capacity.md``, and the terms of ``docs/glossary.md``.
+The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics in
+``docs/evaluation.md``, refusal recognition in ``docs/method.md``, published figures in ``docs/planner.md``, models by
+memory in ``README.md``, the 70B study in ``docs/capacity.md``, and the terms of ``docs/glossary.md``. The figures of
+studies are those of ``benchmarks/study_figures.json`` (:mod:`benchmarks.study_figures`).
 Other benchmarks write their tables with :func:`write_section`.
 """
 
@@ -33,7 +34,8 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, distribute, plan_study
-from benchmarks.common import ROOT
+from benchmarks import study_figures
+from benchmarks.paths import ROOT
 from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
@@ -43,10 +45,12 @@ from evals.stats.power import items_needed
 
 PROJECT_README = ROOT / "README.md"
 EVALUATION_PAGE = ROOT / "docs" / "evaluation.md"
+METHOD_PAGE = ROOT / "docs" / "method.md"
 CAPACITY_PAGE = ROOT / "docs" / "capacity.md"
 PLANNER_PAGE = ROOT / "docs" / "planner.md"
 CONFIGURATION_PAGE = ROOT / "docs" / "configuration.md"
 GLOSSARY_PAGE = ROOT / "docs" / "glossary.md"
+QUICK_START = ROOT / "docs" / "quickstart.md"
 FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
 QUOTED_DIFFERENCE = 0.04
 """86 % against 82 %."""
@@ -370,27 +374,25 @@ def _fit(model: str, card: str) -> str:
 def memory_table() -> str:
     """The table of README.md: models that fit a given memory with default settings, in 4 and in 16 bits."""
     rows = [
-        "| card | base model | 4-bit QLoRA | float16 LoRA | the study trains | command |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| card | base model | QLoRA | LoRA, float16 | `assistant-builder plan` |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    words = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
+    words = {"room": "", "tight": " (barely)"}
     for claim in MEMORY_CLAIMS:
         config = StudyConfig().with_changes({"model.base": claim.model})
         seen = plan_study(config, pairs=_README_PAIRS, machine=choose_machine(card=claim.card))
         totals = [
-            f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}"
-            + (f", {(method.seconds or 0) / 60:.0f} minutes" if method.fit != "no" else "")
+            f"{method.total_bytes / 1e9:.1f} GB"
+            + (
+                f"{words[method.fit]}, {(method.seconds or 0) / 60:.0f} min"
+                if method.fit != "no"
+                else ": does not fit"
+            )
             for method in (seen.qlora, seen.lora)
         ]
-        fitting = [arm for arm in TWINS if seen.methods[arm].fit != "no"]
-        study = (
-            "both arms"
-            if len(fitting) == len(TWINS)
-            else f"{' and '.join(fitting)} alone: `--set arms=qlora`"
-        )
         rows.append(
-            f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | {study} | "
-            f'`assistant-builder plan {claim.model} --card "{claim.card}" --pairs {_README_PAIRS}` |'
+            f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | "
+            f'`{claim.model} --card "{claim.card}" --pairs {_README_PAIRS}` |'
         )
     return "\n".join(rows)
 
@@ -460,9 +462,11 @@ def sections() -> dict[tuple[Path, str], str]:
     """Text of every table by page and section name."""
     return {
         (EVALUATION_PAGE, "metrics"): metric_table(),
-        (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
+        (METHOD_PAGE, "refusal"): refusal_table(labelled_answers()),
         (PLANNER_PAGE, "founding"): published_table(),
+        (PROJECT_README, "figures"): study_figures.table(study_figures.kept()),
         (PROJECT_README, "promises"): memory_table(),
+        (QUICK_START, "conclusion"): study_figures.conclusion_block("demo"),
         (CAPACITY_PAGE, "large"): large_model_table(),
         (CONFIGURATION_PAGE, "settings"): settings_tables(),
         (CONFIGURATION_PAGE, "models"): model_table(),
@@ -470,6 +474,11 @@ def sections() -> dict[tuple[Path, str], str]:
     }
 
 
-if __name__ == "__main__":
+def write_sections() -> None:
+    """Write every table into its page."""
     for (page, name), text in sections().items():
         write_section(name, text, page)
+
+
+if __name__ == "__main__":
+    write_sections()

@@ -31,7 +31,7 @@ NAME = "chat.example.com"
 TLS = ssl.create_default_context()
 TLS.check_hostname, TLS.verify_mode = False, ssl.CERT_NONE
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
-DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "website.md").read_text(encoding="utf-8")
 TRICKS = [
     "/v1/models",
     "//v1/models",
