@@ -12,9 +12,9 @@ COPY datasets_cards datasets_cards
 # PyTorch without CUDA
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" -c constraints.txt '.[gguf]' \
- && useradd --create-home assistant && mkdir /data && chown assistant /data
+ && useradd --uid 1000 --create-home assistant && mkdir /data && chown 1000 /data
 
-USER assistant
+USER 1000
 WORKDIR /data
 ENV ASSISTANT_BUILDER_HOME=/data
 VOLUME /data

@@ -1,7 +1,7 @@
-"""``python -m benchmarks.download_size``: how much an installation downloads, by the sizes that the package index gives.
+"""``python -m benchmarks.download_size``: how much an installation downloads, by the sizes on the package index.
 
-It needs the program ``uv``, which resolves ``pyproject.toml`` with the extra ``gguf`` for Linux on x86-64 and downloads
-no package. Printed are all packages, those of PyTorch with CUDA, and the rest.
+It needs the program ``uv``, which resolves ``pyproject.toml`` with the extra ``gguf`` for Linux on x86-64 without a
+download. Printed are all packages, those of PyTorch with CUDA, and the rest.
 """
 
 from __future__ import annotations
