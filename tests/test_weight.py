@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                   4095  2160
-assistant_builder/chat               2530  1440
-assistant_builder/cli                1960   995
+assistant_builder/chat               2570  1470
+assistant_builder/cli                2000  1025
 assistant_builder/cluster            1010   595
 assistant_builder/config             1390   770
 assistant_builder/data               5260  2815
@@ -23,7 +23,7 @@ assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
 assistant_builder/retrieval          2815  1465
 assistant_builder/runner             1515   860
-assistant_builder/serving            3330  1815
+assistant_builder/serving            3470  1895
 assistant_builder/store             1140   745
 assistant_builder/study              2335  1385
 assistant_builder/sweep             1190   640
