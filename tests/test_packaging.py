@@ -114,10 +114,24 @@ def test_users_install_no_developers_tools(target, dev):
     done = subprocess.run(
         ["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "install --disable-pip-version-check -c constraints.txt -e '.[gguf]'\n" in done.stdout
+    install = r"install --disable-pip-version-check -c constraints\.txt +-e '\.\[gguf\]'\n"
+    assert re.search(install, done.stdout) and "extra-index" not in done.stdout
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "s3fs"}
     assert not tools & {requirement.name for requirement in REQUIREMENTS}
+
+
+def test_make_says_what_it_downloads_and_can_leave_cuda_out():
+    said = {
+        torch: subprocess.run(
+            ["make", "-nB", "app", *torch], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for torch in ((), ("TORCH=cpu",))
+    }
+    assert re.search(r"about (3\.3|0\.5) GB .* are downloaded", said[()])
+    cpu = said["TORCH=cpu",]
+    assert "about 0.5 GB are downloaded" in cpu
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu -e '.[gguf]'" in cpu
 
 
 def test_make_has_ten_targets():
