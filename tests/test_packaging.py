@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -132,6 +133,17 @@ def test_make_says_what_it_downloads_and_can_leave_cuda_out():
     cpu = said["TORCH=cpu",]
     assert "about 0.5 GB are downloaded" in cpu
     assert "--extra-index-url https://download.pytorch.org/whl/cpu -e '.[gguf]'" in cpu
+
+
+def test_the_image_is_made_of_files_that_exist_and_starts_a_command_that_does():
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in ignored if line[0] == "!"} == copied
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"pyproject.toml", "setup.py", "README.md", "assistant_builder", "evals"} <= copied
+    (words,) = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    assert words[0] == "app" and set(words[1::2]) <= {"--host", "--auth"}
 
 
 def test_make_has_ten_targets():
