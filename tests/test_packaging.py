@@ -135,6 +135,15 @@ def test_make_says_what_it_downloads_and_can_leave_cuda_out():
     assert "--extra-index-url https://download.pytorch.org/whl/cpu -e '.[gguf]'" in cpu
 
 
+def test_documents_install_the_wheel_of_this_version():
+    named = {
+        version
+        for page in ROOT.glob("docs/*.md")
+        for version in re.findall(r"assistant_builder-([\d.]+)-py3", page.read_text("utf-8"))
+    }
+    assert named == {PROJECT["version"]}
+
+
 def test_the_image_is_made_of_files_that_exist_and_starts_a_command_that_does():
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
