@@ -1,6 +1,6 @@
 # make demo    set everything up, run a study on a shipped dataset, start the page with its first verdict, behind which the
 #              rest is run (SERVE=0: run the whole study, and do not start the page)
-# make app     the page; its address with the token of this start is printed
+# make app     the page; its address with the token of this start is printed  (TORCH=cpu, once: PyTorch without CUDA)
 # make test    the tests to run before a pull request, on three workers  (ARGS='-k catalog' passes arguments to pytest;
 #              WORKERS=0: in one process, whose computations have all cores; CONTRIBUTING.md lists other selections)
 # make test-long   the cases of more than 8 seconds: whole studies, several processes, long ways through the page; CI runs them, too
@@ -14,6 +14,8 @@
 PYTHON ?= python3
 DEMO ?= datasets_cards/ostrel-sound-ferries/study.yaml
 SERVE ?= 1
+# cpu: PyTorch without CUDA, from its own index
+TORCH ?=
 ARGS ?=
 WORKERS ?= 3
 
@@ -76,15 +78,21 @@ gpu: $(READY_DEV)
 study-full: $(READY)
 	$(BIN)/assistant-builder run $(DEMO) --name demo-full --set approaches=grounded,memory --set seeds=3
 
+# python -m benchmarks.download_size; the builds for other systems than Linux have no CUDA
+DOWNLOAD := $(if $(filter cpu,$(TORCH)),0.5 GB,$(if $(filter Linux,$(shell uname -s)),3.3 GB (PyTorch with CUDA; TORCH=cpu: 0.5 GB),0.5 GB))
+PIP_INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+  $(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu)
+
 # two stamps: a second make installs nothing unless the requirements changed
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || \
 	  { rm -rf .venv; echo "python -m venv failed: on Debian and Ubuntu install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[documents,gguf]'
+	@echo "Installing into .venv; about $(DOWNLOAD) are downloaded, and with the first study 0.2 GB of models."
+	$(PIP_INSTALL) -e '.[documents,gguf]'
 	@touch $@
 
 $(READY_DEV): $(READY)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP_INSTALL) -e '.[dev]'
 	@touch $@

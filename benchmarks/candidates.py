@@ -15,7 +15,7 @@ from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.child_process import compute_environment, python_command
 from assistant_builder.errors import EvaluationError
-from benchmarks.common import log_end
+from benchmarks.paths import log_end
 
 Family = Literal["ours", "plain", "tuned", "factory", "unsloth"]
 Run = Mapping[str, Any]

@@ -22,7 +22,7 @@ from assistant_builder import __version__
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.study import Study, studies_folder
-from benchmarks.common import temporary_home
+from benchmarks.paths import temporary_home
 
 FILE = Path(__file__).with_name("capacity.json")
 _ONE_CORE = ("data", "data-embed", "report")

@@ -1,8 +1,9 @@
 """``python -m benchmarks.doc_tables``: write the tables of the documentation that need no measurement.
 
-The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics and refusal
-recognition in ``docs/evaluation.md``, published figures in ``docs/planner.md``, models by memory in ``README.md``, the
-70B study in ``docs/capacity.md``, and the terms of ``docs/glossary.md``.
+The tables are written between marks: settings and base models in ``docs/configuration.md``, metrics in
+``docs/evaluation.md``, refusal recognition in ``docs/method.md``, models by memory in ``README.md``, the 70B study in
+``docs/capacity.md``, and the terms of ``docs/glossary.md``. The figures of studies are those of
+``benchmarks/study_figures.json`` (:mod:`benchmarks.study_figures`).
 Other benchmarks write their tables with :func:`write_section`.
 """
 
@@ -33,23 +34,22 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.hardware import CARDS, choose_machine
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.plan import ASSUMED_PAIRS, Lengths, Plan, distribute, plan_study
-from benchmarks.common import ROOT
+from benchmarks import study_figures
+from benchmarks.paths import ROOT
 from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
 from evals.report import glossary as report_glossary
 from evals.report.format import count, duration, money, size
-from evals.stats.power import items_needed
 
 PROJECT_README = ROOT / "README.md"
 EVALUATION_PAGE = ROOT / "docs" / "evaluation.md"
+METHOD_PAGE = ROOT / "docs" / "method.md"
 CAPACITY_PAGE = ROOT / "docs" / "capacity.md"
 PLANNER_PAGE = ROOT / "docs" / "planner.md"
 CONFIGURATION_PAGE = ROOT / "docs" / "configuration.md"
 GLOSSARY_PAGE = ROOT / "docs" / "glossary.md"
-FLIP_RATES = (0.10, 0.15, 0.20, 0.25, 0.30)
-QUOTED_DIFFERENCE = 0.04
-"""86 % against 82 %."""
+QUICK_START = ROOT / "docs" / "quickstart.md"
 
 
 @dataclass(frozen=True)
@@ -263,165 +263,30 @@ def hours_for(pairs: int, tokens: int, *, model: str = "llama-3-70b") -> float:
     return seen.qlora.seconds / 3600
 
 
-def published_figures() -> list[tuple[str, str, str]]:
-    """Rows of the table: the published figure, the planner's figure, and the reason for the difference."""
-    big, llama3 = plan("llama-65b"), plan("llama-3-70b")
-    bits, saved = double_quant_saving("llama-65b")
-    linear = sum(module.weights for module in llama3.architecture.linear())
-    long = plan("llama-3-70b", rows=4, length=2048)
-    rank_64 = (
-        plan("llama-65b", rank=64).qlora.total_bytes - plan("llama-65b").qlora.total_bytes
-    ) / 1e9
-    return [
-        (
-            "65B: 260 GB in float32 → about 35 GB",
-            f"{4 * big.architecture.parameters / 1e9:.1f} GB → {four_bit_gigabytes('llama-65b'):.1f} GB",
-            "Confirmed. The 4-bit figure includes 1.05 GB of 16-bit embeddings and head, and block constants of "
-            "0.127 bits per parameter.",
-        ),
-        *(
-            (
-                f"{size} fits {card.rsplit(' ', 2)[1]} GB",
-                _fit(model, card),
-                "Rank 16, micro-batches of one sequence of 512 tokens, recomputed activations.",
-            )
-            for size, model, card in (
-                ("7B", "llama-2-7b", "RTX 3090 24 GB"),
-                ("13B", "llama-2-13b", "RTX A6000 48 GB"),
-                ("70B", "llama-2-70b", _CARD),
-            )
-        ),
-        (
-            "Llama-3-70B: 140 GB in 16 bits",
-            f"{2 * llama3.architecture.parameters / 1e9:.1f} GB",
-            "Confirmed, rounded.",
-        ),
-        (
-            "… about 35 GB in NF4",
-            f"{four_bit_gigabytes('llama-3-70b'):.1f} GB",
-            f"35 GB is 4 bits times 70 billion. The plan has {2 * linear / 4e9:.1f} GB of 4-bit weights, "
-            f"{(linear * 0.127 / 8) / 1e9:.1f} GB of block constants, and 4.2 GB of embeddings and head (2.1 billion "
-            "parameters that stay in 16 bits).",
-        ),
-        (
-            "… + 1 GB adapters at rank 16",
-            f"{llama3.qlora.adapter_bytes / 1e9:.2f} GB",
-            f"{count(llama3.qlora.trained_parameters)} float32 values; half of that in bfloat16.",
-        ),
-        (
-            "… + 30 GB activations and optimizer = 66 GB",
-            f"{_rest(llama3):.1f} GB, {llama3.qlora.total_bytes / 1e9:.1f} GB in all (1 × 512 tokens); "
-            f"{_rest(long):.1f} GB, {long.qlora.total_bytes / 1e9:.1f} GB in all (4 × 2,048)",
-            "The result depends on batch size and length, which the quote does not name. The sum of the quote is "
-            "correct.",
-        ),
-        (
-            "Double quantization saves 0.37 bits a parameter, about 3 GB at 65B",
-            f"{bits:.3f} bits, {saved:.2f} GB",
-            "Confirmed: 0.5 − (8/64 + 32/(64·256)) = 0.373.",
-        ),
-        (
-            "QLoRA totals of 5–6 / 10 / 21 / 41 GB for 7B / 13B / 33B / 65B",
-            " / ".join(
-                f"{plan(f'llama-{size}').qlora.total_bytes / 1e9:.1f}"
-                for size in ("7b", "13b", "33b", "65b")
-            )
-            + " GB",
-            "Confirmed at rank 16. At the paper's rank 64, float32 adapters with their gradients and states add "
-            f"{rank_64:.1f} GB at 65B here; the paper uses bfloat16 adapters and pages the states out.",
-        ),
-        (
-            "86 % → 82 % is “3 % less”",
-            "4 points, or 4.7 % of 86 %",
-            "Incorrect in both readings, and the number of answers is missing: see below.",
-        ),
-        (
-            "1 against 8 A100: “32 × cheaper”",
-            "8 ×",
-            "Eight cards at the same price cost eight times as "
-            "much as one. A factor of 32 requires a price per card four times as high.",
-        ),
-        (
-            "float32 compute makes the 4-bit weights larger",
-            "the same size",
-            "float32 doubles the bytes of "
-            "activations and 16-bit layers and is slower; the 4-bit weights do not change.",
-        ),
-        (
-            "14 hours for 10,000 pairs",
-            " / ".join(f"{hours_for(10_000, tokens):.1f} h" for tokens in (100, 300, 512))
-            + " with 100 / 300 / 512 tokens a pair",
-            "Llama-3-70B, three epochs, one A100 80 GB at an assumed quarter of its peak. The quote is plausible for "
-            "pairs of about 300 tokens, but does not name a length.",
-        ),
-    ]
-
-
-def _fit(model: str, card: str) -> str:
-    seen = plan(model, card=card)
-    verdict = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
-    both = "QLoRA and its 16-bit twin" if seen.lora.fit != "no" else "QLoRA alone"
-    return (
-        f"{both}. QLoRA {seen.qlora.total_bytes / 1e9:.1f} GB: {verdict[seen.qlora.fit]}; float16 LoRA "
-        f"{seen.lora.total_bytes / 1e9:.1f} GB: {verdict[seen.lora.fit]}"
-    )
-
-
 def memory_table() -> str:
     """The table of README.md: models that fit a given memory with default settings, in 4 and in 16 bits."""
     rows = [
-        "| card | base model | 4-bit QLoRA | float16 LoRA | the study trains | command |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| card | base model | QLoRA | LoRA, float16 | `assistant-builder plan` |",
+        "| --- | --- | --- | --- | --- |",
     ]
-    words = {"room": "fits", "tight": "barely fits", "no": "does not fit"}
+    words = {"room": "", "tight": " (barely)"}
     for claim in MEMORY_CLAIMS:
         config = StudyConfig().with_changes({"model.base": claim.model})
         seen = plan_study(config, pairs=_README_PAIRS, machine=choose_machine(card=claim.card))
         totals = [
-            f"{method.total_bytes / 1e9:.1f} GB: {words[method.fit]}"
-            + (f", {(method.seconds or 0) / 60:.0f} minutes" if method.fit != "no" else "")
+            f"{method.total_bytes / 1e9:.1f} GB"
+            + (
+                f"{words[method.fit]}, {(method.seconds or 0) / 60:.0f} min"
+                if method.fit != "no"
+                else ": does not fit"
+            )
             for method in (seen.qlora, seen.lora)
         ]
-        fitting = [arm for arm in TWINS if seen.methods[arm].fit != "no"]
-        study = (
-            "both arms"
-            if len(fitting) == len(TWINS)
-            else f"{' and '.join(fitting)} alone: `--set arms=qlora`"
-        )
         rows.append(
-            f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | {study} | "
-            f'`assistant-builder plan {claim.model} --card "{claim.card}" --pairs {_README_PAIRS}` |'
+            f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | "
+            f'`{claim.model} --card "{claim.card}" --pairs {_README_PAIRS}` |'
         )
     return "\n".join(rows)
-
-
-def _rest(seen: Plan) -> float:
-    parts = seen.qlora.parts
-    return (parts["activations"] + parts["optimizer"] + parts["gradients"]) / 1e9
-
-
-def items_table() -> list[tuple[float, int]]:
-    """(flip rate, held-out answers needed to detect 86 % against 82 % with 80 % power)."""
-    return [(rate, items_needed(QUOTED_DIFFERENCE, variance=rate)) for rate in FLIP_RATES]
-
-
-def published_table() -> str:
-    """The table of published figures, and the held-out answers needed to detect a quoted difference."""
-    rows = ["| published figure | plan | comment |", "| --- | --- | --- |"]
-    rows += [f"| {' | '.join(figure)} |" for figure in published_figures()]
-    needed = [
-        "| answers that differ between the two | "
-        + " | ".join(f"{rate:.0%}" for rate, _ in items_table())
-        + " |",
-        "| --- |" + " --- |" * len(FLIP_RATES),
-        "| held-out answers needed | "
-        + " | ".join(count(items) for _, items in items_table())
-        + " |",
-    ]
-    caption = (
-        "Held-out answers needed to detect 86 % against 82 % (two-sided test at 5 %, power 80 %):"
-    )
-    return "\n".join([*rows, "", caption, "", *needed])
 
 
 def large_model_table() -> str:
@@ -460,9 +325,10 @@ def sections() -> dict[tuple[Path, str], str]:
     """Text of every table by page and section name."""
     return {
         (EVALUATION_PAGE, "metrics"): metric_table(),
-        (EVALUATION_PAGE, "refusal"): refusal_table(labelled_answers()),
-        (PLANNER_PAGE, "founding"): published_table(),
+        (METHOD_PAGE, "refusal"): refusal_table(labelled_answers()),
+        (PROJECT_README, "figures"): study_figures.table(study_figures.kept()),
         (PROJECT_README, "promises"): memory_table(),
+        (QUICK_START, "conclusion"): study_figures.conclusion_block("demo"),
         (CAPACITY_PAGE, "large"): large_model_table(),
         (CONFIGURATION_PAGE, "settings"): settings_tables(),
         (CONFIGURATION_PAGE, "models"): model_table(),
@@ -470,6 +336,11 @@ def sections() -> dict[tuple[Path, str], str]:
     }
 
 
-if __name__ == "__main__":
+def write_sections() -> None:
+    """Write every table into its page."""
     for (page, name), text in sections().items():
         write_section(name, text, page)
+
+
+if __name__ == "__main__":
+    write_sections()

@@ -4,7 +4,7 @@ Trains the 16-bit arm of the ferries data with several seeds for a few steps, sc
 and compares every pair of seeds in both directions: the arms are equal but for the seed, so "worse" should be rare. It
 then damages the first seed in two ways, and each damage should come out worse: training on answers that were moved to
 other questions, and an adapter with a tenth of its rows set to zero. ``--write`` replaces the table of
-``docs/evaluation.md``. With ``--study NAME`` it compares the seeds of each arm of that study by all of its bounds.
+``docs/method.md``. With ``--study NAME`` it compares the seeds of each arm of that study by all of its bounds.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.study import Study, home
-from benchmarks.common import FERRIES, temporary_home
-from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
+from benchmarks.doc_tables import METHOD_PAGE, markdown_table, read_section, write_section
+from benchmarks.paths import FERRIES, temporary_home
 from evals.compare import Comparison, paired_comparison
 from evals.decision import decide
 from evals.declaration import LOSS, SHARE_OF_GAIN
@@ -241,9 +241,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument(
-        "--write", action="store_true", help="replace the table of docs/evaluation.md"
-    )
+    parser.add_argument("--write", action="store_true", help="replace the table of docs/method.md")
     parser.add_argument(
         "--study", help="an evaluated study with several seeds, whose seeds are compared instead"
     )
@@ -253,7 +251,7 @@ def main() -> None:
             print(f"{cell}: seed {other} against seed {one}: {outcome}")
         return
     if options.write:
-        read_section(SECTION, EVALUATION_PAGE)  # fails before the training without the marks
+        read_section(SECTION, METHOD_PAGE)  # fails before the training without the marks
     models = home() / "models"
     with temporary_home() as folder:
         if models.is_dir():
@@ -261,7 +259,7 @@ def main() -> None:
         found = run(options.seeds, options.steps)
     print(json.dumps(found, indent=1))
     if options.write:
-        write_section(SECTION, table(found), EVALUATION_PAGE)
+        write_section(SECTION, table(found), METHOD_PAGE)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from assistant_builder.planning.training_time import (
 )
 from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home
-from benchmarks.common import FERRIES, log_end
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
+from benchmarks.paths import FERRIES, log_end
 from evals.report.format import count, percent, signed_percent
 
 SHAPES: dict[str, dict[str, Any]] = {

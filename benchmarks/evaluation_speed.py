@@ -31,7 +31,7 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.planning.hardware import this_machine
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
-from benchmarks.common import log_end
+from benchmarks.paths import log_end
 
 _ONE_AT_A_TIME = 12
 """Questions answered one at a time in a round."""

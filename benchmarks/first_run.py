@@ -29,7 +29,7 @@ import psutil
 from assistant_builder.devices import device_name
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.study import Study
-from benchmarks.common import ROOT, log_end, temporary_home
+from benchmarks.paths import ROOT, log_end, temporary_home
 
 DEMO = Path("datasets_cards") / "ostrel-sound-ferries" / "study.yaml"
 QUESTION = "What does a ticket cost?"

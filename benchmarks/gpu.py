@@ -45,8 +45,8 @@ from benchmarks.candidates import (  # noqa: E402
     spread_text,
     start_worker,
 )
-from benchmarks.common import FERRIES, log_end  # noqa: E402
 from benchmarks.job import Job  # noqa: E402
+from benchmarks.paths import FERRIES, log_end  # noqa: E402
 from benchmarks.random_model import SHAPES, write_model  # noqa: E402
 
 PACKAGES = "torch transformers peft bitsandbytes trl liger-kernel unsloth flash-attn".split()

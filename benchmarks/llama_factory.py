@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import EvaluationError
-from benchmarks.common import ROOT, log_end
+from benchmarks.paths import ROOT, log_end
 
 if TYPE_CHECKING:
     from benchmarks.job import Job

@@ -19,8 +19,8 @@ from assistant_builder.retrieval import index as index_module
 from assistant_builder.retrieval import ranking
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, Index, facts_of
 from assistant_builder.retrieval.train_embedder import HYPERPARAMETERS, batches
-from benchmarks.common import FERRIES, ROOT
 from benchmarks.doc_tables import markdown_table, write_section
+from benchmarks.paths import FERRIES, ROOT
 
 RETRIEVAL_PAGE = ROOT / "docs" / "retrieval.md"
 SECTION = "recall"

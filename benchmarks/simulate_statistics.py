@@ -1,7 +1,7 @@
 """``python -m benchmarks.simulate_statistics``: coverage of intervals and error rates of verdicts, by simulation.
 
 Prints how often intervals contain the true difference, how often a harm as large as the margin is called "no worse" and
-how often equal arms are called different; with ``--write`` it replaces the tables of ``docs/evaluation.md``.
+how often equal arms are called different; with ``--write`` it replaces the tables of ``docs/method.md``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from assistant_builder.errors import AssistantBuilderError
-from benchmarks.doc_tables import EVALUATION_PAGE, markdown_table, read_section, write_section
+from benchmarks.doc_tables import METHOD_PAGE, markdown_table, read_section, write_section
 from benchmarks.simulated_scores import (
     CASES,
     CLUSTER_SIZE,
@@ -281,7 +281,7 @@ def family(
 class TableSpec:
     """One of the tables."""
 
-    name: str  # name of its marks in ``docs/evaluation.md``
+    name: str  # name of its marks in ``docs/method.md``
     cases: Mapping[str, tuple[int, ...]]  # its cases with the numbers of items, a row at each
     simulate: Callable[..., Row]  # simulates one row
     subject: str  # title of the first column
@@ -401,9 +401,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     )
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print JSON instead of tables")
-    output.add_argument(
-        "--write", action="store_true", help="replace the tables of docs/evaluation.md"
-    )
+    output.add_argument("--write", action="store_true", help="replace the tables of docs/method.md")
     options = parser.parse_args(words)
     if min(options.repetitions, options.resamples) < 1 or options.seed < 0:
         parser.error("repetitions and resamples must be 1 or more, the seed 0 or more")
@@ -415,7 +413,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Print the tables, one JSON document, or write the tables into ``docs/evaluation.md``."""
+    """Print the tables, one JSON document, or write the tables into ``docs/method.md``."""
     options = parse(words)
     settings = {name: getattr(options, name) for name in ("repetitions", "resamples", "seed")}
     document: dict[str, list[dict[str, Any]]] = {}
@@ -423,7 +421,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if options.write:
             for part in PARTS:
                 read_section(
-                    part.name, EVALUATION_PAGE
+                    part.name, METHOD_PAGE
                 )  # raises before the simulation if the marks are missing
         for part in PARTS:
             rows = [
@@ -434,9 +432,7 @@ def main(words: Sequence[str] | None = None) -> int:
             ]
             document[part.name] = [asdict(row) for row in rows]
             if options.write:
-                write_section(
-                    part.name, f"{note(**settings)}\n\n{part.table(rows)}", EVALUATION_PAGE
-                )
+                write_section(part.name, f"{note(**settings)}\n\n{part.table(rows)}", METHOD_PAGE)
             elif rows and not options.json:
                 print(part.table(rows), end="\n\n")
     except AssistantBuilderError as error:

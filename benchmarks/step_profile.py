@@ -22,8 +22,8 @@ from assistant_builder.child_process import configure_libraries
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from benchmarks.candidates import positive, run_case
-from benchmarks.common import FERRIES
 from benchmarks.job import Job, make_job
+from benchmarks.paths import FERRIES
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "matrix products": ("aten::mm", "aten::addmm"),

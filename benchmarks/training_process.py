@@ -17,8 +17,8 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.models.chat_template import ChatTokenizer
 from benchmarks.candidates import BY_NAME, Candidate
-from benchmarks.common import log_end
 from benchmarks.job import Job
+from benchmarks.paths import log_end
 
 if TYPE_CHECKING:
     from benchmarks.stopwatch import Stopwatch

@@ -42,8 +42,8 @@ from benchmarks.candidates import (
     spread_text,
     start_worker,
 )
-from benchmarks.common import FERRIES, log_end
 from benchmarks.job import Job, make_job
+from benchmarks.paths import FERRIES, log_end
 from benchmarks.summary import Row, arms_ratio, caveats, render, summarize
 
 _SMALLEST_CONSOLE = 130

@@ -35,7 +35,7 @@ from assistant_builder.serving.widget import Limits
 from assistant_builder.study import Study
 from assistant_builder.study import home as home_folder
 from assistant_builder.study.example import open_example
-from benchmarks.common import temporary_home
+from benchmarks.paths import temporary_home
 from benchmarks.widget_checks import Load, Sample, checks, later, percentile, warm_up
 from benchmarks.widget_visitors import (
     KEY,

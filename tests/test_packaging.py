@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
@@ -114,13 +115,44 @@ def test_users_install_no_developers_tools(target, dev):
     done = subprocess.run(
         ["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert (
-        "install --disable-pip-version-check -c constraints.txt -e '.[documents,gguf]'\n"
-        in done.stdout
-    )
+    install = r"install --disable-pip-version-check -c constraints\.txt +-e '\.\[documents,gguf\]'\n"
+    assert re.search(install, done.stdout) and "extra-index" not in done.stdout
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "s3fs"}
     assert not tools & {requirement.name for requirement in REQUIREMENTS}
+
+
+def test_make_says_what_it_downloads_and_can_leave_cuda_out():
+    said = {
+        torch: subprocess.run(
+            ["make", "-nB", "app", *torch], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        for torch in ((), ("TORCH=cpu",))
+    }
+    assert re.search(r"about (3\.3|0\.5) GB .* are downloaded", said[()])
+    cpu = said["TORCH=cpu",]
+    assert "about 0.5 GB are downloaded" in cpu
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu -e '.[documents,gguf]'" in cpu
+
+
+def test_documents_install_the_wheel_of_this_version():
+    named = {
+        version
+        for page in ROOT.glob("docs/*.md")
+        for version in re.findall(r"assistant_builder-([\d.]+)-py3", page.read_text("utf-8"))
+    }
+    assert named == {PROJECT["version"]}
+
+
+def test_the_image_is_made_of_files_that_exist_and_starts_a_command_that_does():
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    copied = {name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]}
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert {line[1:] for line in ignored if line[0] == "!"} == copied
+    assert all((ROOT / name).exists() for name in copied)
+    assert {"pyproject.toml", "setup.py", "README.md", "assistant_builder", "evals"} <= copied
+    (words,) = [json.loads(line.removeprefix("CMD ")) for line in lines if line.startswith("CMD ")]
+    assert words[0] == "app" and set(words[1::2]) <= {"--host", "--auth"}
 
 
 def test_make_has_ten_targets():

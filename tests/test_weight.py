@@ -24,7 +24,7 @@ assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
 assistant_builder/retrieval          3325  1695
 assistant_builder/runner             1665   945
-assistant_builder/serving            3340  1830
+assistant_builder/serving            3470  1895
 assistant_builder/store              1140   745
 assistant_builder/study              2335  1385
 assistant_builder/sweep              1190   640

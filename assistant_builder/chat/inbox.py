@@ -14,18 +14,20 @@ import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant_builder.chat.feedback import add_correction
+from assistant_builder.chat.feedback import add_correction, read_corrections
 from assistant_builder.chat.visitor_log import checked, log_file, opened
-from assistant_builder.data import load_split
+from assistant_builder.data import SPLITS, load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import m
 from assistant_builder.retrieval.decline import decline_sentence
 from assistant_builder.study import Study
+from assistant_builder.study.versions import read_versions
 
 Problem = Literal["declined", "voted down"]
 State = Literal["accepted", "rejected", "later"]
@@ -271,6 +273,23 @@ def chosen_answers(study: Study, group: QuestionGroup) -> dict[str, str]:
         if pair.answerable
     }
     return {question: known[key] for key, question in wanted.items() if key in known}
+
+
+def trained_with(study: Study, questions: Sequence[str]) -> list[str]:
+    """Names of the versions of a study whose data or corrections have one of the questions, the first study first."""
+    wanted = {casefold_normalize(question) for question in questions}
+    found = []
+    for name in read_versions(study).names:
+        with suppress(AssistantBuilderError):  # a version that was deleted, or has no data yet
+            version = Study.open(name)
+            texts = [each.question for each in read_corrections(version)]
+            if (version.folder / "data" / "split.json").is_file():
+                for split in SPLITS:
+                    pairs = load_split(version.folder / "data", split)
+                    texts += [pair.question for pair in pairs]
+            if any(casefold_normalize(text) in wanted for text in texts):
+                found.append(name)
+    return found
 
 
 def set_state(study: Study, group: QuestionGroup, state: State) -> None:

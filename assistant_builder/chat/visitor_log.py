@@ -345,6 +345,21 @@ def read_questions(
         )
 
 
+def find_text(study: Study, text: str) -> list[VisitorQuestion]:
+    """The questions that are kept with a text in question, answer or suggestion: as it is given, or as it is masked."""
+    wanted = {casefold_normalize(text), casefold_normalize(mask(text, MAX_QUESTION))} - {""}
+    return [
+        each
+        for each in read_questions(study)
+        if any(
+            part in casefold_normalize(kept)
+            for kept in (each.question, each.answer, each.suggestion)
+            if kept
+            for part in wanted
+        )
+    ]
+
+
 def erase(study: Study, visitor: str) -> int:
     """Delete everything of a visitor; returns the number of questions."""
     path = log_file(study)

@@ -18,6 +18,7 @@ from assistant_builder.study.versions import root_of, served_version
 
 if TYPE_CHECKING:
     from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
+    from assistant_builder.chat.visitor_log import VisitorQuestion
 
 _LISTED = 30
 
@@ -33,6 +34,7 @@ def inbox(
     export: Path | None = None,
     visitor: str | None = None,
     erase: str | None = None,
+    find: str | None = None,
     as_json: Json = False,
 ) -> None:
     """List what visitors asked and did not get answered, and answer it.
@@ -47,20 +49,25 @@ def inbox(
         export (FILE): Write what is kept as JSON lines.
         visitor (ID): For --export: of this visitor alone.
         erase (VISITOR): Delete all that is kept of a visitor.
+        find (TEXT): List the questions that are kept with this text, with the ids of their visitors.
     """
     from assistant_builder.chat import visitor_log
     from assistant_builder.chat.inbox import group_with_embedder, read_inbox
 
     study = root_of(Study.open(name))
-    if sum(each is not None for each in (accept, reject, later, export, erase)) > 1:
+    if sum(each is not None for each in (accept, reject, later, export, erase, find)) > 1:
         raise ConfigError(
-            m("only one of --accept, --reject, --later, --export and --erase can be given"),
+            m("only one of --accept, --reject, --later, --export, --erase and --find can be given"),
             where="inbox",
         )
     if (accept is None) != (answer is None):
         raise ConfigError(m("--accept needs --answer, and the other way round"), where="inbox")
+    if find is not None:
+        return _print_found(study, visitor_log.find_text(study, find), as_json)
     if erase is not None:
-        return output.echo(f"Deleted {visitor_log.erase(study, erase)} questions of {erase}.")
+        gone = visitor_log.read_questions(study, visitor=erase)
+        output.echo(f"Deleted {visitor_log.erase(study, erase)} questions of {erase}.")
+        return _print_trained(study, gone)
     if export is not None:
         questions = visitor_log.read_questions(study, visitor=visitor)
         write_bytes(export, visitor_log.to_jsonl(questions).encode())
@@ -80,6 +87,34 @@ def inbox(
             }
         )
     _print(name, contents)
+
+
+def _print_found(study: Study, found: list[VisitorQuestion], as_json: bool) -> None:
+    """The questions with a text, and how to delete those of a visitor."""
+    if as_json:
+        return output.print_json([asdict(each) for each in found])
+    days = [time.strftime("%Y-%m-%d", time.localtime(each.time)) for each in found]
+    rows = [
+        [each.visitor, day, _one_line(each.question or "")]
+        for each, day in zip(found, days, strict=True)
+    ]
+    output.print_table(["visitor", "day", "question"], rows)
+    if found:
+        erase = shlex.join(["assistant-builder", "inbox", study.name, "--erase", found[0].visitor])
+        output.echo(f"Delete all of a visitor: {erase}")
+    _print_trained(study, found)
+
+
+def _print_trained(study: Study, questions: list[VisitorQuestion]) -> None:
+    """Name the versions that have questions in their data, which --erase does not change."""
+    from assistant_builder.chat.inbox import trained_with
+
+    names = trained_with(study, [each.question for each in questions if each.question])
+    if names:
+        output.echo(
+            f"Accepted as training data, and still part of: {', '.join(names)}. Remove the rows from the "
+            "data file, and train and publish a new study; then delete these."
+        )
 
 
 def _record(counts: Overview) -> dict[str, Any]:

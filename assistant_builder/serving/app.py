@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.auth import HEALTH_PATH, ApiKeyMiddleware, answers_without_key
 from assistant_builder.serving.engine import Engine, GenerationRequest, StreamChunk
+from assistant_builder.serving.metrics import METRICS_PATH, Metrics
 from assistant_builder.serving.remember import open_logs, remembered
 from assistant_builder.serving.schemas import (
     DONE,
@@ -59,7 +60,7 @@ def make_app(
         without_key: Whether programs on this machine need no key if there is none; None: as
             :func:`answers_without_key`.
     """
-    logs = open_logs(engine.models, config)
+    logs, metrics = open_logs(engine.models, config), Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -94,6 +95,10 @@ def make_app(
         state = engine.health()
         return JSONResponse({"status": state}, 200 if state == "ok" else 503)
 
+    @app.get(METRICS_PATH)
+    def counts() -> Response:
+        return metrics.response()
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return models_response(engine.models)
@@ -110,7 +115,7 @@ def make_app(
         prepared = await engine.prepare(body)
         metadata = CompletionMetadata(prepared.assistant.id)
         chunks = remembered(
-            engine.generate(prepared),
+            metrics.measured(engine.generate(prepared), prepared, "endpoint"),
             prepared,
             logs.get(prepared.assistant.id),
             metadata.id,
@@ -144,7 +149,10 @@ def make_app(
         key,
         without_key=answers_without_key(config) if without_key is None else without_key,
     )
-    return Widget(guarded, engine, config, hosts, logs=logs) if config.widget else guarded
+    counted = metrics.counting_refusals(guarded)
+    if config.widget:
+        return Widget(counted, engine, config, hosts, logs=logs, metrics=metrics)
+    return counted
 
 
 def _responding(convert: Callable[[Any], ApiError]) -> Callable[..., Any]:

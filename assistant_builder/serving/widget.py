@@ -33,6 +33,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import direction, language, m, negotiate, t, use_language
 from assistant_builder.retrieval.decline import Mode
 from assistant_builder.serving.engine import Engine
+from assistant_builder.serving.metrics import Metrics
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
 from assistant_builder.serving.remember import remembered
 from assistant_builder.serving.schemas import (
@@ -237,8 +238,9 @@ class Widget:
         hosts: AllowedHosts,
         *,
         logs: Mapping[str, VisitorLog] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
-        limits = Limits()
+        limits, self._metrics = Limits(), metrics or Metrics()
         self._app, self._engine, self._config, self._hosts = app, engine, config, hosts
         self._name, assistant = widget_assistant(engine.models)
         root = assistant.root
@@ -295,6 +297,7 @@ class Widget:
             return Response(status_code=499), receive
         except ApiError as error:
             failed = error.response()
+            self._metrics.refused(failed.status_code)
             if origin is not None and self._allows(scope, headers, origin):
                 failed.headers.update(cors(origin))
             return failed, receive
@@ -387,15 +390,16 @@ class Widget:
         except BaseException:
             ended()
             raise
-        log, id = self._logs.get(prepared.assistant.id), new_id()
+        log, id, asked_at = self._logs.get(prepared.assistant.id), new_id(), time.monotonic()
 
         async def events() -> AsyncGenerator[str, None]:
             try:
                 async for place in self._line.places(ticket):
                     yield server_sent_event({"place": place})
-                found = remembered(
-                    self._engine.generate(prepared), prepared, log, id, asked.visitor
+                answer = self._metrics.measured(
+                    self._engine.generate(prepared), prepared, "widget", asked_at
                 )
+                found = remembered(answer, prepared, log, id, asked.visitor)
                 async with aclosing(found) as chunks:
                     async for chunk in chunks:
                         if chunk.text:

@@ -7,7 +7,7 @@ import pytest
 
 from assistant_builder.config import EvalConfig
 from benchmarks import simulate_statistics as command
-from benchmarks.doc_tables import EVALUATION_PAGE, read_section
+from benchmarks.doc_tables import METHOD_PAGE, read_section
 from benchmarks.simulate_statistics import (
     HARMFUL,
     MIRRORED,
@@ -172,12 +172,12 @@ def test_draws_have_the_named_properties():
 
 
 class TestReadme:
-    """The tables of ``docs/evaluation.md``."""
+    """The tables of ``docs/method.md``."""
 
     @pytest.fixture(scope="class")
     @staticmethod
     def settings() -> dict[str, int]:
-        text = read_section("coverage", EVALUATION_PAGE)
+        text = read_section("coverage", METHOD_PAGE)
         found = re.search(r"--repetitions (\d+) --resamples (\d+) --seed (\d+) --write", text)
         return dict(
             zip(("repetitions", "resamples", "seed"), map(int, found.groups()), strict=True)
@@ -185,7 +185,7 @@ class TestReadme:
 
     @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
     def test_has_every_case_at_every_size(self, part, settings):
-        text = read_section(part.name, EVALUATION_PAGE)
+        text = read_section(part.name, METHOD_PAGE)
         rows = [
             [cell.strip() for cell in line.strip("| ").split("|")]
             for line in text.splitlines()
@@ -211,10 +211,10 @@ class TestReadme:
         }
         for part, table in lines.items():
             for line in table.splitlines():
-                assert line in read_section(part, EVALUATION_PAGE).splitlines()
+                assert line in read_section(part, METHOD_PAGE).splitlines()
 
     def test_tables_meet_the_required_coverage_and_error_rates(self):
-        for line in read_section("coverage", EVALUATION_PAGE).splitlines():
+        for line in read_section("coverage", METHOD_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if (
                 len(cells) == 8
@@ -224,11 +224,11 @@ class TestReadme:
             ):
                 covered, warned = float(cells[3].rstrip("%")), float(cells[7].rstrip("%"))
                 assert (92 <= covered or warned >= 50) and ("flip" in line or covered <= 98), line
-        for line in read_section("harm-at-margin", EVALUATION_PAGE).splitlines():
+        for line in read_section("harm-at-margin", METHOD_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if len(cells) == 7 and cells[1].isdigit() and float(cells[3]) >= 30:
                 assert float(cells[6].rstrip("%")) <= 4, line
-        for line in read_section("equal-arms", EVALUATION_PAGE).splitlines():
+        for line in read_section("equal-arms", METHOD_PAGE).splitlines():
             cells = [cell.strip() for cell in line.strip("| ").split("|")]
             if len(cells) == 6 and cells[1] in ("100", "300"):
                 # arms that are equal on average only could not be swapped: that is no A/A comparison
@@ -250,8 +250,8 @@ class TestCommand:
 
     def test_writes_whole_tables(self, tmp_path, monkeypatch):
         copy = tmp_path / "README.md"
-        copy.write_text(EVALUATION_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-        monkeypatch.setattr(command, "EVALUATION_PAGE", copy)
+        copy.write_text(METHOD_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+        monkeypatch.setattr(command, "METHOD_PAGE", copy)
         assert main(["--repetitions", "2", "--resamples", "50", "--write"]) == 0
         for part in PARTS:
             assert "2 simulated held-out sets" in read_section(part.name, copy)
@@ -259,7 +259,7 @@ class TestCommand:
                 read_section(part.name, copy).count("\n| ")
                 == sum(map(len, part.cases.values())) + 2
             )
-        assert read_section("metrics", copy) == read_section("metrics", EVALUATION_PAGE)
+        assert read_section("refusal", copy) == read_section("refusal", METHOD_PAGE)
 
     @pytest.mark.parametrize(
         "words",
@@ -277,7 +277,7 @@ class TestCommand:
             main(words)
 
     def test_reports_a_missing_page(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(command, "EVALUATION_PAGE", tmp_path / "README.md")
+        monkeypatch.setattr(command, "METHOD_PAGE", tmp_path / "README.md")
         assert main(["--repetitions", "1", "--resamples", "20", "--write"]) == 1
         assert "checkout" in capsys.readouterr().err
 

@@ -22,8 +22,8 @@ from benchmarks import candidates as candidates_module
 from benchmarks import llama_factory
 from benchmarks import training_speed as command
 from benchmarks.candidates import CPU_CANDIDATES, Candidate, Spread, interleaved
-from benchmarks.common import FERRIES
 from benchmarks.job import Job, make_job
+from benchmarks.paths import FERRIES
 from benchmarks.summary import arms_ratio, caveats, summarize
 
 SPEEDS = {"plain": 50.0, "tuned": 80.0, "ours": 100.0, "factory": 40.0}

@@ -27,9 +27,9 @@ TABS = {"train": "#ab-train svg, #ab-train canvas", "evaluate": "#ab-conclusion"
 """Tab → what it shows once it is drawn."""
 EXAMPLE = "example"
 ASKED: list[tuple[str, bool, int | None, int]] = [  # question, whether it is declined, vote, weight
-    ("Do you rent out kayaks?", True, None, 5),
-    ("Can I hire a kayak?", True, None, 4),
-    ("kayak hire", True, None, 2),
+    ("Can we book a wedding?", True, None, 5),
+    ("Do you host weddings?", True, None, 4),
+    ("wedding party", True, None, 2),
     ("Is there a vet nearby?", True, None, 4),
     ("Where is the next vet?", True, None, 3),
     ("Can I pay in euros?", False, -1, 3),
@@ -37,7 +37,7 @@ ASKED: list[tuple[str, bool, int | None, int]] = [  # question, whether it is de
     ("When can we arrive?", False, 1, 25),
     ("Are dogs allowed?", False, None, 30),
 ]
-ANSWER = "Kayaks cost 15 pounds for two hours at the hut on the lake."
+ANSWER = "Weddings of up to 40 guests are held in the barn; the reception takes bookings."
 WAIT = 180_000  # milliseconds, in which both assistants are loaded
 
 
@@ -72,7 +72,10 @@ def _open(page: Page, url: str, name: str) -> None:
         page.goto(f"{url}&study={STUDY}&tab=chat")
         page.locator("#ab-question textarea").fill(QUESTION)
         page.locator("#ab-send").click()
-        expect(page.get_by_text("of your data").nth(1)).to_be_visible(timeout=WAIT)
+        sources = page.get_by_text("of your data")
+        expect(sources.nth(1)).to_be_visible(timeout=WAIT)
+        sources.nth(0).click()
+        sources.nth(1).click()
     elif name == "report":
         page.goto((Study.open(STUDY).folder / "report.html").as_uri())
     elif name == "inbox":

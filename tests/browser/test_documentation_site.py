@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -26,6 +27,12 @@ QUESTIONS = {
     "password": "serving.html#the-page-for-others-on-your-network",
     "openai endpoint": "serving.html#an-endpoint-for-other-programs",
     "fail ci": "report.html#a-gate-for-ci",
+    "wordpress": "website.html#4-the-line-for-the-website",
+    "systemd": "website.html#2-run-it-on-a-server",
+    "german": "languages.html#data-in-another-language",
+    "pandas": "python.html#results-in-pandas",
+    "pdf": "is-it-for-me.html",
+    "docker": "quickstart.html#other-ways-to-install",
     "train.learning_rate": "configuration.html#train",
 }
 """What a new user types → the section with the answer, which has to be shown under one of the first three pages."""
@@ -86,3 +93,13 @@ def test_every_page_is_one_click_away(page, url):
     )
     pages = {source.with_suffix(".html").name for source in Path(ROOT / "docs").glob("*.md")}
     assert pages <= {link.split("#")[0].removeprefix(url) for link in links}
+
+
+def test_the_site_has_llms_txt_and_each_page_as_markdown(page, url):
+    listed = page.request.get(f"{url}llms.txt").text()
+    names = {source.name for source in (ROOT / "docs").glob("*.md")}
+    assert set(re.findall(r"\]\(([^)]+)\): \S", listed)) == names
+    for name in names:
+        text = page.request.get(url + name).text()
+        assert text.startswith("# ") and "--8<--" not in text, name
+    assert "train_and_compare" in page.request.get(f"{url}python.md").text()

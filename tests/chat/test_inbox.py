@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from assistant_builder.chat.feedback import read_corrections
+from assistant_builder.chat.feedback import add_correction, read_corrections
 from assistant_builder.chat.inbox import (
     MOST_WORDINGS,
     Inbox,
@@ -268,6 +268,22 @@ def test_the_command_line_lists_the_wordings_that_an_answer_is_trained_for(study
         wording in shown
         for wording in ("Do I get a refund?", "How long does a refund take?", "Who won?")
     )
+
+
+def test_questions_are_found_by_text_and_the_versions_named_that_were_trained_with_them(study):
+    inbox_of(study)
+    find = ["inbox", "help", "--find", "REFUND"]
+    shown = CliRunner().invoke(app, find).output
+    assert (
+        "visitor 1" in shown and "Do I get a refund?" in shown and "When do you open?" not in shown
+    )
+    assert "still part of" not in shown
+    add_correction(study, "do I get a refund", "Yes.")
+    assert "still part of: help" in CliRunner().invoke(app, find).output
+    (first, *_) = json.loads(CliRunner().invoke(app, [*find, "--json"]).output)
+    erased = CliRunner().invoke(app, ["inbox", "help", "--erase", first["visitor"]]).output
+    assert "Deleted 1 questions" in erased and "still part of: help" in erased
+    assert first["id"] not in CliRunner().invoke(app, [*find, "--json"]).output
 
 
 @pytest.mark.long

@@ -18,6 +18,7 @@ from assistant_builder.chat.inbox import read_inbox
 from assistant_builder.chat.visitor_log import (
     VisitorLog,
     erase,
+    find_text,
     log_file,
     opened,
     read_questions,
@@ -65,6 +66,16 @@ def test_a_visitor_is_exported_and_erased_alone():
     with opened(log_file(study)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert b"shop" not in log_file(study).read_bytes()
+
+
+def test_questions_are_found_by_a_text_also_by_one_that_was_masked():
+    study = new_study("help")
+    assert find_text(study, "won") == []
+    filled("texts", log_file(study))
+    assert [each.visitor for each in find_text(study, "WHO won?")] == ["bob"]
+    assert [each.visitor for each in find_text(study, "ann@shop.example")] == ["ann"]
+    assert [each.visitor for each in find_text(study, "is wrong")] == ["ann"]  # what it should say
+    assert find_text(study, "kayak") == [] and find_text(study, "") == []
 
 
 def test_a_visitor_whose_name_identifies_them_is_kept_under_another(home):

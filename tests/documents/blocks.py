@@ -8,7 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 TRAINS = "trains"
-REASONS = tuple(f"needs a {what}" for what in ("GPU", "hub", "cluster", "running endpoint"))
+REASONS = tuple(
+    f"needs a {what}"
+    for what in (
+        "GPU",
+        "hub",
+        "cluster",
+        "running endpoint",
+        "server",
+        "package index",
+        "Docker daemon",
+    )
+)
 """Marks of blocks that no test executes."""
 SHELL = ("bash", "sh", "shell", "console")
 _FENCE = re.compile(

@@ -14,6 +14,7 @@ from tests.documents.programs import write_synthetic_results
 from tests.synthetic_study import SMALL
 
 PAGE = ROOT / "docs" / "python.md"
+README = ROOT / "README.md"
 
 
 def output_of(code: str, names: dict[str, object]) -> str:
@@ -50,3 +51,5 @@ def test_the_blocks_run_in_order_and_print_what_the_page_shows(
             shown = output_of(block.text, names)
             if following is not None and following.language == "text":
                 assert shown == following.text.rstrip("\n"), block.id
+    (block,) = [block for block in fenced(README) if block.language == "python"]
+    assert "Is it good enough?" in output_of(block.text, names) and not names["wrong"].empty

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import socket
 import ssl
@@ -21,7 +22,7 @@ from assistant_builder.serving import widget
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access
 from assistant_builder.study import Study
-from assistant_builder.ui.export.view import PROXY_LINES
+from assistant_builder.ui.export.view import PROXY_LINES, widget_command
 from tests.browser.serving import free_port
 from tests.serving.conftest import Served
 from tests.serving.test_widget import SITE, one_study
@@ -31,7 +32,7 @@ NAME = "chat.example.com"
 TLS = ssl.create_default_context()
 TLS.check_hostname, TLS.verify_mode = False, ssl.CERT_NONE
 QUESTION = {"messages": [{"role": "user", "content": "hello"}]}
-DOCS = (Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "website.md").read_text(encoding="utf-8")
 TRICKS = [
     "/v1/models",
     "//v1/models",
@@ -414,6 +415,23 @@ def test_the_page_shows_the_documented_lines():
     line = re.search(r"<script.*</script>", block("php"))
     assert line
     assert line[0] == widget.embedding(f"https://{NAME}", "site-\u2026").replace("&#34;", '"')
+
+
+def test_the_documented_service_runs_the_command_of_the_page(tmp_path):
+    unit = block("ini")
+    (command,) = re.findall(r"^ExecStart=((?:.*\\\n)*.*)", unit, re.MULTILINE)
+    program, *words = shlex.split(command.replace("\\\n", " "))
+    assert program == "/opt/assistant/bin/assistant-builder"
+    assert sorted(words) == sorted(
+        ["--backend", "llamacpp", *shlex.split(widget_command("support"))[1:]]
+    )
+    if shutil.which("systemd-analyze"):
+        path = tmp_path / "assistant.service"
+        path.write_text(unit.replace(program, "/bin/true"), encoding="utf-8")
+        done = subprocess.run(
+            ["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.usefixtures("two_questions")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the dataset that they train on, a home folder for a while, and the end of a log."""
+"""Paths that benchmarks share: the checkout, the demo's dataset, a temporary home folder; and the end of a log file."""
 
 from __future__ import annotations
 
