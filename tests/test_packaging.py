@@ -115,7 +115,9 @@ def test_users_install_no_developers_tools(target, dev):
     done = subprocess.run(
         ["make", "-nB", target, "SERVE=0"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    install = r"install --disable-pip-version-check -c constraints\.txt +-e '\.\[documents,gguf\]'\n"
+    install = (
+        r"install --disable-pip-version-check -c constraints\.txt +-e '\.\[documents,gguf\]'\n"
+    )
     assert re.search(install, done.stdout) and "extra-index" not in done.stdout
     assert ("[dev]" in done.stdout) == dev
     tools = {"ray", "moto", "playwright", "mypy", "pytest", "s3fs"}
