@@ -9,9 +9,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4125  2180
-assistant_builder/chat               2605  1500
-assistant_builder/cli                2155  1095
+assistant_builder                    4490  2400
+assistant_builder/chat               2700  1540
+assistant_builder/cli                2200  1120
 assistant_builder/cluster            1010   595
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
@@ -22,9 +22,9 @@ assistant_builder/inference          3345  1900
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
-assistant_builder/retrieval          3325  1695
+assistant_builder/retrieval          3580  1840
 assistant_builder/runner             1665   945
-assistant_builder/serving            3470  1895
+assistant_builder/serving            3490  1910
 assistant_builder/store              1140   745
 assistant_builder/study              2335  1385
 assistant_builder/sweep              1190   640
