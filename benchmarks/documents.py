@@ -28,8 +28,8 @@ from assistant_builder.documents.types import Statement
 from assistant_builder.retrieval.copying import Copier
 from assistant_builder.retrieval.staleness import rests_on
 from assistant_builder.study import Study
-from benchmarks.common import temporary_home
 from benchmarks.make_documents import EXAMPLE, write_documents
+from benchmarks.paths import temporary_home
 
 INDEXED, FLAGGED, SECONDS = 0.9, 9, 60.0
 """Targets: share of gold statements with the right page, flagged answers of ten edits, and the time for it."""

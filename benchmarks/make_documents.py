@@ -18,7 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import ROOT
+from benchmarks.paths import ROOT
 
 EXAMPLE = ROOT / "examples" / "toolworks"
 _DATE = datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC)

@@ -100,7 +100,7 @@ def figures(report: Report, conclusion: Sequence[str]) -> Figures:
         for each in report.formats
         if smallest and (each.name, each.arm) == (smallest.name, smallest.arm)
     ]
-    interval = " to ".join(signed(100 * end, 1) for end in verdict.ci)
+    interval = " to ".join(signed(100 * _number(end), 1) for end in verdict.ci)
     return Figures(
         study=report.study,
         processor=processor(report),
@@ -111,18 +111,26 @@ def figures(report: Report, conclusion: Sequence[str]) -> Figures:
         to_decline=others,
         shares={
             name: Share(
-                round(100 * approaches[name].metrics["exact_match"], 1),
-                round(100 * approaches[name].metrics["false_decline"], 1),
-                round(others * approaches[name].metrics["right_decline"]),
+                round(100 * _number(approaches[name].metrics["exact_match"]), 1),
+                round(100 * _number(approaches[name].metrics["false_decline"]), 1),
+                round(others * _number(approaches[name].metrics["right_decline"])),
             )
             for name in APPROACHES
         },
-        four_bit=f"{verdict.outcome} ({signed(100 * verdict.delta, 1)}; {interval})",
+        four_bit=f"{verdict.outcome} ({signed(100 * _number(verdict.delta), 1)}; {interval})",
         copying=copying,
         file=files[0] if files else "",
-        training_minutes=round(sum(each.train_seconds for each in report.resources.values()) / 60),
+        training_minutes=round(
+            sum(_number(each.train_seconds) for each in report.resources.values()) / 60
+        ),
         conclusion=list(conclusion),
     )
+
+
+def _number(value: float | None) -> float:
+    if value is None:
+        raise EvaluationError("a figure of the report is missing")
+    return value
 
 
 def processor(report: Report) -> str:
@@ -133,7 +141,7 @@ def processor(report: Report) -> str:
     if hardware["cpu"] == device_name("cpu") and path.is_file():
         flags = path.read_text(encoding="utf-8").split()
         words = next((f" with {name}" for flag, name in _INSTRUCTIONS.items() if flag in flags), "")
-    dtypes = {each.compute_dtype for each in report.resources.values()}
+    dtypes = {str(each["compute_dtype"]) for each in report.resources.values()}
     return f"{hardware['cpu']}{words}, {hardware['cores']} cores, {'/'.join(sorted(dtypes))}"
 
 

@@ -21,6 +21,7 @@ from assistant_builder.retrieval.yes_no import language_of, said_yes_or_no
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Retriever
+    from assistant_builder.study import Study
 
 Ask = Callable[[Sequence[Message], int], Iterator[Chunk]]
 """Answers a conversation that ends with one question, in so many tokens at most."""
@@ -60,9 +61,10 @@ class Conversing:
     suggests: bool = True
 
     @classmethod
-    def of(cls, retriever: Retriever) -> Conversing:
-        """What a study's data and settings say."""
-        facts, config = retriever.index.facts, retriever.study.config.retrieval
+    def of(cls, study: Study, retriever: Retriever | None) -> Conversing:
+        """What a study's data and settings say; a study of documents alone has no retriever of pairs."""
+        facts = () if retriever is None else retriever.index.facts
+        config = study.config.retrieval
         several = sum(len(parts_of(fact.question)) > 1 for fact in facts)
         first = {fact.answer: fact.question for fact in reversed(facts) if _shown(fact)}
         short = list(first.values())[::-1]

@@ -52,7 +52,7 @@ class Grounded:
     @cached_property
     def conversing(self) -> Conversing:
         """How it answers messages that are more or less than one question."""
-        return Conversing.of(self.retriever)
+        return Conversing.of(self.retriever.study, self.retriever)
 
     def answer(
         self, messages: Sequence[Message], find: Find, generate: GenerateMost, cut: Cut, most: int

@@ -60,7 +60,8 @@ class CopySession(Session):
             yield Chunk(text, words, seconds, seconds, finish, found.sources, None, *said)
 
         if speaker not in self._conversing:
-            self._conversing[speaker] = Conversing.of(copier.retriever)
+            study, _ = self._assistants[speaker]
+            self._conversing[speaker] = Conversing.of(study, copier.retriever)
         yield from self._conversing[speaker].answer(messages, one, _cut, sampling.max_new_tokens)
 
     def _load(self, speaker: str, report: ProgressCallback) -> bool:
