@@ -72,7 +72,7 @@ def test_run_reports_the_power_before_training(kept, as_json, monkeypatch):
 
     monkeypatch.setattr("assistant_builder.runner.run.run_study", run_study)
     monkeypatch.setattr(
-        "evals.report.verdict.explain_study", lambda study: "The verdict is by exact match."
+        "evals.report.declared.explain_study", lambda study: "The verdict is by exact match."
     )
     monkeypatch.setattr("assistant_builder.api.Study.conclusion", ["The conclusion."])
     monkeypatch.setattr("assistant_builder.api.Study.report_path", lambda self: "report.html")

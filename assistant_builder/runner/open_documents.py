@@ -105,7 +105,8 @@ def _config(sources: Sequence[str], site: str | None) -> StudyConfig:
     path = Path(sources[0]).expanduser().resolve()
     if path.is_dir() and path.name.lower() in _GENERIC_NAMES and path.parent.name:
         path = path.parent
-    return read_source(path.with_suffix("") if path.is_dir() else path)[0]
+    named = path.is_dir() and path.name  # not the root folder
+    return read_source(path.with_suffix("") if named else path)[0]
 
 
 def _read(

@@ -307,11 +307,11 @@ def test_addresses_of_a_study_yaml_are_said_before_they_are_used(tmp_path, monke
         tmp_path,
         **{**ADDRESSES, "model.base": "smollm2-135m-instruct", "model.trust_remote_code": False},
     )
-    commands.run(str(path), as_json=True, trust_address=[ADDRESSES[key] for key in _CONTACTED])
+    commands.run([str(path)], as_json=True, trust_address=[ADDRESSES[key] for key in _CONTACTED])
     json.loads(capsys.readouterr().out)
     named = ("127.0.0.1:1", "s3://of-somebody/studies", "http://127.0.0.1:2/v1")
     assert all(said_before[0].count(address) == 1 for address in named)
-    commands.run("handed-on", as_json=True)
+    commands.run(["handed-on"], as_json=True)
     assert all(address in said_before[1] for address in named)
     assert StudyConfig().external_addresses == {}
 
