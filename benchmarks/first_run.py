@@ -108,6 +108,7 @@ def measure(commands: Commands, source: Path, begun: float) -> dict[str, float]:
 
     def reached(moment: str) -> None:
         found[moment] = time.monotonic() - begun
+        print(f"{found[moment]:.0f} s: {MOMENTS[moment][0]}", file=sys.stderr, flush=True)
 
     with _page(commands, lambda: reached("page")), tempfile.TemporaryFile() as log:
         copies = "--mode" in commands.text("ask", "--help")
