@@ -262,23 +262,23 @@ class ChatTab:
     def _ask_suggested(
         self, values: Values, request: gr.Request, event: gr.EventData
     ) -> Iterator[Updates]:
+        question = self._suggested(values, event) if event.action == "suggested" else None
+        if question is None:
+            yield gr.skip()  # a listener that yields nothing would clear its outputs
+        else:
+            asked = {self.talk.question: question, self.talk.editing: None}
+            yield from self._ask({**values, **asked}, request)
+
+    def _suggested(self, values: Values, event: gr.EventData) -> str | None:
+        """The suggested question whose button was clicked."""
         turns, index, place = self._conversation(values).turns, event.turn, event.place
-        if (
-            event.action != "suggested"
-            or not isinstance(index, int)
-            or index not in range(len(turns))
-        ):
-            return
+        if not isinstance(index, int) or index not in range(len(turns)):
+            return None
         study = Study.open(values[self._picker] or "").recommended
         state = PaneState(Conversation(turns), arms=answering_arms(study))
         answer = turns[index].answers.get(state.speaker(str(event.side), turns[index]))
-        if (
-            answer is not None
-            and isinstance(place, int)
-            and place in range(len(answer.suggestions))
-        ):
-            asked = {self.talk.question: answer.suggestions[place], self.talk.editing: None}
-            yield from self._ask({**values, **asked}, request)
+        offered = () if answer is None else answer.suggestions
+        return offered[place] if isinstance(place, int) and place in range(len(offered)) else None
 
     def _vote(self, choice: Choice, values: Values) -> Updates:
         name = values[self._picker] or ""
