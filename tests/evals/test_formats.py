@@ -323,7 +323,11 @@ def test_a_file_is_written_and_answers_in_llama_cpp(short_base, converter, monke
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     study = scored(
         tiny_study(
-            short_base, formats__types=["Q8_0"], eval__similarity=False, eval__max_new_tokens=8
+            short_base,
+            formats__types=["Q8_0"],
+            formats__arms="all",
+            eval__similarity=False,
+            eval__max_new_tokens=8,
         ),
         short_base,
     )
