@@ -29,7 +29,7 @@ assistant_builder/store              1140   745
 assistant_builder/study              2335  1385
 assistant_builder/sweep              1190   640
 assistant_builder/training           2590  1520
-assistant_builder/ui                13910  6590
+assistant_builder/ui                13910  6595
 assistant_builder/web                1990  1160
 evals                                3875  1945
 evals/judge                           440   220
