@@ -19,8 +19,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import IO, Any, Protocol
 
@@ -76,7 +78,8 @@ class Fork:
     def __init__(self, status: int, stdin: IO[bytes] | None, stdout: IO[bytes] | None) -> None:
         self.stdin, self.stdout = stdin, stdout
         self.returncode: int | Any = None
-        self._status, self._text = status, b""
+        self._status, self._text, self._lock = status, b"", threading.Lock()
+        weakref.finalize(self, os.close, status)
 
     @property
     def pid(self) -> int | None:
@@ -115,15 +118,25 @@ class Fork:
                 os.kill(self.pid, number)
 
     def _read(self, seconds: float | None) -> None:
-        """Read what there is of id and exit code; waits at most some seconds, None: until something comes."""
-        while self.returncode is None and select.select([self._status], [], [], seconds)[0]:
-            found = os.read(self._status, 64)
-            self._text += found
-            if not found or self._text.count(b"\n") == 2:
-                os.close(self._status)
-                _, *code = self._text.split() or [b""]
-                self.returncode = int(code[0]) if code else -signal.SIGKILL
+        """Read what there is of id and exit code; waits at most some seconds, None: until something comes.
+
+        Several threads may wait: the descriptor stays open, and at the end of its program is always readable.
+        """
+        while self.returncode is None and self._readable(seconds):
+            with self._lock:
+                if self.returncode is not None or not self._readable(0):
+                    continue  # another thread has read it
+                found = os.read(self._status, 64)
+                self._text += found
+                if not found or self._text.count(b"\n") == 2:
+                    _, *code = self._text.split() or [b""]
+                    self.returncode = int(code[0]) if code else -signal.SIGKILL
             seconds = 0
+
+    def _readable(self, seconds: float | None) -> bool:
+        poll = select.poll()  # select refuses descriptors from 1,024 on
+        poll.register(self._status, select.POLLIN)
+        return bool(poll.poll(None if seconds is None else 1000 * seconds))
 
     def __enter__(self) -> Fork:
         """Itself."""

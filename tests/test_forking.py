@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,6 +118,22 @@ def test_a_fork_is_killed_and_waited_for(preloaded, folder):
         process.kill()
         assert process.wait(60) == -9 and process.poll() == -9
         assert process.pid is not None and not psutil.pid_exists(process.pid)
+
+
+def test_threads_may_wait_for_one_fork(preloaded, folder):
+    """The page asks whether a worker runs while another thread waits for its end."""
+    with tempfile.TemporaryFile() as log:
+        process = start(preloaded, "time.sleep(0.3); sys.exit(5)", log, folder)
+
+        def poll_to_the_end() -> int:
+            while (code := process.poll()) is None:
+                pass
+            return code
+
+        with ThreadPoolExecutor(8) as threads:
+            waits = [threads.submit(process.wait, 60) for _ in range(4)]
+            polls = [threads.submit(poll_to_the_end) for _ in range(4)]
+            assert {each.result(90) for each in (*waits, *polls)} == {5}
 
 
 def test_a_fork_outlives_the_process_that_it_was_made_from(folder, monkeypatch, tmp_path):
