@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4490  2400
+assistant_builder                    4500  2405
 assistant_builder/chat               2700  1540
 assistant_builder/cli                2200  1120
 assistant_builder/cluster            1010   595
@@ -18,11 +18,11 @@ assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
 assistant_builder/documents          2040  1240
 assistant_builder/i18n                680   405
-assistant_builder/inference          3345  1900
+assistant_builder/inference          3350  1905
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
-assistant_builder/retrieval          3580  1840
+assistant_builder/retrieval          3600  1845
 assistant_builder/runner             1665   945
 assistant_builder/serving            3490  1910
 assistant_builder/store              1140   745

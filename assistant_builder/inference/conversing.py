@@ -199,7 +199,9 @@ def _joined(before: Chunk | None, end: Chunk) -> Chunk:
     """The sources of both answers, and the judgement of the less certain one."""
     if before is None:
         return end
-    sources = {(each["row"], each["question"]): each for each in (*before.sources, *end.sources)}
+    # statements of documents have no row, and those below one heading differ by their text alone
+    every = (*before.sources, *end.sources)
+    sources = {(each["row"], each["question"], each["answer"]): each for each in every}
     less = min(before, end, key=lambda each: each.judged.get("confidence", 1.0))
     prompts = [each.prompt_tokens for each in (before, end) if each.prompt_tokens is not None]
     return replace(

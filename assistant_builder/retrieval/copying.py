@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.data import Message, Pair, load_split, prepare_dataset
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import Text, m, written
+from assistant_builder.i18n import Text, m
 from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.retrieval.answering import (
     CONVERSATIONS,
@@ -41,6 +41,11 @@ from assistant_builder.study import Study
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
+_UNDECIDED = (
+    m("What it rests on has changed, and nobody has decided on the change yet."),
+    m("Decide with 'assistant-builder data changes', or on the Data tab."),
+)
+"""Why an answer is withheld, and what to do."""
 COPY = "copy"
 """Name of the assistant that copies, next to those of the arms."""
 
@@ -140,22 +145,24 @@ class Copier:
             answered, key=lambda each: each.found.evidence.similarity
         )  # of equal ones the pair
         passages = self.passages if best is not attempts[0] or self.retriever is None else None
+        found, fact, declined, why = best.found, best.found.best, best.declined, None
+        if declined and passages is not None:
+            why = _no_statement(found, best.rule)
+        elif fact and fact.row in (self.waiting if passages is None else passages.waiting):
+            declined, why = True, _UNDECIDED
         judged = judgement(
             "copy",
-            found_alone(best.found.evidence),
+            found_alone(found.evidence),
             best.rule,
-            nearest=best.found.nearest,
-            declined=best.declined,
-            # a statement is no question that could be offered
-            suggestions=best.found.suggestions if passages is None else (),
-            tied=best.found.tied and passages is None,
+            nearest=found.nearest,
+            declined=declined or fact is None,
+            # a statement is no question that could be offered, and a withheld answer offers none
+            suggestions=found.suggestions if why is None and passages is None else (),
+            tied=found.tied and passages is None,
+            why=why,
         )
-        found, fact = best.found, best.found.best
-        if best.declined or fact is None:
+        if declined or fact is None:
             return Copied(self.rule.sentence, (), True, judged)
-        if fact.row in (self.waiting if passages is None else passages.waiting):
-            reason = m("What it rests on has changed, and nobody has decided on the change yet.")
-            return Copied(self.rule.sentence, (), True, {**judged, "reason": written(reason)[0]})
         records = found.source_records() if passages is None else passages.source_records(found)
         return Copied(fact.answer, tuple(records), False, judged)
 
@@ -187,6 +194,17 @@ class _Attempt:
     found: Found
     rule: DeclineRule
     declined: bool
+
+
+def _no_statement(found: Found, rule: DeclineRule) -> tuple[Text, Text]:
+    """Why documents do not answer a question, and what to add."""
+    reason = m(
+        "No statement of the documents is near enough: the confidence is {confidence:.2f}, and {threshold:.2f} is "
+        "needed.",
+        confidence=rule.confidence(found_alone(found.evidence)),
+        threshold=rule.threshold,
+    )
+    return reason, m("Add a document that says it, or a row with the question and its answer.")
 
 
 def stale_rows(documents: Documents, index: Index) -> tuple[frozenset[int], frozenset[int]]:

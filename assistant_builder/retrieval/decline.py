@@ -34,7 +34,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import StudyError
-from assistant_builder.i18n import m, written
+from assistant_builder.i18n import Text, m, written
 from assistant_builder.retrieval.why import why_declined
 from evals.metrics.refusal import is_refusal
 
@@ -243,6 +243,7 @@ def judgement(
     declined: bool,
     suggestions: Sequence[str] = (),
     tied: bool = False,
+    why: tuple[Text, Text] | None = None,
 ) -> dict[str, Any]:
     """What is said about a judged answer: ``mode``, ``confidence``, ``evidence``; of a declined one also why.
 
@@ -257,6 +258,7 @@ def judgement(
         declined: Whether the question was declined.
         suggestions: The questions that are offered if it was declined, or is a tie.
         tied: Whether two answers fit equally well.
+        why: Why it was declined and what to do, if the evidence does not say it.
     """
     confidence = rule.confidence(evidence)
     # of the five, copying knows what the search says
@@ -268,7 +270,7 @@ def judgement(
     }
     if not declined:
         return {**said, "asks_back": True, "suggestions": list(suggestions)} if tied else said
-    reason, advice = map(written, why_declined(evidence, rule, names, nearest))
+    reason, advice = map(written, why or why_declined(evidence, rule, names, nearest))
     return {
         **said,
         "reason": reason[0],

@@ -177,3 +177,16 @@ def test_a_tie_asks_back_with_both_questions():
     assert asked.judged == judged and not asked.declined
     told = said_by(conversing(suggestions=False))  # questions of the data are not shown
     assert told.text_delta == "The car park is west." and told.judged == {"mode": "copy"}
+
+
+def test_statements_below_one_heading_are_sources_of_their_own():
+    """Statements of documents have no row."""
+
+    def answered(messages: Sequence[Message], most: int) -> Iterator[Chunk]:
+        text = ANSWERS[messages[-1].content]
+        source = {"row": None, "question": "Visit", "answer": text, "similarity": 0.9}
+        yield Chunk(text, 5, 0.1, 0.1, "stop", (source,))
+
+    messages = [Message("user", "Is parking free? Where are the toilets?")]
+    chunks = list(conversing().answer(messages, answered, cut, 100))  # type: ignore[arg-type]
+    assert [each["answer"] for each in chunks[-1].sources] == list(ANSWERS.values())[2:]

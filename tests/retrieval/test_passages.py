@@ -41,7 +41,9 @@ def test_documents_answer_alone_with_page_and_passage():
     assert (source["document"], source["page"], source["row"]) == ("guide.pdf", 4, None)
     assert source["passage"] == "Lockers need a coin."
     assert source["before"] == "The canteen serves lentil soup.\n"
-    assert ask(study, "xylophone zebra quartz?").declined
+    far = ask(study, "xylophone zebra quartz?")
+    assert far.declined and "No statement of the documents is near enough" in far.judged["reason"]
+    assert "Add a document" in far.judged["advice"] and not far.judged["suggestions"]
 
 
 def test_the_index_of_statements_is_kept_and_made_again_where_they_changed(monkeypatch):
@@ -80,6 +82,9 @@ def test_what_changed_is_not_served_until_somebody_decides():
         and not waiting.sources
         and "nobody has decided" in waiting.judged["reason"]
     )
+    # what page and command show of every decline
+    assert "data changes" in waiting.judged["advice"] and len(waiting.judged["why"]) == 2
+    assert waiting.judged["suggestions"] == []
     Documents(study).decide(None, "keep")
     assert ask(study, question) == served
     tell(study, POOL.replace("31", "29"))
