@@ -231,8 +231,8 @@ def outcome(
     if not said or said - wanted or (contrary and contrary.match(text)):
         return "wrong", fabricated
     whole = message["outcome"] == "any" or said == wanted
-    told = not message.get("missing") or bool(rest.strip())
-    return ("right" if whole and told else "part"), fabricated
+    complete = not message.get("missing") or bool(rest.strip())
+    return ("right" if whole and complete else "part"), fabricated
 
 
 def ask_messages(

@@ -55,7 +55,7 @@ def changed_statements(
 ) -> tuple[list[Change], list[Statement]]:
     """What changed between two states of the same documents.
 
-    A statement whose words are the same in the same document has not changed, wherever it stands there.
+    A statement whose words are the same in the same document has not changed, wherever it is there.
 
     Returns:
         The changes in the order of ``before``, and the statements that are new.

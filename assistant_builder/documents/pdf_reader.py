@@ -26,7 +26,7 @@ _ALIGNED = 4.0  # points between two left edges that are the same column, at mos
 _PARAGRAPH = 1.25
 """Distance of two lines from which a paragraph ends, relative to the usual one of the page."""
 _EDGE_LINES = 2  # lines at the top and at the bottom of a page that may be running heads
-_RUNNING = 0.6  # share of the pages on which a running head stands
+_RUNNING = 0.6  # share of the pages that have a running head
 _BULLET = re.compile(r"(?:[•▪‣◦●○■□∙·–*-]|\(?\d{1,2}[.)]|[a-z]\))\s+(?=\S)")
 _SOFT_HYPHENS = "\x02\xad\ufffe"
 _LETTERS_PER_PAGE = 20  # characters of a page on average, of which a scanned document has fewer
@@ -139,7 +139,7 @@ def _lines(page: Any) -> list[Line]:
 
 
 def _without_running_heads(pages: list[list[Line]]) -> list[list[Line]]:
-    """The pages without lines that stand at the edge of most of them, as page numbers do."""
+    """The pages without lines at the edge of most of them, as page numbers do."""
 
     def edges(page: list[Line]) -> list[tuple[int, str]]:
         places = {*range(_EDGE_LINES), *range(len(page) - _EDGE_LINES, len(page))}

@@ -1,6 +1,6 @@
 """Statements from the blocks of a document: sentences that can be read alone, list items and table rows.
 
-Nothing is written anew: a statement consists of sentences of the document, of what introduces its list, or of the
+Nothing is reworded: a statement consists of sentences of the document, of what introduces its list, or of the
 names of its table's columns, and its headings are kept beside it. A sentence that refers to the one before ("They may
 not use it.") is kept together with it.
 """
@@ -30,7 +30,7 @@ _REFERENCES = frozenset(
     il elle ils elles ce cet cette ces cela ceci leur leurs y ensuite puis aussi
     """.split()
 )
-"""Words that refer to the sentence before where they stand at the beginning of a sentence."""
+"""Words that refer to the sentence before at the beginning of a sentence."""
 # the articles of other languages are spelled like pronouns of one: "es" and "ese" are harmless, for they only join
 _ABBREVIATIONS = frozenset(
     """

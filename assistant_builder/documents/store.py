@@ -156,7 +156,7 @@ class Documents:
         return [change for change in self.changes if change.decision is None]
 
     def passage(self, statement: Statement) -> tuple[str, str, str]:
-        """What stands before a statement on its page, the statement, and what stands after it."""
+        """The text before a statement on its page, the statement, and the text after it."""
         path = self.folder / PAGES
         text = _pages(path, path.stat().st_mtime_ns).get(
             (statement.document, statement.page or 1), ""

@@ -39,7 +39,7 @@ from assistant_builder.study.contents import OwnAnswer, OwnAnswers, OwnQuestion,
 ASKED = 10
 """Facts for which other wordings are asked."""
 NO_ANSWER = "-"
-"""What stands for the answer of a question that the file does not answer."""
+"""The answer of a question that the file does not answer."""
 _MOST_COMPARED = 2000  # facts that are compared with all others; of more, every second, third, … is
 _SUBJECTS = 5
 _QUESTIONS, _ANSWERS = "own_questions.json", "own_answers.json"

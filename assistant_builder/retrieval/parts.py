@@ -1,6 +1,6 @@
 """The parts of a message: small talk, and the questions in it, in English, German, French and Spanish.
 
-Both are told by words alone, so that every client gets the same parts and nothing is loaded for them. A message is
+Both are recognised by words alone, so that every client gets the same parts and nothing is loaded. A message is
 divided where a sentence ends, and before a conjunction that a question word or an auxiliary verb follows ("… and is
 there parking?"). Sentences that are no questions stay with the question after them, which may need them; the last ones
 stay with the question before.

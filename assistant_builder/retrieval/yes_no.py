@@ -66,7 +66,7 @@ _COUNTED = {
     for number, word in enumerate(words.split(), start=1)
 }
 _ARTICLES = frozenset("one ein un".split())
-_STEM = 4  # characters from which the beginning of a word stands for it
+_STEM = 4  # characters by which longer words are compared
 
 
 def language_of(text: str) -> str:

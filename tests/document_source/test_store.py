@@ -20,7 +20,7 @@ def documents() -> Documents:
     return Documents(Study.create(StudyConfig(name="shop")))
 
 
-def told(documents: Documents, *readings: Reading, root: str = "/docs", **how):
+def read_again(documents: Documents, *readings: Reading, root: str = "/docs", **how):
     how = {"complete": True, "problems": {}, **how}
     problems = how.pop("problems")
     return documents.update(readings, root, problems, **how)
@@ -28,30 +28,34 @@ def told(documents: Documents, *readings: Reading, root: str = "/docs", **how):
 
 def test_documents_are_kept_with_their_pages(documents):
     assert not documents and documents.statements == [] and documents.changes == []
-    update = told(documents, reading("a.pdf", "We open at nine.", "Tea is free."))
+    update = read_again(documents, reading("a.pdf", "We open at nine.", "Tea is free."))
     assert documents and len(update.added) == 2 and not update.changes
     assert [each["name"] for each in documents.records] == ["a.pdf"]
     first, second = documents.statements
     assert documents.passage(second) == ("We open at nine.\n", "Tea is free.", "")
     assert first.place == "a.pdf, p. 1"
-    again = told(documents, reading("a.pdf", "We open at nine.", "Tea is free."))
+    again = read_again(documents, reading("a.pdf", "We open at nine.", "Tea is free."))
     assert not again.added and not again.changes
 
 
 def test_a_changed_document_waits_for_a_decision(documents):
-    told(documents, reading("a.pdf", "We open at nine daily.", "Tea is free."))
+    read_again(documents, reading("a.pdf", "We open at nine daily.", "Tea is free."))
     before = documents.stamp
-    update = told(documents, reading("a.pdf", "We open at ten daily."))
+    update = read_again(documents, reading("a.pdf", "We open at ten daily."))
     assert documents.stamp != before
     assert [(each.old.text, each.new and each.new.text) for each in update.changes] == [
         ("We open at nine daily.", "We open at ten daily."),
         ("Tea is free.", None),
     ]
     # read again unchanged: the same decisions are due
-    assert told(documents, reading("a.pdf", "We open at ten daily.")).changes == update.changes
+    assert (
+        read_again(documents, reading("a.pdf", "We open at ten daily.")).changes == update.changes
+    )
     # an edit that is taken back needs none
-    assert not told(documents, reading("a.pdf", "We open at nine daily.", "Tea is free.")).changes
-    told(documents, reading("a.pdf", "We open at ten daily."))
+    assert not read_again(
+        documents, reading("a.pdf", "We open at nine daily.", "Tea is free.")
+    ).changes
+    read_again(documents, reading("a.pdf", "We open at ten daily."))
     (opening, tea) = documents.undecided
     assert documents.decide([opening.key], "drop")[0].decision == "drop"
     assert documents.undecided == [tea]
@@ -60,19 +64,19 @@ def test_a_changed_document_waits_for_a_decision(documents):
     documents.decide(None, "keep")
     assert documents.undecided == [] and len(documents.changes) == 2
     # the decisions stay, and what was decided is the state that the next reading is compared with
-    update = told(documents, reading("a.pdf", "We open at eleven daily."))
+    update = read_again(documents, reading("a.pdf", "We open at eleven daily."))
     assert [each.old.text for each in update.changes] == ["We open at ten daily."]
     assert len(documents.changes) == 3
 
 
 def test_a_document_that_is_gone_or_unreadable(documents):
-    told(documents, reading("a.pdf", "We open at nine."), reading("b.pdf", "Tea is free."))
-    told(documents, reading("c.pdf", "Dogs are welcome."), root="", complete=False)
+    read_again(documents, reading("a.pdf", "We open at nine."), reading("b.pdf", "Tea is free."))
+    read_again(documents, reading("c.pdf", "Dogs are welcome."), root="", complete=False)
     # it cannot be read now: what is known of it stays
     damaged = {"b.pdf": DataError("damaged")}
-    update = told(documents, reading("a.pdf", "We open at nine."), problems=damaged)
+    update = read_again(documents, reading("a.pdf", "We open at nine."), problems=damaged)
     assert not update.changes and len(documents.statements) == 3
     # it is not in the folder any more; other documents are not touched
-    update = told(documents, reading("a.pdf", "We open at nine."))
+    update = read_again(documents, reading("a.pdf", "We open at nine."))
     assert [each.old.text for each in update.changes] == ["Tea is free."]
     assert [each["name"] for each in documents.records] == ["a.pdf", "c.pdf"]

@@ -175,8 +175,8 @@ def test_a_tie_asks_back_with_both_questions():
     asked = said_by(conversing())
     assert asked.text_delta == f"Do you mean “{first}” or “{second}”?" and not asked.sources
     assert asked.judged == judged and not asked.declined
-    told = said_by(conversing(suggestions=False))  # questions of the data are not shown
-    assert told.text_delta == "The car park is west." and told.judged == {"mode": "copy"}
+    shown = said_by(conversing(suggestions=False))  # questions of the data are not shown
+    assert shown.text_delta == "The car park is west." and shown.judged == {"mode": "copy"}
 
 
 def test_statements_below_one_heading_are_sources_of_their_own():

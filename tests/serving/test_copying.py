@@ -43,7 +43,7 @@ run_models(CopySession)
 """
 DEEP = "How deep is the deep end?"
 TESTED = "How often is the water tested?"
-TOLD = "The deep end is 3.8 metres deep; the shallow end is 1.1 metres."
+DEPTHS = "The deep end is 3.8 metres deep; the shallow end is 1.1 metres."
 
 
 def sheet(name: str = "baths", **settings: Any) -> Study:
@@ -80,11 +80,11 @@ def test_the_endpoint_copies_with_sources_and_declines(copies):
     served = copies(sheet(**{"retrieval.sources_in_endpoint": True}))
     body = served.ask(DEEP, model="baths").json()
     assert body["model"] == "baths-copy"
-    assert body["choices"][0]["message"]["content"] == TOLD
+    assert body["choices"][0]["message"]["content"] == DEPTHS
     assert body["choices"][0]["finish_reason"] == "stop"
     found = body["assistant_builder"]
     assert (found["mode"], found["declined"]) == ("copy", False)
-    assert found["sources"][0]["answer"] == TOLD and found["sources"][0]["row"] == 13
+    assert found["sources"][0]["answer"] == DEPTHS and found["sources"][0]["row"] == 13
     assert body["usage"] == {"prompt_tokens": 6, "completion_tokens": 13, "total_tokens": 19}
     cut = served.ask(DEEP, model="baths", max_tokens=4).json()["choices"][0]
     assert (cut["message"]["content"], cut["finish_reason"]) == ("The deep end is", "length")
@@ -101,7 +101,7 @@ def test_the_endpoint_copies_with_sources_and_declines(copies):
             json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {")
         ]
     said = "".join(piece["choices"][0]["delta"].get("content", "") for piece in pieces)
-    assert said == TOLD and pieces[-1]["assistant_builder"]["mode"] == "copy"
+    assert said == DEPTHS and pieces[-1]["assistant_builder"]["mode"] == "copy"
 
 
 def test_the_widget_says_that_answers_are_looked_up(copies):
@@ -112,19 +112,19 @@ def test_the_widget_says_that_answers_are_looked_up(copies):
     shown = ask(served.url + START_PATH, json={**site, "language": "en"}).json()
     assert shown["texts"]["machine"].startswith("Looked up, not trained")
     turns = [{"role": "user", "content": DEEP}]
-    told = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
-    assert TOLD in told and '"declined": false' in told
+    streamed = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
+    assert DEPTHS in streamed and '"declined": false' in streamed
 
 
 def test_the_endpoint_answers_each_question_of_a_message_and_greetings(copies):
     served = copies(sheet())
     both = served.ask(f"{DEEP} And how warm is the teaching pool?", model="baths").json()
     said = both["choices"][0]["message"]["content"]
-    assert said == f"{TOLD}\n\nThe teaching pool has 31 degrees."
+    assert said == f"{DEPTHS}\n\nThe teaching pool has 31 degrees."
     assert both["usage"]["completion_tokens"] == 19
     part = served.ask(f"{DEEP} Who is xylophone zebra quartz?", model="baths").json()
     assert part["assistant_builder"]["missing"] == ["Who is xylophone zebra quartz?"]
-    assert part["choices"][0]["message"]["content"].startswith(f"{TOLD}\n\n“Who is xylophone")
+    assert part["choices"][0]["message"]["content"].startswith(f"{DEPTHS}\n\n“Who is xylophone")
     hello = served.ask("Hallo!", model="baths").json()
     assert hello["choices"][0]["message"]["content"].startswith("Hallo!")
     found = hello["assistant_builder"]
@@ -139,8 +139,8 @@ def test_what_is_clicked_under_a_decline_becomes_a_label(copies):
 
     def said(question: str) -> dict[str, Any]:
         turns = [{"role": "user", "content": question}]
-        told = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
-        return json.loads(told.strip().splitlines()[-1].removeprefix("data: "))
+        streamed = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
+        return json.loads(streamed.strip().splitlines()[-1].removeprefix("data: "))
 
     greeted, missed = said("hi"), said("water zebra quartz?")
     assert greeted["reply"] and greeted["suggestions"]
@@ -187,9 +187,9 @@ def test_the_session_reads_the_data_again_when_they_change(monkeypatch):
     assert answer("When does the library open?")
     assert study.source is not None
     study.source.write_text(SHEET.read_text(encoding="utf-8"), encoding="utf-8")
-    assert answer(DEEP) == TOLD
+    assert answer(DEEP) == DEPTHS
     study.source.write_text("question,answer\n", encoding="utf-8")
-    assert answer(DEEP) == TOLD  # what cannot be read does not take answers away
+    assert answer(DEEP) == DEPTHS  # what cannot be read does not take answers away
 
 
 def test_an_engine_without_a_tokenizer_counts_words():
