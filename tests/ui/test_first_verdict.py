@@ -2,6 +2,7 @@
 
 import pytest
 
+from assistant_builder.i18n import m, use_language
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from assistant_builder.ui.app import ready_steps
@@ -42,6 +43,16 @@ def test_what_is_still_to_come_is_named_beside_the_progress(study):
     said = plain(evaluation_state(snapshot))
     assert TO_COME in said and "QD: scoring" in said
     assert TO_COME in plain(report_state(snapshot))
+
+
+def test_the_cell_that_is_scored_is_marked_in_every_language(study):
+    message = m("{cell}: scoring the reference answers and answering the test questions", cell="QD")
+    running(study, "evaluate", Progress.saying(30, 100, "%", message))
+    (study.cell_folder("QD") / "scores.json").unlink(missing_ok=True)
+    with use_language("de"):
+        said = plain(evaluation_state(take_snapshot(study)))
+    assert "läuft" in said.partition("QD QLoRA-Export")[2].partition("QR")[0]
+    assert "scoring" not in said
 
 
 def test_the_progress_says_when_the_first_verdict_comes():

@@ -12,7 +12,7 @@ from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.errors import AssistantBuilderError, ErrorRecord
-from assistant_builder.i18n import N_, render, t, tn
+from assistant_builder.i18n import N_, Message, Text, render, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.item_view import number_or_dash, row_text
@@ -171,19 +171,19 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
     return join(
         [
             *parts,
-            _cell_states(snapshot, [progress.message for progress in going.values()]),
+            _cell_states(snapshot, [progress.text for progress in going.values()]),
             _so_far(snapshot),
         ]
     )
 
 
-def _cell_states(snapshot: Snapshot, messages: Sequence[str]) -> Markup:
+def _cell_states(snapshot: Snapshot, messages: Sequence[Text]) -> Markup:
     """Each cell with its state and scoring time, in the order of the report."""
-    current = {cell: what for cell, _, what in (message.partition(": ") for message in messages)}
+    current = {each.values.get("cell") for each in messages if isinstance(each, Message)}
     stages = []
     for cell in (cell for cell in CELLS if cell in snapshot.config.cells):
         scores = snapshot.scores.get(cell)
-        state, note = ("running", current[cell]) if cell in current else ("queued", "")
+        state, note = "running" if cell in current else "queued", ""
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
         stages.append((cell, t(CELLS[cell].label), state, note))
