@@ -258,6 +258,8 @@ class Resources(Record):
     gradient_checkpointing: bool | None = None
     trainable_parameters: int | None = None
     steps: int | None = None
+    planned_steps: int | None = None
+    """Those of all epochs if the training ended before, because its loss had reached the floor."""
     best_step: int | None = None
     best_validation_loss: Number = None
     predicted: dict[str, float | Figures | None] | None = None
