@@ -814,6 +814,8 @@ class NotVerbatim(Record):
     right: int = 0
     own_words: bool = False
     """Whether the fact that such an answer repeats is shown instead."""
+    one_fact: bool = False
+    """Whether a sentence whose values stand in no single fact is replaced by the best fact."""
     validation: VerbatimCounts = VerbatimCounts()
 
 
