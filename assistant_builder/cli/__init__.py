@@ -17,6 +17,7 @@ from assistant_builder.cli import (
     documents,
     export,
     inbox,
+    judge,
     output,
     plan,
     report,
@@ -59,6 +60,7 @@ app.command()(run.cancel)
 app.command("list")(run.list_studies)
 app.command()(report.report)
 app.command()(report.compare)
+app.command()(judge.judge)
 app.command()(sweep.sweep)
 app.command()(ask.ask)
 app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)
