@@ -59,6 +59,13 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def declaration_hash(record: Mapping[str, Any]) -> str:
+    """The hash of a declaration, without the excerpts of prompts, which a bundle may have to leave out."""
+    return hash_of(
+        {key: value for key, value in record.items() if key not in ("sha256", "prompts")}
+    )
+
+
 def settings_of(changes: Mapping[str, Any]) -> StudyConfig:
     """The settings of a comparison, which are those of an evaluation.
 
@@ -196,7 +203,7 @@ def freeze(
         "provenance": provenance(),
         "written": datetime.now(UTC).isoformat(timespec="milliseconds"),
     }
-    record["sha256"] = hash_of(record)
+    record["sha256"] = declaration_hash(record)
     return cast(Record, record)
 
 

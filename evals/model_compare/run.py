@@ -20,6 +20,7 @@ from evals.model_compare.candidates import Candidate, Item, Result
 from evals.model_compare.declare import (
     Record,
     answer_limit,
+    declaration_hash,
     difference_text,
     freeze,
     hash_of,
@@ -34,7 +35,8 @@ from evals.model_compare.report import build_report, write_report
 from evals.model_compare.verdict import compare
 from evals.report.rules import Rules
 
-FOLDER, FILE, REPORT, QUESTIONS = "judgements", "judgement.json", "report.json", "questions.jsonl"
+FOLDER, FILE, REPORT = "judgements", "judgement.json", "report.json"
+QUESTIONS = "questions.jsonl"  # the pairs of the file
 Tell = Callable[[Text], None]
 """Receives what happens, one sentence each."""
 
@@ -139,8 +141,7 @@ def _record(
     path = folder / FILE
     known: Record | None = read_json(path, Record) if path.is_file() else None
     if known is not None:
-        body = {key: value for key, value in known.items() if key != "sha256"}
-        if known["inputs"] != inputs or hash_of(body) != known["sha256"]:
+        if known["inputs"] != inputs or declaration_hash(known) != known["sha256"]:
             raise StudyError(
                 m("it was begun with other questions, models or settings, or its file was changed"),
                 where=str(path),
@@ -153,7 +154,7 @@ def _record(
         return known
     drawn = dict(sampling(answer_limit(config, items)))
     record = freeze(folder.name, pairs, candidates, config, inputs, prompts, drawn)
-    write_jsonl(folder / QUESTIONS, items)
+    write_jsonl(folder / QUESTIONS, [pair.to_record() for pair in pairs])
     write_json(path, record)
     return record
 
@@ -194,6 +195,11 @@ def _finish(
     names = {each["letter"]: f"{each['letter']} ({each['name']})" for each in record["candidates"]}
     compared = compare(items, results, names, rules, record["level"])
     write_report(folder, build_report(record, items, compared))
+
+
+def read_pairs(folder: Path) -> list[Pair]:
+    """The pairs of a comparison."""
+    return [Pair.from_record(line) for line in read_jsonl(folder / QUESTIONS)]
 
 
 def rules_of(record: Mapping[str, Any], pairs: Sequence[Pair]) -> Rules:
