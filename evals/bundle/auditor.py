@@ -178,7 +178,7 @@ def _declines(report: Mapping[str, Any], study: Study | None) -> Found:
 def _declining(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     keys = {"false_declines", "answerable_items", "declined", "unanswerable_items"}
     named = [(each["letter"], each.get("declining")) for each in report.get("candidates") or ()]
-    for name, each in [*(report.get("declining") or {}).items(), *named]:
+    for name, each in [*(_get(report, "declining", "cells") or {}).items(), *named]:
         if isinstance(each, Mapping) and keys <= each.keys():
             yield name, each
 

@@ -101,20 +101,23 @@ def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _bytes_of(path: Path) -> bytes:
+    # a pipe would wait, and a link could lead anywhere
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        # a pipe would wait, and a link could lead anywhere
-        opened = os.open(
-            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-        )
+        opened = os.open(path, flags)
     except OSError as error:
         raise Refused("file", f"it cannot be read ({error.strerror})") from error
-    with os.fdopen(opened, "rb") as file:
-        found = os.fstat(file.fileno())
+    try:
+        found = os.fstat(opened)
         if not stat.S_ISREG(found.st_mode):
             raise Refused("file", "it is not a regular file")
         if found.st_size > MAX_BYTES:
             raise Refused("file", f"it has {found.st_size:,} bytes, and {MAX_BYTES:,} are allowed")
-        return file.read(MAX_BYTES + 1)[: MAX_BYTES + 1]
+    except Refused:
+        os.close(opened)
+        raise
+    with os.fdopen(opened, "rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _parsed(line: bytes, number: int) -> tuple[str, Any]:

@@ -20,9 +20,8 @@ def bill_of_materials() -> dict[str, Any] | None:
         return None
     found = {each.name.lower().replace("_", "-"): each.version for each in distributions()}
     bom = Bom()
-    bom.metadata.component = Component(
-        name="assistant-builder", version=__version__, type=ComponentType.APPLICATION
-    )
+    root = Component(name="assistant-builder", version=__version__, type=ComponentType.APPLICATION)
+    bom.metadata.component = root
     for name, version in sorted(found.items()):
         purl = PackageURL("pypi", None, name, version)
         bom.components.add(
@@ -34,5 +33,6 @@ def bill_of_materials() -> dict[str, Any] | None:
                 bom_ref=purl.to_string(),
             )
         )
+    bom.register_dependency(root, list(bom.components))
     document: dict[str, Any] = json.loads(JsonV1Dot6(bom).output_as_string())
     return document

@@ -42,9 +42,10 @@ def parse_candidates(words: Sequence[str]) -> list[Candidate]:
 
 
 def _parse(letter: str, word: str) -> Candidate:
-    model, at, url = word.rpartition("@")
-    if at and url.startswith(("http://", "https://")):
-        return EndpointCandidate(letter, word, url, model)
+    for scheme in ("http://", "https://"):
+        model, at, rest = word.partition(f"@{scheme}")
+        if at:
+            return EndpointCandidate(letter, word, scheme + rest, model)
     if word.startswith("ollama:"):
         return EndpointCandidate(letter, word, OLLAMA, word.removeprefix("ollama:"))
     if word.startswith(("http://", "https://")):
