@@ -119,10 +119,7 @@ class _Bundle:
         for item, label in zip(items, labels, strict=True):
             place = self._place[item]
             if column[place] is not _UNKNOWN and column[place] != label:
-                raise EvaluationError(
-                    m("the label {name} of item {item} is not unique", name=name, item=item),
-                    where="bundle",
-                )
+                raise AssertionError(f"item {item} has two labels {name}")
             column[place] = label
 
     def coded_labels(self) -> dict[str, list[int | None]]:
@@ -412,9 +409,7 @@ def _finder(calls: Iterable[Call]) -> _Find:
             given = {**call.options, "margin": call.result.margin}
             if names == wanted and all(given[name] == each for name, each in options.items()):
                 return call
-        raise EvaluationError(
-            m("no comparison has the figures of {metric}", metric=metric), where="bundle"
-        )
+        raise AssertionError(f"no comparison has the figures of {metric}")
 
     return find
 

@@ -196,7 +196,7 @@ Change = Callable[[dict[str, Any]], Any]
         (lambda v: v["verdicts"][0].update(outcome="no worse"), "verdicts"),
         (lambda v: v["declaration"]["declared"].update(margin=0.5), "declaration"),
         (lambda v: v["verdicts"][0]["bounds"].pop(), "verdicts"),
-        (lambda v: v["verdicts"][0].update(comparisons=[]), "file"),
+        (lambda v: v["verdicts"][0].update(comparisons=[]), "verdicts"),
         (lambda v: v["cells"][1]["answers"].__setitem__(0, "code 999"), "cells"),
         (lambda v: v["items"][0].update(reference="code 1"), "items"),
         (lambda v: v["items"].pop(), "items"),
