@@ -9,16 +9,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4500  2405
+assistant_builder                    4545  2415
 assistant_builder/chat               2700  1540
-assistant_builder/cli                2200  1120
+assistant_builder/cli                2350  1190
 assistant_builder/cluster            1010   595
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
 assistant_builder/documents          2040  1240
 assistant_builder/i18n                680   405
-assistant_builder/inference          3350  1905
+assistant_builder/inference          3395  1930
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
@@ -32,8 +32,10 @@ assistant_builder/training           2590  1520
 assistant_builder/ui                13910  6595
 assistant_builder/web                1990  1160
 evals                                3875  1945
+evals/bundle                         1475   820
 evals/judge                           440   220
 evals/metrics                        1150   500
+evals/model_compare                  1670   840
 evals/report                        10530  4605
 evals/stats                          1290   610
 evals/study_compare                   820   355
