@@ -9,21 +9,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4500  2405
+assistant_builder                    4680  2490
 assistant_builder/chat               2700  1540
-assistant_builder/cli                2200  1120
+assistant_builder/cli                2330  1195
 assistant_builder/cluster            1010   595
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
-assistant_builder/documents          2040  1240
+assistant_builder/documents          2680  1560
 assistant_builder/i18n                680   405
 assistant_builder/inference          3350  1905
 assistant_builder/models             3620  1885
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1180   630
-assistant_builder/retrieval          3600  1845
-assistant_builder/runner             1665   945
+assistant_builder/retrieval          3880  2010
+assistant_builder/runner             1900  1075
 assistant_builder/serving            3490  1910
 assistant_builder/store              1140   745
 assistant_builder/study              2335  1385

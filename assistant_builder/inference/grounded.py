@@ -14,6 +14,7 @@ from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.inference.conversing import Conversing, Cut
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
 from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
+from assistant_builder.retrieval.staleness import UNDECIDED
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.decline import DeclineRule
@@ -106,9 +107,10 @@ class Grounded:
         )
         if any(attempt.cancelled for attempt in attempts):
             yield from attempts[-1].rest()
-        elif place is None:
-            attempts[-1].close()
-            yield attempts[-1].said(self.rule.sentence, cut, declined=True)
+        elif place is None or attempts[place].found.withheld:
+            attempt = attempts[-1 if place is None else place]
+            attempt.close()
+            yield attempt.said(self.rule.sentence, cut, declined=True)
         elif self.rule.own_words:
             yield attempts[place].said(attempts[place].fact_words(), cut)
         else:
@@ -167,7 +169,8 @@ class _Attempt:
         rule, nearest = self.grounded.rule, self.found.nearest
         if rule is None:
             return {}
-        offered = self.found.suggestions
+        withheld = self.found.withheld
+        offered = () if withheld else self.found.suggestions
         return judgement(
             "tuned",
             self.evidence,
@@ -175,7 +178,8 @@ class _Attempt:
             nearest=nearest,
             declined=declined,
             suggestions=offered,
-            tied=rule.own_words and self.found.tied,
+            tied=rule.own_words and self.found.tied and not withheld,
+            why=UNDECIDED if withheld and declined else None,
         )
 
     def close(self) -> None:
