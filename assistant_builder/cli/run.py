@@ -58,7 +58,7 @@ def run(
 
     Args:
         source (SOURCE): A data file, a study.yaml, the name of a study, or its URL in a store; or a folder with
-            documents (PDF, DOCX, HTML, Markdown, text), or several of them.
+            documents (PDF, DOCX, PPTX, HTML, Markdown, text), or several of them.
         site (URL): Read the pages of this website as documents, as its robots.txt allows.
         pages: Pages of the website that are read at most. Default: 200.
         name: Name of the study. Default: the name of the file.
