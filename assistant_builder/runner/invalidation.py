@@ -19,6 +19,7 @@ from assistant_builder import __version__
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig, TrainConfig
+from assistant_builder.documents.questions import trained_file
 from assistant_builder.errors import (
     AssistantBuilderError,
     Cancelled,
@@ -264,7 +265,9 @@ def step_inputs(
     split = _read(study, "data/split.json", Split)["hashes"]
     if step == "data-embed":
         hashes = {f"{name} data": digest for name, digest in split.items()}
-        other = config.retrieval.embedder
+        other, statements = config.retrieval.embedder, trained_file(study)
+        if statements.is_file():
+            hashes["statements"] = file_hash(statements)
         return {
             **common,
             **hashes,

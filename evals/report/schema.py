@@ -19,6 +19,7 @@ from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n import Message, m, text_of, written
 from assistant_builder.i18n import Text as Shown
+from assistant_builder.runner.document_training import QuestionCounts
 from assistant_builder.study.contents import (
     Figures,
     Leak,
@@ -814,8 +815,8 @@ class NotVerbatim(Record):
     right: int = 0
     own_words: bool = False
     """Whether the fact that such an answer repeats is shown instead."""
-    one_fact: bool = False
-    """Whether a sentence whose values stand in no single fact is replaced by the best fact."""
+    values: str = "anywhere"
+    """In what the values of other answers must stand: one fact for an ``answer``, or one for each ``sentence``."""
     validation: VerbatimCounts = VerbatimCounts()
 
 
@@ -881,6 +882,7 @@ class Report(Record):
     conversation: Conversation | None = None
     not_verbatim: NotVerbatim | None = None
     own_questions: OwnQuestions | None = None
+    document_questions: QuestionCounts | None = None
     approach: str = ""
     """``grounded`` or ``memory``; empty if facts are not looked up in either way."""
     approach_metric: str = ""
