@@ -52,6 +52,7 @@ class Conversing:
         greeting: What is said to small talk; empty for a reply in its language.
         examples: Questions of the data that a reply to small talk offers.
         suggests: Whether questions of the data are offered.
+        retriever: Knows the questions whose answers were corrected.
     """
 
     known: frozenset[tuple[str, ...]]
@@ -59,6 +60,7 @@ class Conversing:
     greeting: str
     examples: tuple[str, ...]
     suggests: bool = True
+    retriever: Retriever | None = None
 
     @classmethod
     def of(cls, study: Study, retriever: Retriever | None) -> Conversing:
@@ -74,6 +76,7 @@ class Conversing:
             config.greeting,
             tuple(short[:: -(-len(short) // EXAMPLES) or 1]) if config.suggestions else (),
             config.suggestions,
+            retriever,
         )
 
     def answer(self, messages: Sequence[Message], ask: Ask, cut: Cut, most: int) -> Iterator[Chunk]:
@@ -87,7 +90,8 @@ class Conversing:
         """
         ask = ask if self.suggests else partial(_without_suggestions, ask)
         message = messages[-1].content
-        if tuple(bare_words(message)) in self.known:
+        corrected = self.retriever is not None and self.retriever.corrects(message)
+        if corrected or tuple(bare_words(message)) in self.known:
             yield from _one(messages, ask, most)
         elif talk := small_talk(message):
             yield self._reply(talk, cut, most)

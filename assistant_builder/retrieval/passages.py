@@ -14,6 +14,7 @@ from typing import Any
 from assistant_builder.documents.store import Documents
 from assistant_builder.documents.types import Statement
 from assistant_builder.errors import StudyError
+from assistant_builder.retrieval.corrections import source_record as fact_record
 from assistant_builder.retrieval.decline import DeclineRule, score_rule
 from assistant_builder.retrieval.index import Fact, Index, Progress, TextEncoder, fact_vectors
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
@@ -72,14 +73,17 @@ class Passages:
             for place, each in enumerate(statements)
         ]
         index = _index(documents, facts, embedder, progress)
-        retriever = Retriever(study, index, embedder, Chooser(study.config.retrieval.facts))
+        chooser, alone = Chooser(study.config.retrieval.facts), study.source is None
+        retriever = Retriever(study, index, embedder, chooser, corrects=alone)
         rule = score_rule(NEAR, target=study.config.retrieval.false_declines, sentence=sentence)
         return cls(retriever, rule, statements, frozenset(waiting), documents)
 
     def source_records(self, found: Found) -> list[dict[str, Any]]:
         """The statements that were found, each with document, page and the passage that it is from."""
         return [
-            source_record(self.documents, self.statements[hit.fact.row], hit.similarity)
+            fact_record(hit.fact, hit.similarity)
+            if hit.fact.row < 0  # a correction
+            else source_record(self.documents, self.statements[hit.fact.row], hit.similarity)
             for hit in found.sources
             if hit.fact.row not in self.waiting
         ]

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.errors import StudyError
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.build import served_index_folder, with_missing_answers
+from assistant_builder.retrieval.corrections import (
+    Corrected,
+    corrections_stamp,
+    read_corrections,
+    source_record,
+)
 from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
-from assistant_builder.retrieval.index import Fact, Hit, Index, TextEncoder
+from assistant_builder.retrieval.index import Fact, Hit, Index, Query, TextEncoder
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
 
@@ -39,12 +46,14 @@ class Found:
         sources: Those facts with their similarity, the best first.
         evidence: What the search says about whether the question can be answered.
         near: The facts of the two best answers, whether or not they are in the prompt.
+        corrected: The correction of the answer to this very question.
     """
 
     messages: list[Message]
     sources: list[Hit]
     evidence: Retrieved
     near: tuple[Hit, ...] = ()
+    corrected: Fact | None = None
 
     @property
     def best(self) -> Fact | None:
@@ -72,11 +81,7 @@ class Found:
 
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source."""
-        return [
-            {"row": hit.fact.row, "question": hit.fact.question, "answer": hit.fact.answer}
-            | {"similarity": round(hit.similarity, 4)}
-            for hit in self.sources
-        ]
+        return [source_record(hit.fact, hit.similarity) for hit in self.sources]
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,18 @@ class Retriever:
     """Finds facts and writes them into prompts; with a :class:`Chooser` it only finds them."""
 
     def __init__(
-        self, study: Study, index: Index, embedder: TextEncoder, grounder: Grounder | Chooser
+        self,
+        study: Study,
+        index: Index,
+        embedder: TextEncoder,
+        grounder: Grounder | Chooser,
+        *,
+        corrects: bool = False,
     ) -> None:
-        self.study, self.index, self.embedder, self._grounder = study, index, embedder, grounder
+        """``corrects``: the corrections of the study are served, from the moment at which they are saved."""
+        self.study, self.embedder, self._grounder = study, embedder, grounder
+        self._measured, self._corrects = index, corrects
+        self._corrected, self._stamp = Corrected(index), ""
 
     @classmethod
     def load(
@@ -127,16 +141,40 @@ class Retriever:
                 remedy=m("Run 'assistant-builder run {name} --redo'", name=study.name),
             )
         count = study.config.retrieval.facts
-        return cls(
-            study,
-            index,
-            embedder,
-            Chooser(count) if prompter is None else Grounder.of(study, prompter),
-        )
+        grounder = Chooser(count) if prompter is None else Grounder.of(study, prompter)
+        return cls(study, index, embedder, grounder, corrects=served)
+
+    @property
+    def index(self) -> Index:
+        """What is searched."""
+        return self._latest().index
+
+    @property
+    def measured(self) -> Retriever:
+        """This retriever without corrections."""
+        return Retriever(self.study, self._measured, self.embedder, self._grounder)
+
+    @property
+    def served(self) -> Retriever:
+        """This retriever with the corrections of the study."""
+        return Retriever(self.study, self._measured, self.embedder, self._grounder, corrects=True)
+
+    def corrects(self, question: str) -> bool:
+        """Whether the answer to this very question was corrected."""
+        return Query(question).key in self._latest().answers
+
+    def _latest(self) -> Corrected:
+        if self._corrects and (stamp := corrections_stamp(self.study)) != self._stamp:
+            # a damaged file is reported where corrections are listed, and must not end the answers
+            with suppress(AssistantBuilderError):
+                corrections = read_corrections(self.study)
+                self._corrected = Corrected.of(self._measured, corrections, self.embedder)
+            self._stamp = stamp
+        return self._corrected
 
     def with_wordings(self, pairs: Sequence[Pair]) -> Retriever:
         """A retriever whose index has the questions and answers of further pairs, too."""
-        index, _ = with_missing_answers(self.index, pairs, self.embedder, wordings=True)
+        index, _ = with_missing_answers(self._measured, pairs, self.embedder, wordings=True)
         return Retriever(self.study, index, self.embedder, self._grounder)
 
     def find(
@@ -153,17 +191,16 @@ class Retriever:
             exclude: For each look, rows whose facts are not used.
             context: Tokens that a prompt and its answer may have together; facts beyond them are left out.
         """
-        queries = [look.query for look in looks]
+        queries, latest = [look.query for look in looks], self._latest()
         vectors = self.embedder.encode([query.text for query in queries])
-        ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
-        declined = self.index.nearest_to_decline(queries, vectors, exclude)
+        ranked = latest.index.search(queries, vectors, DEPTH, exclude=exclude)
+        declined = latest.index.nearest_to_decline(queries, vectors, exclude)
         results = []
         for look, hits, nearest in zip(looks, ranked, declined, strict=True):
             usable = [hit for hit in hits if hit.fact.answerable]
             grounded, facts = self._grounder.ground(look.messages, shown_facts(hits), context)
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
-            results.append(
-                Found(grounded, usable[: len(facts)], evidence, tuple(usable[:SUGGESTED]))
-            )
+            near, corrected = tuple(usable[:SUGGESTED]), latest.answers.get(look.query.key)
+            results.append(Found(grounded, usable[: len(facts)], evidence, near, corrected))
         return results
