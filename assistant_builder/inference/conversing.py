@@ -34,8 +34,9 @@ EXAMPLES, _LONGEST_EXAMPLE = 3, 80
 _LONGEST_QUOTE = 120  # characters of a question that a reply repeats
 _SUGGESTING = frozenset(("suggestions", "asks_back"))
 _BETWEEN = "\n\n"
+GREETING = N_("Hello! Ask me a question.")
 _REPLIES = {
-    "greeting": N_("Hello! Ask me a question."),
+    "greeting": GREETING,
     "thanks": N_("You're welcome. Ask me another question."),
     "goodbye": N_("Goodbye!"),
     "abilities": N_("I am a program that answers questions from the data that I was given."),
@@ -68,13 +69,11 @@ class Conversing:
         facts = () if retriever is None else retriever.index.facts
         config = study.config.retrieval
         several = sum(len(parts_of(fact.question)) > 1 for fact in facts)
-        first = {fact.answer: fact.question for fact in reversed(facts) if _shown(fact)}
-        short = list(first.values())[::-1]
         return cls(
             frozenset(tuple(bare_words(fact.question)) for fact in facts),
             several < SEVERAL * len(facts) or several < 2,
             config.greeting,
-            tuple(short[:: -(-len(short) // EXAMPLES) or 1]) if config.suggestions else (),
+            example_questions(facts) if config.suggestions else (),
             config.suggestions,
             retriever,
         )
@@ -108,6 +107,13 @@ class Conversing:
         offered = [] if talk.kind == "goodbye" else list(self.examples)
         judged = {"mode": "reply", "suggestions": offered}
         return Chunk(text, tokens, seconds, seconds, finish, judged=judged)
+
+
+def example_questions(facts: Sequence[Any]) -> tuple[str, ...]:
+    """Short questions with different answers, spread over the facts."""
+    first = {fact.answer: fact.question for fact in reversed(facts) if _shown(fact)}
+    short = list(first.values())[::-1]
+    return tuple(short[:: -(-len(short) // EXAMPLES) or 1])
 
 
 def _shown(fact: Any) -> bool:

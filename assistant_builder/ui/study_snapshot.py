@@ -338,6 +338,7 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
         untouched = snapshot.shown_state == "queued" and not snapshot.touched
         places = [("train", t("Train it"))] if untouched else []
         places.append(("chat", t("Ask it now: looked up, not trained")))
+        places.append(("export", t("Put it on a website")))
     stopped_or_running = snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy)
     steps = [_step(snapshot, record) for record in snapshot.steps] if stopped_or_running else []
     name, state = snapshot.config.shown_name, snapshot.shown_state

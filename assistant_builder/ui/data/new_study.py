@@ -16,6 +16,7 @@ from assistant_builder.data.edit import AddedPair, Edits, append_pairs, write_pa
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import (
     UNUSED,
@@ -320,7 +321,7 @@ class NewStudyForm:
         extra.stop.click(None, None, None, cancels=[drafting])
         upload.create.click(
             partial(self._create, picker, tabs),
-            {upload.name, self.base, *edit},
+            {upload.name, upload.called, self.base, *edit},
             [picker, tabs, upload.message],
             show_progress_on=upload.message,
             **_PRIVATE,
@@ -666,6 +667,8 @@ class NewStudyForm:
                 or (start.data.system if base else system_prompt(config.shown_name, "", "")),
             }
             study = Study.create(parse_config(tree, where="settings"), source)
+            if called := (values.get(self.upload.called) or "").strip():
+                Website(title=called[:80]).save(study)
         except AssistantBuilderError as error:
             return {self.upload.message: error_callout(error.to_record())}
         return {
