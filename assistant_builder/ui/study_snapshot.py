@@ -273,7 +273,7 @@ _TITLES = {
     "data": N_("Check and split"),
     "data-embed": N_("Check test overlap"),
     "evaluate": N_("Evaluate"),
-    "formats": N_("Score GGUF files"),
+    "formats": N_("Test the files for other programs"),
     "report": N_("Report"),
 }
 _MARKS = {

@@ -122,6 +122,10 @@ def resume_websites() -> None:
                 WEBSITES.start(study, answering_assistant(served_version(study).recommended))
 
 
+_SITE, _CHAT = "https://www.example.com", "https://chat.example.com"
+_HELP = "help@example.com"
+
+
 class WebsiteForm:
     """The fields with which a bubble is put on a website, without a terminal."""
 
@@ -137,18 +141,18 @@ class WebsiteForm:
             )
             self._origin = gr.Textbox(
                 label=t("Your website"),
-                placeholder="https://www.example.com",
+                placeholder=_SITE,
                 elem_id="ab-website-origin",
             )
             self._address = gr.Textbox(
                 label=t("Address of the chat"),
-                placeholder="https://chat.example.com",
+                placeholder=_CHAT,
                 info=t("An address of your own that leads to this computer; the steps say how."),
                 elem_id="ab-website-address",
             )
             self._contact = gr.Textbox(
                 label=t("Whom visitors can ask instead"),
-                placeholder="help@example.com",
+                placeholder=_HELP,
                 info=t("It is shown where the assistant declines."),
                 max_length=200,
                 elem_id="ab-website-contact",
