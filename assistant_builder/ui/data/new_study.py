@@ -499,7 +499,9 @@ class NewStudyForm:
         left_out = rejected_view(findings.left_out, findings.dataset.rows, findings.dataset.numbers)
         return {
             upload.brief: brief_view(record),
-            self.found: card(t("Your data"), findings_view(record), left_out),
+            self.found: card(
+                t("Findings in {name}", name=path.name), findings_view(record), left_out
+            ),
             self.split: split,
             self.left_out: gr.update(value=csv, visible=csv is not None),
             upload.naming: gr.update(visible=findings.can_start()),
