@@ -18,6 +18,12 @@ from pydantic import BaseModel, ConfigDict
 from assistant_builder.arms import plain_order, with_arm
 from assistant_builder.config import Approach, StudyConfig
 from assistant_builder.data import Message
+from assistant_builder.documents.questions import (
+    PEOPLE,
+    DocumentQuestion,
+    Questions,
+    QuestionState,
+)
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.i18n import Text, m
@@ -25,6 +31,7 @@ from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.decline import Mode
 from assistant_builder.runner.backend import Event
 from assistant_builder.runner.consent import Consent
+from assistant_builder.runner.document_training import can_train, prepare_training, reads_documents
 from assistant_builder.study import study as folders
 from assistant_builder.study.steps import State
 from evals.report.schema import Report
@@ -184,15 +191,8 @@ class Study:
         from assistant_builder.runner.display import run_display
         from assistant_builder.runner.run import run_study
 
-        if self._study.source is None and Documents(self._study):
-            raise StudyError(
-                m("the {study} has documents and no pairs, and pairs are trained"),
-                where=m("{study} {name}", name=self.name),
-                remedy=m(
-                    "It answers from its documents already: 'assistant-builder ask {name} \"…\"'",
-                    name=self.name,
-                ),
-            )
+        if reads_documents(self._study):
+            prepare_training(self._study)
         with run_display() if on_event is None else nullcontext(on_event) as listener:
             run_study(self._study, redo=redo, now=now, on_event=listener, check=check_tasks)
 
@@ -200,6 +200,65 @@ class Study:
     def has_pairs(self) -> bool:
         """Whether the study has pairs, which are trained; one of documents alone has none."""
         return self._study.source is not None
+
+    # questions about its documents
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether the study has documents."""
+        return bool(Documents(self._study))
+
+    @property
+    def can_train(self) -> bool:
+        """Whether there is enough to train on: pairs, or questions about the documents."""
+        return can_train(self._study) if reads_documents(self._study) else self.has_pairs
+
+    def questions(self) -> list[DocumentQuestion]:
+        """The questions about the documents: drafts, and those that people asked."""
+        return Questions(self._study).all()
+
+    def draft_questions(
+        self, number: int = 3, *, url: str = "", model: str = "", base: bool = False
+    ) -> tuple[list[DocumentQuestion], int]:
+        """Draft questions about the documents; nothing uses them before :meth:`decide_questions` or a list does.
+
+        Args:
+            number: Questions of a statement at most.
+            url: Base URL of an OpenAI-compatible server that drafts; else templates do.
+            model: Name of the model at that server.
+            base: Whether the base model of the study drafts as well.
+
+        Returns:
+            The questions that were added, and how many were drafted.
+        """
+        from assistant_builder.drafting import draft_questions
+
+        return draft_questions(self._study, number, url=url, name=model, base=base)
+
+    def decide_questions(self, decisions: Mapping[str, QuestionState]) -> int:
+        """Decide on drafts by their ``key``: ``accepted``, ``training`` (unseen, never a test) or ``dropped``."""
+        return Questions(self._study).decide(decisions)
+
+    def train_unseen_questions(self) -> int:
+        """Train on all drafts that wait for a decision; they never test. Returns how many there are."""
+        return Questions(self._study).decide_proposed("training")
+
+    def list_questions(self, path: str | PathLike[str]) -> int:
+        """Write the drafts that wait for a decision to a CSV file; returns how many there are."""
+        return Questions(self._study).write_list(Path(path), Documents(self._study).statements)
+
+    def read_questions(self, path: str | PathLike[str]) -> dict[str, int]:
+        """Take over the decisions and edits of a list, or add the questions of people in a data file, which test.
+
+        Returns:
+            How many there are of each kind.
+        """
+        from assistant_builder.drafting import add_people_questions
+
+        decided = Questions(self._study).read_list(Path(path))
+        if decided is None:
+            return {PEOPLE: len(add_people_questions(self._study, Path(path)))}
+        return {str(state): count for state, count in decided.items()}
 
     # the report
 
@@ -446,7 +505,8 @@ def run(
 ) -> Study:
     """Create or open a study, and run it: train its arms, evaluate them, write the report. A second call resumes.
 
-    Documents are read into the study, which answers from them at once and is not trained.
+    Documents are read into the study, which answers from them at once. It is trained if it has enough questions about
+    them, see :meth:`Study.draft_questions`.
 
     Args:
         source: A data file, a ``study.yaml``, the name of a study, or its URL in a store; or a folder with documents,
@@ -479,7 +539,10 @@ def run(
     named = [str(each) for each in sources]
     if site is not None or names_documents(named):
         opened, _ = open_documents(named, site=site, name=name, changes=changes, before=consent)
-        return Study(opened)
+        study = Study(opened)
+        if reads_documents(opened) and study.can_train and (redo or study.state != "succeeded"):
+            study.run(redo=redo, now=now, on_event=on_event)
+        return study
     study = Study(
         open_or_create(*named, name=name, like=like, changes=changes, redo=redo, before=consent)
     )

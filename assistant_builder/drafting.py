@@ -1,5 +1,6 @@
-"""Drafts of other wordings by a language model: the base model of a study, or an OpenAI-compatible endpoint.
+"""Drafts by a language model: other wordings of pairs, and questions about documents.
 
+The model is the base model of a study, or one behind an OpenAI-compatible endpoint.
 Drafts are proposals. Nothing uses them before a person has accepted them. The base model runs in a process of its own:
 ``python -m assistant_builder.drafting`` answers a request ``{"model": {…}, "prompts": […]}`` with one part per prompt.
 """
@@ -11,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,7 +25,7 @@ from assistant_builder.child_process import (
 )
 from assistant_builder.child_protocol import Child, Events, read_requests
 from assistant_builder.config import ModelConfig
-from assistant_builder.data import Message, Pair
+from assistant_builder.data import Message, Pair, load_pairs
 from assistant_builder.data.wordings import (
     Wording,
     check_wordings,
@@ -31,6 +33,15 @@ from assistant_builder.data.wordings import (
     pairs_to_word,
     parse_drafts,
 )
+from assistant_builder.documents.questions import (
+    PEOPLE,
+    DocumentQuestion,
+    QuestionKind,
+    Questions,
+    parse_questions,
+    question_prompt,
+)
+from assistant_builder.documents.templates import draft_from_templates
 from assistant_builder.errors import (
     AssistantBuilderError,
     ConfigError,
@@ -40,6 +51,8 @@ from assistant_builder.errors import (
 )
 from assistant_builder.i18n import N_, m
 from assistant_builder.redaction import DRAFT_KEY
+from assistant_builder.retrieval.yes_no import language_of
+from assistant_builder.study import Study
 
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"
 """Environment variable with the endpoint that the key belongs to; the key is sent to no other."""
@@ -79,17 +92,90 @@ def draft_wordings(
     """
     single = pairs_to_word(pairs)
     prompts = [draft_prompt(pair, number) for pair in single]
-    replies = (
-        _base_replies(model, prompts)
-        if model is not None
-        else _endpoint_replies(url, name, prompts)
-    )
     found: list[Wording] = []
     on_progress(0, len(single))
-    for done, (place, reply) in enumerate(replies, start=1):
+    for done, (place, reply) in enumerate(_replies(prompts, model, url, name), start=1):
         found += parse_drafts(reply, single[place], number)
         on_progress(done, len(single))
     return sorted(check_wordings(pairs, found), key=lambda wording: wording.row)
+
+
+def draft_questions(
+    study: Study,
+    number: int = 2,
+    *,
+    base: bool = False,
+    url: str = "",
+    name: str = "",
+    on_progress: Progress = lambda done, total: None,
+) -> tuple[list[DocumentQuestion], int]:
+    """Draft questions about the documents of a study; they are proposed, and nothing uses them.
+
+    Kept are those whose own statements are found first, with no other answer as near.
+
+    Args:
+        study: A study with documents; no step needs to be done.
+        number: Questions of a statement at most.
+        base: Whether the base model of the study drafts, in addition to templates.
+        url: Base URL of an OpenAI-compatible server that drafts alone; it receives the statements.
+        name: Name of the model at the endpoint.
+        on_progress: Called with the numbers of statements whose questions a model has drafted, and of all.
+
+    Returns:
+        The questions that were added, and how many were drafted.
+
+    Raises:
+        ConfigError: The study has no documents, or the endpoint is not a URL or has no model name.
+        EvaluationError: The endpoint does not answer.
+        ModelError: The base model cannot be used.
+    """
+    from assistant_builder.retrieval.copying import study_passages
+    from assistant_builder.retrieval.drafted import kept_drafts
+
+    passages = study_passages(study)
+    waiting = {passages.statement(fact).key for fact in passages.retriever.waiting_facts}
+    statements = [each for each in passages.statements if each.key not in waiting]
+    drafts: list[DocumentQuestion] = []
+    if not url:
+        drafts = draft_from_templates(statements, language_of, number)
+    if url or base:
+        prompts = [question_prompt(each, number) for each in statements]
+        model, origin = (None, name) if url else (study.config.model, study.config.model.base)
+        on_progress(0, len(prompts))
+        for done, (place, reply) in enumerate(_replies(prompts, model, url, name), start=1):
+            drafts += parse_questions(reply, statements[place], number, origin.strip())
+            on_progress(done, len(prompts))
+    kept = kept_drafts(passages, drafts, study.config.retrieval.facts)
+    return Questions(study).add(kept), len(drafts)
+
+
+def add_people_questions(study: Study, path: Path) -> list[DocumentQuestion]:
+    """Add questions that people asked about the documents, from a file with questions and answers; they only test.
+
+    A row that is not answerable (column ``answerable``) is a question that the documents do not answer.
+
+    Raises:
+        ConfigError: The study has no documents.
+        DataError: The file cannot be read, or has no question and answer columns.
+    """
+    from assistant_builder.retrieval.copying import study_passages
+    from assistant_builder.retrieval.drafted import supporting_keys
+
+    passages = study_passages(study)
+    found = []
+    for pair in load_pairs(path).pairs:
+        keys = supporting_keys(passages, pair.question, pair.answer) if pair.answerable else ()
+        kind: QuestionKind = (
+            "two" if len(keys) > 1 else "part" if pair.answerable else "unanswerable"
+        )
+        found.append(DocumentQuestion(pair.question, pair.answer, keys, kind, PEOPLE, "accepted"))
+    return Questions(study).add(found)
+
+
+def _replies(
+    prompts: Sequence[str], model: ModelConfig | None, url: str, name: str
+) -> Iterator[tuple[int, str]]:
+    return _base_replies(model, prompts) if model else _endpoint_replies(url, name, prompts)
 
 
 def _endpoint_replies(url: str, name: str, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:

@@ -3,7 +3,8 @@
 It prints the share of the gold statements that are indexed with the right page, the statements whose words are not in
 their passage, headings, list or table, the questions that are answered by the right passage before any training, and
 the answers that ten edits of the documents flag. ``--audit FILE`` writes a random sample of statements beside their
-pages, to be judged by hand. It ends with 1 if a target is missed.
+pages, to be judged by hand; ``gold/audit.csv`` has the judgements, and the bound that follows is printed. ``--train``
+trains an assistant to read, see :mod:`benchmarks.documents_training`. It ends with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from benchmarks.paths import temporary_home
 
 INDEXED, FLAGGED, SECONDS = 0.9, 9, 60.0
 """Targets: share of gold statements with the right page, flagged answers of ten edits, and the time for it."""
-SAMPLE = 150
+SAMPLE, BOUND = 150, 0.0198
+"""Statements that are judged by hand, and the bound of the share of unsupported ones if none of them is."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.documents", description=__doc__)
     parser.add_argument("--audit", type=Path, metavar="FILE", help="write a sample (CSV)")
     parser.add_argument("--no-questions", action="store_true", help="ask no questions")
+    parser.add_argument("--train", type=int, default=0, metavar="SEEDS", help="train, so often")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     readings = _read(EXAMPLE / "documents")
@@ -52,9 +55,13 @@ def main(arguments: list[str] | None = None) -> int:
     )
     if options.audit:
         _write_sample(options.audit, readings)
-    passed = [_indexed(statements), _supported(readings), _edits(statements)]
+    passed = [_indexed(statements), _supported(readings), _audited(readings), _edits(statements)]
     if not options.no_questions:
         _questions()
+    if options.train:
+        from benchmarks.documents_training import measure
+
+        passed.append(measure(options.train, gold("reading")))
     return 0 if all(passed) else 1
 
 
@@ -110,6 +117,23 @@ def _supported(readings: Sequence[Reading]) -> bool:
     return bad == 0
 
 
+def _audited(readings: Sequence[Reading]) -> bool:
+    """The bound that follows from the judgements of ``gold/audit.csv``, which are of what the seed draws."""
+    from scipy.stats import beta
+
+    with (EXAMPLE / "gold" / "audit.csv").open(encoding="utf-8", newline="") as file:
+        judged = list(csv.DictReader(file))
+    drawn = {row[:3] for row in _sample(readings)}
+    same = {(row["place"], row["heading"], row["statement"]) for row in judged} == drawn
+    wrong, count = sum(row["supported"] != "yes" for row in judged), len(judged)
+    bound = float(beta.ppf(0.95, wrong + 1, count - wrong))
+    print(
+        f"statements judged by hand: {wrong} of {count} are not supported by their page, upper 95 % bound {bound:.2%} "
+        f"(Clopper-Pearson; target {BOUND:.2%}){'' if same else '; THEY ARE NOT THOSE THAT THE SEED DRAWS NOW'}"
+    )
+    return same and bound <= BOUND
+
+
 def _edits(statements: Sequence[Statement]) -> bool:
     """Ten edits, each of one statement, and the gold answers that are flagged."""
     started = time.monotonic()
@@ -161,13 +185,17 @@ def _questions() -> None:
         print(f"  {kind}: {sum(rights)} of {len(rights)}")
 
 
-def _write_sample(path: Path, readings: Sequence[Reading]) -> None:
+def _sample(readings: Sequence[Reading]) -> list[tuple[str, str, str, str]]:
     rows = [
         (each.place, each.heading, each.text, reading.document.pages[(each.page or 1) - 1])
         for reading in readings
         for each in reading.document.statements
     ]
-    sample = random.Random("audit").sample(rows, min(SAMPLE, len(rows)))
+    return random.Random("audit").sample(rows, min(SAMPLE, len(rows)))
+
+
+def _write_sample(path: Path, readings: Sequence[Reading]) -> None:
+    sample = _sample(readings)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["place", "heading", "statement", "page", "supported (yes or no)"])

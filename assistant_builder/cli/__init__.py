@@ -15,6 +15,7 @@ from assistant_builder.cli import (
     bundle,
     data,
     doctor,
+    document_questions,
     documents,
     export,
     inbox,
@@ -51,6 +52,7 @@ data_app.command("draft")(data.draft)
 data_app.command("add-wordings")(data.add_wordings)
 data_app.command("documents")(documents.documents)
 data_app.command("changes")(documents.changes)
+data_app.command("questions")(document_questions.questions)
 app.command()(doctor.doctor)
 app.command()(plan.settings)
 app.command()(plan.plan)

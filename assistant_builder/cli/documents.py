@@ -12,15 +12,21 @@ from rich.markup import escape
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.documents.changes import Change
-from assistant_builder.documents.store import Documents, Update
+from assistant_builder.documents.store import Documents, Update, no_documents
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import m
 from assistant_builder.redaction import terminal_text
 from assistant_builder.study import Study
 
 
-def read_documents(sources: Sequence[str], *, as_json: bool, **how: Any) -> None:
-    """Read documents into a study, and say what they state and what changed."""
+def read_documents(
+    sources: Sequence[str], *, as_json: bool, **how: Any
+) -> tuple[Study, dict[str, Any]]:
+    """Read documents into a study; unless ``as_json``, say what they state and what changed.
+
+    Returns:
+        The study, and what was read as part of a JSON document.
+    """
     from assistant_builder.runner.open_documents import open_documents
 
     with Console(stderr=True).status("Reading") as status:
@@ -29,8 +35,9 @@ def read_documents(sources: Sequence[str], *, as_json: bool, **how: Any) -> None
             status.update(f"Reading {done + 1} of {total}: {escape(terminal_text(name))}")
 
         study, update = open_documents(sources, progress=progress, **how)
+    record = {"documents": _record(study, update)}
     if as_json:
-        return output.print_json({**study.status(), "documents": _record(study, update)})
+        return study, record
     for name, error in update.problems.items():
         output.note(f"{name} was not read: {output.said(error)}")
     documents = Documents(study)
@@ -42,6 +49,7 @@ def read_documents(sources: Sequence[str], *, as_json: bool, **how: Any) -> None
     output.echo(
         f'Ask it: assistant-builder ask {study.name} "…"   Chat on the page: assistant-builder app'
     )
+    return study, record
 
 
 @documented()
@@ -64,7 +72,9 @@ def documents(
     """
     study = Study.open(name)
     if files or site is not None:
-        return read_documents(files, as_json=as_json, site=site, pages=pages, name=study.name)
+        how = {"site": site, "pages": pages, "name": study.name}
+        _, record = read_documents(files, as_json=as_json, **how)
+        return output.print_json({**study.status(), **record}) if as_json else None
     records = Documents(study).records
     if as_json:
         return output.print_json({"name": study.name, "documents": records})
@@ -109,11 +119,7 @@ def changes(
                 m("--all decides on every change"), remedy=m("Leave out --keep and --drop")
             )
     if not known:
-        raise ConfigError(
-            m("the {study} has no documents"),
-            where=m("{study} {name}", name=name),
-            remedy=m("Add some with 'assistant-builder data documents {name} FOLDER'", name=name),
-        )
+        raise no_documents(name)
     if all_of_them is not None:
         known.decide(None, "keep" if all_of_them == "keep" else "drop")
     if keep:

@@ -58,7 +58,7 @@ def run(
 
     Args:
         source (SOURCE): A data file, a study.yaml, the name of a study, or its URL in a store; or a folder with
-            documents (PDF, DOCX, HTML, Markdown, text), or several of them.
+            documents (PDF, DOCX, PPTX, HTML, Markdown, text), or several of them.
         site (URL): Read the pages of this website as documents, as its robots.txt allows.
         pages: Pages of the website that are read at most. Default: 200.
         name: Name of the study. Default: the name of the file.
@@ -68,6 +68,7 @@ def run(
         now: Start at once, without waiting for other studies.
         first_verdict: End with the first verdict; a process in the background runs the rest.
     """
+    from assistant_builder.runner.document_training import can_train, reads_documents
     from assistant_builder.runner.open_documents import names_documents
     from assistant_builder.runner.open_study import open_or_create
 
@@ -77,17 +78,26 @@ def run(
     changes = parse_settings(settings)
     if site is not None or names_documents(source):
         how = {"site": site, "pages": pages, "name": name, "changes": changes, "before": consent}
-        return read_documents(source, as_json=as_json, **how)
-    opened = open_or_create(
-        source[0], name=name, like=like, changes=changes, redo=redo, before=consent
-    )
+        opened, record = read_documents(source, as_json=as_json, **how)
+        ready = reads_documents(opened) and can_train(opened)
+        if not ready or (opened.state == "succeeded" and not redo):
+            if as_json:
+                output.print_json({**opened.status(), **record})
+            elif ready:
+                output.echo(f"It is trained. Train it again: run {opened.name} --redo")
+            return
+    else:
+        record = {}
+        opened = open_or_create(
+            source[0], name=name, like=like, changes=changes, redo=redo, before=consent
+        )
     study = api.Study(opened)
     run_until = partial(_run, opened, redo, now, trust_remote_code, first_verdict)
     if as_json:
         try:
             run_until(lambda event: None)
         finally:
-            output.print_json(study.status())
+            output.print_json({**study.status(), **record})
         return
     with run_display() as display:
         run_until(_event_handler(opened, display))

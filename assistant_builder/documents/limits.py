@@ -6,7 +6,7 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import m
 
 MAX_BYTES = 64 * 2**20
-"""Bytes of a document, and of the files in a DOCX document once decompressed."""
+"""Bytes of a document, and of the files in a DOCX or PPTX document once decompressed."""
 MAX_PAGES = 1_000
 MAX_STATEMENTS = 20_000
 """Statements of a document."""

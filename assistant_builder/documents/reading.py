@@ -18,12 +18,13 @@ from assistant_builder.limited_process import Limit, LimitedProcess
 KINDS: dict[str, DocumentKind] = {
     **dict.fromkeys((".pdf",), "pdf"),
     **dict.fromkeys((".docx",), "docx"),
+    **dict.fromkeys((".pptx",), "pptx"),
     **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
     **dict.fromkeys((".md", ".markdown"), "markdown"),
     **dict.fromkeys((".txt", ".text"), "text"),
 }
 """Ending of a name → format."""
-PACKAGES = ("pypdfium2", "docx", "selectolax", "markdown_it")
+PACKAGES = ("pypdfium2", "docx", "pptx", "selectolax", "markdown_it")
 """Modules of the extra ``documents``."""
 _MEMORY_BYTES = 2 * 2**30
 _SECONDS, _SECONDS_PER_MIB = 30.0, 10.0

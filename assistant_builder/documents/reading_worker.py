@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.data.encoding import decode
-from assistant_builder.documents.docx_reader import docx_blocks
 from assistant_builder.documents.html_reader import html_blocks, markdown_blocks
 from assistant_builder.documents.limits import MAX_BYTES, check_size
+from assistant_builder.documents.office import office_blocks
 from assistant_builder.documents.pdf_reader import pdf_blocks
 from assistant_builder.documents.statements import statements_of
 from assistant_builder.documents.types import Block, DocumentKind
@@ -74,8 +74,8 @@ def _blocks(data: bytes, kind: DocumentKind) -> tuple[str, list[Block], tuple[st
             m("the name ends in .pdf, but this is no PDF document"),
             remedy=m("Save or download it again"),
         )
-    if kind == "docx" or data.startswith(b"PK\x03\x04"):
-        return (*docx_blocks(data), ())
+    if kind in ("docx", "pptx") or data.startswith(b"PK\x03\x04"):
+        return (*office_blocks(data), ())
     text = _text(data, kind)
     if kind == "html":
         return html_blocks(text)

@@ -37,6 +37,7 @@ _TYPES: dict[str, DocumentKind] = {
     "application/xhtml+xml": "html",
     "application/pdf": "pdf",
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
     "text/plain": "text",
     "text/markdown": "markdown",
 }

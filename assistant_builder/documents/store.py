@@ -248,6 +248,15 @@ class Documents:
         write_json(self.folder / RECORD, {"version": VERSION, "documents": list(records)})
 
 
+def no_documents(name: str) -> ConfigError:
+    """The error for a study that has no documents."""
+    return ConfigError(
+        m("the {study} has no documents"),
+        where=m("{study} {name}", name=name),
+        remedy=m("Add some with 'assistant-builder data documents {name} FOLDER'", name=name),
+    )
+
+
 def _record(reading: Reading, root: str) -> DocumentRecord:
     document = reading.document
     return DocumentRecord(

@@ -12,7 +12,7 @@ from assistant_builder.data.similarity import casefold_normalize
 BlockKind = Literal["heading", "text", "item", "row"]
 HEADINGS = " › "
 """Between the headings of a statement."""
-DocumentKind = Literal["pdf", "docx", "html", "markdown", "text"]
+DocumentKind = Literal["pdf", "docx", "pptx", "html", "markdown", "text"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.data import load_split
+from assistant_builder.documents.questions import trained_file
 from assistant_builder.errors import ConfigError
 from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
@@ -22,7 +23,14 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.decline import FILE, FIRST_TOKENS, rule_of
-from assistant_builder.retrieval.grounding import BEFORE, BETWEEN, DEPTH, FACT, Grounder
+from assistant_builder.retrieval.grounding import (
+    BEFORE,
+    BETWEEN,
+    DEPTH,
+    FACT,
+    STATEMENT,
+    Grounder,
+)
 from assistant_builder.retrieval.index import FILES, RECORD, Index, IndexRecord
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
@@ -92,6 +100,7 @@ def grounding_record(
 ) -> dict[str, Any]:
     """Content of ``grounding.json``: all that is needed to answer as in the study, apart from index and weights."""
     config, grounder = study.config, Grounder.of(study, prompter)
+    passages = trained_file(study).is_file()
     rule = rule_of(study.arm_folder(arm) / FILE)
     taught = {
         pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable
@@ -103,7 +112,7 @@ def grounding_record(
         "longest_prompt": context
         - grounder.answer,  # of a prompt with facts, earlier turns included
         "format": {
-            "fact": FACT,
+            "fact": STATEMENT if passages else FACT,
             "between": BETWEEN,
             "before": BEFORE,
             "place": "at the end of the system prompt",

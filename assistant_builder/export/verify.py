@@ -242,9 +242,13 @@ def item_messages(item: Mapping[str, Any]) -> list[Message]:
         Message(message["role"], message["content"])
         for message in item.get("read", item["messages"])
     ]
-    facts = [
-        Fact(source["row"], 0, source["question"], source["answer"], "", None, None, True)
+    rows = (
+        (source, -1 if source["row"] is None else source["row"])
         for source in item.get("sources", ())
+    )
+    facts = [
+        Fact(row, 0, source["question"], source["answer"], "", None, None, True)
+        for source, row in rows
     ]
     return with_facts(messages, facts) if facts else messages
 

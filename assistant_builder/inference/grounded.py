@@ -14,6 +14,8 @@ from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.inference.conversing import Conversing, Cut
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
 from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
+from assistant_builder.retrieval.staleness import UNDECIDED
+from assistant_builder.retrieval.values import in_one_fact
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.decline import DeclineRule
@@ -106,11 +108,14 @@ class Grounded:
         )
         if any(attempt.cancelled for attempt in attempts):
             yield from attempts[-1].rest()
-        elif place is None:
-            attempts[-1].close()
-            yield attempts[-1].said(self.rule.sentence, cut, declined=True)
+        elif place is None or attempts[place].found.withheld:
+            attempt = attempts[-1 if place is None else place]
+            attempt.close()
+            yield attempt.said(self.rule.sentence, cut, declined=True)
         elif self.rule.own_words:
             yield attempts[place].said(attempts[place].fact_words(), cut)
+        elif self.rule.values != "anywhere":
+            yield from attempts[place].checked(cut, each=self.rule.values == "sentence")
         else:
             yield from attempts[place].rest()
 
@@ -167,7 +172,8 @@ class _Attempt:
         rule, nearest = self.grounded.rule, self.found.nearest
         if rule is None:
             return {}
-        offered = self.found.suggestions
+        withheld = self.found.withheld
+        offered = () if withheld else self.found.suggestions
         return judgement(
             "tuned",
             self.evidence,
@@ -175,7 +181,8 @@ class _Attempt:
             nearest=nearest,
             declined=declined,
             suggestions=offered,
-            tied=rule.own_words and self.found.tied,
+            tied=rule.own_words and self.found.tied and not withheld,
+            why=UNDECIDED if withheld and declined else None,
         )
 
     def close(self) -> None:
@@ -218,6 +225,26 @@ class _Attempt:
         for chunk in itertools.chain(self.held, later):
             extra = {**self._extra(), "judged": self.judgement()} if chunk.finish else {}
             yield replace(chunk, first_token_seconds=shown, **extra)
+
+    def checked(
+        self, cut: Callable[[str], tuple[str, int, Finish]], *, each: bool
+    ) -> Iterator[Chunk]:
+        """The chunks of :meth:`rest`, a sentence at a time, until one has values that stand in no fact."""
+        facts = [(hit.fact.question, hit.fact.answer) for hit in self.found.sources]
+        whole = shown = ""
+        for chunk in self.rest():
+            whole += chunk.text_delta
+            complete = chunk.finish is not None
+            text, replaced = in_one_fact(whole, facts, complete=complete, each=each)
+            if replaced:
+                self.close()
+                text, tokens, finish = cut(text)
+                extra = {**self._extra(), "judged": self.judgement()}
+                chunk = replace(chunk, tokens=tokens, finish=finish, **extra)
+            yield replace(chunk, text_delta=text.removeprefix(shown))
+            if replaced:
+                return
+            shown = text
 
     def _extra(self, *, sources: bool = True) -> dict[str, Any]:
         return {

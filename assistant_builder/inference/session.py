@@ -193,11 +193,11 @@ class Session(abc.ABC):
             return
         from assistant_builder.data import load_split
         from assistant_builder.retrieval.decline import FILE, rule_of
-        from assistant_builder.retrieval.retriever import Retriever
+        from assistant_builder.retrieval.passages import tuned_retriever
 
         known = (each.retriever for each in self._grounded.values())
         same = next((each for each in known if each.study == study), None)
-        retriever = same or Retriever.load(study, prompter)
+        retriever = same or tuned_retriever(study, prompter)
         pairs = load_split(study.folder / "data", "train")
         taught = tuple(sorted({pair.answer for pair in pairs if not pair.answerable}))
         for name, run in runs.items():

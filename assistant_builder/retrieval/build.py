@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Pair
+from assistant_builder.documents.store import Documents
 from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.retrieval.grounding import write_contexts
 from assistant_builder.retrieval.index import (
@@ -60,8 +61,9 @@ def write_index(
     embedder: TextEncoder,
     known: Mapping[str, NDArray[np.float32]],
     progress: Progress | None = None,
+    passages: Sequence[Fact] = (),
 ) -> list[Path]:
-    """Index the training pairs, and measure the recall of the validation pairs.
+    """Index the training pairs, or the statements that they are about, and measure the recall of the validation pairs.
 
     Args:
         folder: Folder of the index, which is replaced.
@@ -70,15 +72,20 @@ def write_index(
         embedder: The model of the index.
         known: Vectors of texts that ``embedder`` has embedded, float32 [d] each.
         progress: Called with the number of texts that are embedded and their total.
+        passages: Statements of documents, which are indexed in place of the pairs.
 
     Returns:
         The files; none if there are more answers than :data:`MAX_FACTS`, which cannot be looked up.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    if sum(pair.turns for pair in training) > MAX_FACTS:
+    if len(passages) + sum(pair.turns for pair in training) > MAX_FACTS:
         return []
     encoder = _KnownVectors(embedder, known)
-    index = Index.build(training, encoder, progress)
+    if passages:
+        model = {"name": embedder.name, "sha256": embedder.sha256}
+        index = Index(passages, fact_vectors(passages, encoder, progress), model)
+    else:
+        index = Index.build(training, encoder, progress)
     questions = [fact.query.text for fact in last_facts(validation)]
     vectors = encoder.encode(questions, progress=progress)
     # respelled questions are found easily
@@ -136,7 +143,10 @@ def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder
     shutil.rmtree(folder, ignore_errors=True)
     if not study.config.retrieval.final_index:
         return []
-    index, new = with_missing_answers(Index.load(study.retrieval_folder), pairs, embedder)
+    measured = Index.load(study.retrieval_folder)
+    if measured.facts[0].is_passage:  # the answers are in the documents
+        return []
+    index, new = with_missing_answers(measured, pairs, embedder)
     if not new:
         return []
     files = index.save(folder)
@@ -152,7 +162,7 @@ def served_index_folder(study: Study) -> Path:
 
 
 def lookup_stamp(study: Study, arms: Iterable[str]) -> str:
-    """A text that changes with the index that a study is served with, or with the rule of one of its arms."""
+    """A text that changes with the index that a study is served with, its documents, or the rule of one of its arms."""
     paths = [served_index_folder(study) / RECORD, *(study.arm_folder(arm) / RULE for arm in arms)]
     hashes = []
     for path in paths:
@@ -160,6 +170,8 @@ def lookup_stamp(study: Study, arms: Iterable[str]) -> str:
             hashes.append(file_hash(path))
         except OSError:  # missing, or deleted by a run just now
             hashes.append("-")
+    if documents := Documents(study):
+        hashes.append(documents.stamp)
     return " ".join(hashes)
 
 

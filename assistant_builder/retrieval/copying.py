@@ -12,13 +12,14 @@ until somebody has decided on the change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair, load_split, prepare_dataset
-from assistant_builder.documents.store import Documents
+from assistant_builder.documents.questions import trained_file
+from assistant_builder.documents.store import Documents, no_documents
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m
 from assistant_builder.models.download import needs_embedder_download
@@ -34,18 +35,13 @@ from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alo
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
-from assistant_builder.retrieval.staleness import rows_resting_on
+from assistant_builder.retrieval.staleness import UNDECIDED, stale_rows
 from assistant_builder.retrieval.validation import ValidationQuestions
 from assistant_builder.study import Study
 
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
-_UNDECIDED = (
-    m("What it rests on has changed, and nobody has decided on the change yet."),
-    m("Decide with 'assistant-builder data changes', or on the Data tab."),
-)
-"""Why an answer is withheld, and what to do."""
 COPY = "copy"
 """Name of the assistant that copies, next to those of the arms."""
 
@@ -76,16 +72,12 @@ class Copier:
         rule: Declines.
         conversations: Whether the answers of the data follow other turns.
         passages: The statements of the documents; ``None`` for a study without documents.
-        waiting: Rows of pairs that rest on a change which nobody has decided on.
-        dropped: Rows of pairs that are no longer served.
     """
 
     retriever: Retriever | None
     rule: DeclineRule
     conversations: bool = False
     passages: Passages | None = None
-    waiting: frozenset[int] = frozenset()
-    dropped: frozenset[int] = frozenset()
 
     @classmethod
     def load(
@@ -103,10 +95,15 @@ class Copier:
             StudyError: The data file is missing, or the index is damaged.
         """
         documents = Documents(study)
-        if documents and study.source is None:
+        if documents and (study.source is None or trained_file(study).is_file()):
             report(m("Loading the sentence embedder"), 0.2)
-            passages = Passages.load(study, _embedder(study), SENTENCE, _reporter(report, 0.3))
-            assert passages is not None
+            passages = study_passages(study, _reporter(report, 0.3))
+            if has_index(study):
+                training, validation, _ = _splits(study)
+                measured = Retriever.load(study, None, served=False)
+                asked = ValidationQuestions(training, validation, measured)
+                rule = copy_rule(asked, study.config.retrieval.false_declines)
+                passages = replace(passages, rule=rule)
             return cls(None, passages.rule, passages=passages)
         report(m("Reading the data"), 0.1)
         training, validation, test = _splits(study)
@@ -128,15 +125,15 @@ class Copier:
         served = measured.with_wordings([*validation, *test]) if final else measured
         if not documents:
             return cls(served, rule, conversations)
-        waiting, dropped = stale_rows(documents, served.index)
-        passages = Passages.load(study, embedder, rule.sentence, _reporter(report, 0.9))
-        return cls(served, rule, conversations, passages, waiting, dropped)
+        served = served.without(*stale_rows(documents, served.index))
+        beside = Passages.load(study, embedder, rule.sentence, _reporter(report, 0.9))
+        return cls(served, rule, conversations, beside)
 
     def answer(self, messages: Sequence[Message]) -> Copied:
         """Answer the last message of a conversation, which is a question."""
         attempts: list[_Attempt] = []
         if self.retriever is not None:
-            attempts.append(self._attempt(messages, self.retriever, self.rule, self.dropped))
+            attempts.append(self._attempt(messages, self.retriever, self.rule))
         if self.passages is not None:
             retriever, rule = self.passages.retriever, self.passages.rule
             attempts.append(self._attempt(messages, retriever, rule))
@@ -148,8 +145,8 @@ class Copier:
         found, fact, declined, why = best.found, best.found.best, best.declined, None
         if declined and passages is not None:
             why = _no_statement(found, best.rule)
-        elif fact and fact.row in (self.waiting if passages is None else passages.waiting):
-            declined, why = True, _UNDECIDED
+        elif found.withheld:
+            declined, why = True, UNDECIDED
         judged = judgement(
             "copy",
             found_alone(found.evidence),
@@ -163,22 +160,20 @@ class Copier:
         )
         if declined or fact is None:
             return Copied(self.rule.sentence, (), True, judged)
-        records = found.source_records() if passages is None else passages.source_records(found)
-        return Copied(fact.answer, tuple(records), False, judged)
+        return Copied(fact.answer, tuple(found.source_records()), False, judged)
 
     def _attempt(
         self,
         messages: Sequence[Message],
         retriever: Retriever,
         rule: DeclineRule,
-        exclude: Collection[int] = (),
     ) -> _Attempt:
         """Look the question up, alone and with the question before where it may refer to that."""
         first, second = looks(messages, conversations=self.conversations)
         attempts: list[Found] = []
 
         def look(each: Look) -> Judged:
-            attempts.extend(retriever.find([each], exclude=[exclude] if exclude else None))
+            attempts.extend(retriever.find([each]))
             evidence = found_alone(attempts[-1].evidence)
             return Judged(rule.confidence(evidence), attempts[-1].best)
 
@@ -196,6 +191,19 @@ class _Attempt:
     declined: bool
 
 
+def study_passages(study: Study, progress: Progress | None = None) -> Passages:
+    """The statements of a study's documents; loads the sentence embedder.
+
+    Raises:
+        ConfigError: The study has no documents.
+        ModelError: The sentence embedder is not available.
+    """
+    passages = Passages.load(study, _embedder(study), SENTENCE, progress)
+    if passages is None:
+        raise no_documents(study.name)
+    return passages
+
+
 def _no_statement(found: Found, rule: DeclineRule) -> tuple[Text, Text]:
     """Why documents do not answer a question, and what to add."""
     reason = m(
@@ -205,14 +213,6 @@ def _no_statement(found: Found, rule: DeclineRule) -> tuple[Text, Text]:
         threshold=rule.threshold,
     )
     return reason, m("Add a document that says it, or a row with the question and its answer.")
-
-
-def stale_rows(documents: Documents, index: Index) -> tuple[frozenset[int], frozenset[int]]:
-    """Rows of the pairs that rest on changes: those that wait for a decision, and those no longer served."""
-    changes = [change for change in documents.changes if change.decision != "keep"]
-    rows = rows_resting_on(index.facts, changes)
-    waiting = {row for row, found in rows.items() if any(each.decision is None for each in found)}
-    return frozenset(waiting), frozenset(rows.keys() - waiting)
 
 
 def _embedder(study: Study) -> Embedder:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 FACT, BETWEEN, BEFORE = "Q: {question}\nA: {answer}", "\n", "\n\n"
 """A fact in a prompt, and the text between facts and before the first of them."""
+STATEMENT = "{question}"
+"""A statement in a prompt: its question is its headings and text."""
 CONTEXTS = "contexts.jsonl"
 """File in the folder of the index: what was found for each training and validation question."""
 DEPTH = 10  # facts with distinct answers that are kept for each question
@@ -56,7 +58,7 @@ def query_of(messages: Sequence[Message]) -> Query:
 
 def supports(fact: Fact, target: Fact) -> bool:
     """Whether a fact states what ``target`` asks: it has the same cluster, or the same answer."""
-    same = fact.cluster is not None and fact.cluster == target.cluster
+    same = fact.cluster is not None and fact.clusters <= target.clusters
     return same or casefold_normalize(fact.answer) == casefold_normalize(target.answer)
 
 
@@ -70,8 +72,7 @@ def supporting(index: Index, targets: Sequence[Fact]) -> list[set[int]]:
 
 
 def _shared_keys(fact: Fact) -> set[str]:
-    answer = {f"answer {fact.answer_key}"}
-    return answer if fact.cluster is None else answer | {f"cluster {fact.cluster}"}
+    return {f"answer {fact.answer_key}", *(f"cluster {each}" for each in fact.clusters)}
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ class Grounder:
 def with_facts(messages: Sequence[Message], facts: Sequence[Fact]) -> list[Message]:
     """The conversation with facts at the end of its system prompt, the first fact last."""
     own = [message.content for message in messages if message.role == "system"]
-    texts = (FACT.format(question=fact.question, answer=fact.answer) for fact in reversed(facts))
+    texts = (
+        (STATEMENT if fact.is_passage else FACT).format(question=fact.question, answer=fact.answer)
+        for fact in reversed(facts)
+    )
     system = Message("system", BEFORE.join([*own, BETWEEN.join(texts)]))
     return [system, *(message for message in messages if message.role != "system")]
 
@@ -153,6 +157,24 @@ def training_facts(target: Fact, hits: Sequence[Hit], count: int, seed: int | No
     return facts
 
 
+def training_passages(
+    target: Fact, hits: Sequence[Hit], count: int, seed: int | None
+) -> list[Fact]:
+    """As :func:`training_facts`, where statements are looked up: every one that the answer rests on is in the prompt.
+
+    The turn itself never is: its answer is to be read from the statements.
+    """
+    rng = random.Random(f"{seed}/{target.row}/{target.turn}")
+    facts = shown_facts(hits, WITHIN if seed is None or rng.random() < 0.5 else _WIDER)[:count]
+    needed = [hit.fact for hit in hits if supports(hit.fact, target)]
+    for fact in (each for each in needed if each not in facts):
+        others = [place for place, each in enumerate(facts) if each not in needed]
+        if len(facts) >= count and others:
+            del facts[others[-1]]
+        facts.insert(len(facts) if seed is None else rng.randrange(len(facts) + 1), fact)
+    return facts
+
+
 def write_contexts(
     folder: Path, index: Index, splits: Iterable[tuple[str, Sequence[Pair], Any]]
 ) -> Path:
@@ -175,11 +197,14 @@ def write_contexts(
     for split, pairs, vectors in splits:
         targets = [target for pair in pairs for target in facts_of(pair)]
         left_out = [{target.row} for target in targets]
-        if split == "train":
+        passages = index.facts[0].is_passage
+        if split == "train" and not passages:
             turns = zip(targets, vectors, supporting(index, targets), strict=True)
             left_out = [_left_out(index, *turn) for turn in turns]
         queries = [target.query for target in targets]
         ranked = index.search(queries, vectors, DEPTH, exclude=left_out)
+        if passages:
+            ranked = _with_supporting(index, targets, ranked)
         lines += [
             {
                 "split": split,
@@ -191,6 +216,18 @@ def write_contexts(
         ]
     write_jsonl(folder / CONTEXTS, lines)
     return folder / CONTEXTS
+
+
+def _with_supporting(
+    index: Index, targets: Sequence[Fact], ranked: Sequence[list[Hit]]
+) -> list[list[Hit]]:
+    """What was found, and then the statements that an answer rests on and that were not found."""
+    result = []
+    for hits, rows in zip(ranked, supporting(index, targets), strict=True):
+        missing = sorted(rows - {hit.fact.row for hit in hits}, reverse=True)
+        facts = (index.facts[index.positions[row][0]] for row in missing)
+        result.append([*hits, *(Hit(fact, 0.0, 0.0, 0.0) for fact in facts)])
+    return result
 
 
 def _left_out(index: Index, target: Fact, vector: Any, rows: AbstractSet[int]) -> set[int]:
@@ -270,7 +307,10 @@ def grounded_pairs(
         ends = [index for index, message in enumerate(pair.messages) if message.role == "assistant"]
         for target, end in zip(facts_of(pair), ends, strict=True):
             hits = contexts.get((target.row, target.turn), [])
-            facts = training_facts(target, hits, grounder.count, seed)
+            choose = (
+                training_passages if any(hit.fact.is_passage for hit in hits) else training_facts
+            )
+            facts = choose(target, hits, grounder.count, seed)
             turn = replace(pair, messages=pair.messages[: end + 1])
             yield _fitted(turn, facts, target, grounder.prompter, longest)
 
@@ -279,13 +319,18 @@ def _fitted(
     turn: Pair, facts: Sequence[Fact], target: Fact, prompter: ChatTokenizer, longest: int
 ) -> Pair:
     # the turn with as many of the facts, the nearest first, as ``longest`` tokens allow, but always a supporting one.
-    # The last resort is the turn itself as its only fact, which may be shorter than another wording.
-    needed = next(fact for fact in facts if supports(fact, target))
+    # The last resort is the turn itself as its only fact, which may be shorter than another wording; never where
+    # statements are looked up.
+    needed = [fact for fact in facts if supports(fact, target)]
+    passages = bool(needed) and needed[0].is_passage
+    needed = needed if passages else needed[:1]
     while True:
         whole = _with_facts_before(turn, facts)
         if list(facts) == [target] or prompter.count_tokens(whole) <= longest:
             return whole
-        farthest = next((fact for fact in reversed(facts) if fact is not needed), None)
+        farthest = next((fact for fact in reversed(facts) if fact not in needed), None)
+        if farthest is None and passages:
+            return whole
         facts = [target] if farthest is None else [fact for fact in facts if fact is not farthest]
 
 

@@ -103,11 +103,15 @@ class Query:
         return casefold_normalize(self.text)
 
 
+PASSAGE = "passage:"
+"""Before the key of a statement in the cluster of its fact, and of the pairs that rest on it."""
+
+
 @dataclass(frozen=True)
 class Fact:
-    """One assistant turn of a training pair."""
+    """One assistant turn of a training pair, or a statement of a document."""
 
-    row: int  # row of the pair in the data file
+    row: int  # row of the pair in the data file; of the n-th statement -n
     turn: int  # 0-based assistant turn
     question: str  # the user's turn
     answer: str
@@ -120,6 +124,20 @@ class Fact:
     def query(self) -> Query:
         """The fact's question with its history."""
         return Query(self.question, self.history)
+
+    @property
+    def is_passage(self) -> bool:
+        """Whether it is a statement of a document."""
+        return self.row < 0
+
+    @property
+    def clusters(self) -> frozenset[str]:
+        """Its cluster; of a pair that rests on statements those of the statements."""
+        if self.cluster is None:
+            return frozenset()
+        return frozenset(
+            self.cluster.split() if self.cluster.startswith(PASSAGE) else (self.cluster,)
+        )
 
     @property
     def answer_key(self) -> str:

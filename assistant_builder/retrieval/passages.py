@@ -1,22 +1,34 @@
 """Looking up statements of a study's documents, beside the facts of its pairs.
 
-A statement is a fact of an index of its own, whose question is its headings and text. Nothing tells which questions the
-documents answer, so the rule for declining is a threshold of the score.
+A statement is a fact of an index of its own, whose question is its headings and text. Until questions of the documents
+are trained, nothing tells which questions they answer, and the rule for declining is a threshold of the score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from assistant_builder.documents.questions import trained_file, trained_statements
 from assistant_builder.documents.store import Documents
 from assistant_builder.documents.types import Statement
 from assistant_builder.errors import StudyError
+from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.decline import DeclineRule, score_rule
-from assistant_builder.retrieval.index import Fact, Index, Progress, TextEncoder, fact_vectors
-from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
+from assistant_builder.retrieval.grounding import Grounder
+from assistant_builder.retrieval.index import (
+    PASSAGE,
+    Fact,
+    Hit,
+    Index,
+    Progress,
+    TextEncoder,
+    fact_vectors,
+)
+from assistant_builder.retrieval.retriever import Chooser, Retriever
+from assistant_builder.retrieval.staleness import stale_rows
 from assistant_builder.study import Study
 
 NEAR = 0.5
@@ -29,18 +41,16 @@ class Passages:
     """The statements of a study's documents.
 
     Attributes:
-        retriever: Finds them; the row of a fact is the place of its statement.
+        retriever: Finds them.
         rule: Declines.
         statements: The statements, those that wait for a decision included.
-        waiting: Places of those that wait for a decision.
-        documents: The documents.
+        waiting: Rows of the facts that wait for a decision.
     """
 
     retriever: Retriever
     rule: DeclineRule
     statements: tuple[Statement, ...]
     waiting: frozenset[int]
-    documents: Documents
 
     @classmethod
     def load(
@@ -58,31 +68,90 @@ class Passages:
             sentence: What is said instead of an answer.
             progress: Called with the texts that are embedded and their total.
         """
-        documents = Documents(study)
-        if not documents:
+        if not Documents(study):
             return None
-        changes = documents.undecided
-        new = {change.new.key for change in changes if change.new is not None}
-        current = documents.statements
-        statements = (*current, *(change.old for change in changes))
-        waiting = {place for place, each in enumerate(statements) if each.key in new}
-        waiting |= set(range(len(current), len(statements)))
-        facts = [
-            Fact(place, 0, each.searched, each.answer, "", each.document, None, True)
-            for place, each in enumerate(statements)
-        ]
-        index = _index(documents, facts, embedder, progress)
-        retriever = Retriever(study, index, embedder, Chooser(study.config.retrieval.facts))
+        statements, waiting = served_statements(Documents(study))
+        retriever = served_retriever(
+            study, embedder, Chooser(study.config.retrieval.facts), progress=progress
+        )
         rule = score_rule(NEAR, target=study.config.retrieval.false_declines, sentence=sentence)
-        return cls(retriever, rule, statements, frozenset(waiting), documents)
+        return cls(retriever, rule, tuple(statements), waiting)
 
-    def source_records(self, found: Found) -> list[dict[str, Any]]:
-        """The statements that were found, each with document, page and the passage that it is from."""
-        return [
-            source_record(self.documents, self.statements[hit.fact.row], hit.similarity)
-            for hit in found.sources
-            if hit.fact.row not in self.waiting
-        ]
+    def statement(self, fact: Fact) -> Statement:
+        """The statement of a fact."""
+        return self.statements[_place(fact)]
+
+
+def passage_facts(statements: Sequence[Statement]) -> list[Fact]:
+    """The facts of statements: the n-th has the row -n."""
+    return [
+        Fact(-place, 0, each.searched, each.answer, "", None, f"{PASSAGE}{each.key}", True)
+        for place, each in enumerate(statements, start=1)
+    ]
+
+
+def trained_passages(study: Study) -> list[Fact]:
+    """The facts of the statements that the study's assistants are trained to read; none where they read pairs."""
+    return passage_facts(trained_statements(study))
+
+
+def cluster_of(keys: Collection[str]) -> str:
+    """The cluster of a pair that rests on statements with these keys."""
+    return " ".join(f"{PASSAGE}{key}" for key in keys)
+
+
+def _place(fact: Fact) -> int:
+    return -fact.row - 1
+
+
+def served_statements(documents: Documents) -> tuple[list[Statement], frozenset[int]]:
+    """What the documents state, and stated before undecided changes; and the rows that wait for a decision."""
+    changes = documents.undecided
+    new = {change.new.key for change in changes if change.new is not None}
+    current = documents.statements
+    statements = [*current, *(change.old for change in changes)]
+    waiting = {
+        -place
+        for place, each in enumerate(statements, start=1)
+        if each.key in new or place > len(current)
+    }
+    return statements, frozenset(waiting)
+
+
+def served_retriever(
+    study: Study,
+    embedder: TextEncoder,
+    grounder: Grounder | Chooser,
+    *,
+    progress: Progress | None = None,
+) -> Retriever:
+    """Finds what the documents state now; what rests on an undecided change is withheld."""
+    documents = Documents(study)
+    statements, waiting = served_statements(documents)
+    index = _index(documents, passage_facts(statements), embedder, progress)
+
+    def record(hit: Hit) -> dict[str, Any]:
+        return source_record(documents, statements[_place(hit.fact)], hit.similarity)
+
+    return Retriever(study, index, embedder, grounder, waiting=waiting, record=record)
+
+
+def tuned_retriever(study: Study, prompter: ChatTokenizer | None) -> Retriever:
+    """What a trained assistant looks up when it is served: with what became stale since it was trained withheld.
+
+    An assistant that was trained to read statements reads what the documents state now.
+    """
+    documents = Documents(study)
+    if not documents:
+        return Retriever.load(study, prompter)
+    if trained_file(study).is_file():
+        from assistant_builder.retrieval.train_embedder import embedder_of_study
+
+        count = study.config.retrieval.facts
+        grounder = Chooser(count) if prompter is None else Grounder.of(study, prompter)
+        return served_retriever(study, embedder_of_study(study), grounder)
+    retriever = Retriever.load(study, prompter)
+    return retriever.without(*stale_rows(documents, retriever.index))
 
 
 def source_record(documents: Documents, statement: Statement, similarity: float) -> dict[str, Any]:

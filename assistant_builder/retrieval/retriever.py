@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +39,16 @@ class Found:
         sources: Those facts with their similarity, the best first.
         evidence: What the search says about whether the question can be answered.
         near: The facts of the two best answers, whether or not they are in the prompt.
+        withheld: Whether the best fact rests on a change that nobody has decided on.
+        record: A source as it is shown.
     """
 
     messages: list[Message]
     sources: list[Hit]
     evidence: Retrieved
     near: tuple[Hit, ...] = ()
+    withheld: bool = False
+    record: Callable[[Hit], dict[str, Any]] | None = None
 
     @property
     def best(self) -> Fact | None:
@@ -71,12 +75,19 @@ class Found:
         return self.near[0].score - self.near[1].score <= TIE
 
     def source_records(self) -> list[dict[str, Any]]:
-        """Row, question, answer and similarity of each source."""
-        return [
-            {"row": hit.fact.row, "question": hit.fact.question, "answer": hit.fact.answer}
-            | {"similarity": round(hit.similarity, 4)}
-            for hit in self.sources
-        ]
+        """Row, question, answer and similarity of each source; a statement has no row, but document and page."""
+        return [*map(self.record or source_record, self.sources)]
+
+
+def source_record(hit: Hit) -> dict[str, Any]:
+    """A fact as a source of an answer."""
+    fact = hit.fact
+    return {
+        "row": None if fact.is_passage else fact.row,
+        "question": fact.question,
+        "answer": fact.answer,
+        "similarity": round(hit.similarity, 4),
+    }
 
 
 @dataclass(frozen=True)
@@ -93,12 +104,27 @@ class Chooser:
 
 
 class Retriever:
-    """Finds facts and writes them into prompts; with a :class:`Chooser` it only finds them."""
+    """Finds facts and writes them into prompts; with a :class:`Chooser` it only finds them.
+
+    Attributes:
+        waiting: Rows of facts that rest on a change which nobody has decided on. One that is found first withholds the
+            answer; others are left out.
+        dropped: Rows of facts that are not used.
+    """
 
     def __init__(
-        self, study: Study, index: Index, embedder: TextEncoder, grounder: Grounder | Chooser
+        self,
+        study: Study,
+        index: Index,
+        embedder: TextEncoder,
+        grounder: Grounder | Chooser,
+        *,
+        waiting: frozenset[int] = frozenset(),
+        dropped: frozenset[int] = frozenset(),
+        record: Callable[[Hit], dict[str, Any]] | None = None,
     ) -> None:
         self.study, self.index, self.embedder, self._grounder = study, index, embedder, grounder
+        self.waiting, self.dropped, self._record = waiting, dropped, record
 
     @classmethod
     def load(
@@ -139,6 +165,16 @@ class Retriever:
         index, _ = with_missing_answers(self.index, pairs, self.embedder, wordings=True)
         return Retriever(self.study, index, self.embedder, self._grounder)
 
+    def without(self, waiting: frozenset[int], dropped: frozenset[int]) -> Retriever:
+        """A retriever that withholds and leaves out facts, see the attributes."""
+        how: Any = {"waiting": waiting, "dropped": dropped, "record": self._record}
+        return Retriever(self.study, self.index, self.embedder, self._grounder, **how)
+
+    @property
+    def waiting_facts(self) -> list[Fact]:
+        """The facts of :attr:`waiting`."""
+        return [fact for fact in self.index.facts if fact.row in self.waiting]
+
     def find(
         self,
         looks: Sequence[Look],
@@ -155,15 +191,20 @@ class Retriever:
         """
         queries = [look.query for look in looks]
         vectors = self.embedder.encode([query.text for query in queries])
+        if self.dropped:
+            exclude = [{*self.dropped, *out} for out in exclude or [()] * len(queries)]
         ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
         declined = self.index.nearest_to_decline(queries, vectors, exclude)
         results = []
         for look, hits, nearest in zip(looks, ranked, declined, strict=True):
             usable = [hit for hit in hits if hit.fact.answerable]
+            withheld = bool(usable) and usable[0].fact.row in self.waiting
+            if self.waiting and not withheld:
+                hits = [hit for hit in hits if hit.fact.row not in self.waiting]
+                usable = [hit for hit in usable if hit.fact.row not in self.waiting]
             grounded, facts = self._grounder.ground(look.messages, shown_facts(hits), context)
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
-            results.append(
-                Found(grounded, usable[: len(facts)], evidence, tuple(usable[:SUGGESTED]))
-            )
+            sources, near = usable[: len(facts)], tuple(usable[:SUGGESTED])
+            results.append(Found(grounded, sources, evidence, near, withheld, self._record))
         return results

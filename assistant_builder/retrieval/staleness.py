@@ -9,11 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from assistant_builder.documents.changes import Change
-from assistant_builder.retrieval.index import Fact
+from assistant_builder.documents.store import Documents
+from assistant_builder.i18n import m
+from assistant_builder.retrieval.index import Fact, Index
 from assistant_builder.retrieval.lexical import content_words
 
 ANSWER, WHOLE = 0.6, 0.5
 """Share of the words of an answer that the old statement has, and of those of question and answer together."""
+UNDECIDED = (
+    m("What it rests on has changed, and nobody has decided on the change yet."),
+    m("Decide with 'assistant-builder data changes', or on the Data tab."),
+)
+"""Why an answer is withheld, and what to do."""
 _STEM = 4  # characters by which words are compared, so that "tool" is "tools"
 
 
@@ -38,6 +45,14 @@ def rows_resting_on(facts: Iterable[Fact], changes: Sequence[Change]) -> dict[in
             if fact.answerable and rests_on(fact.question, fact.answer, change):
                 rows.setdefault(fact.row, []).append(change)
     return rows
+
+
+def stale_rows(documents: Documents, index: Index) -> tuple[frozenset[int], frozenset[int]]:
+    """Rows of the pairs that rest on changes: those that wait for a decision, and those no longer served."""
+    changes = [change for change in documents.changes if change.decision != "keep"]
+    rows = rows_resting_on(index.facts, changes)
+    waiting = {row for row, found in rows.items() if any(each.decision is None for each in found)}
+    return frozenset(waiting), frozenset(rows.keys() - waiting)
 
 
 def _stems(text: str) -> set[str]:

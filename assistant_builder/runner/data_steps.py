@@ -76,6 +76,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     """Find held-out questions that leak into training by sentence embeddings, and index the training pairs."""
     from assistant_builder.data import find_embedding_leaks
     from assistant_builder.retrieval.build import write_index
+    from assistant_builder.retrieval.passages import trained_passages
 
     config = study.config.data
     data = study.folder / "data"
@@ -127,7 +128,8 @@ def embed_data(study: Study) -> Iterable[Path]:
     if other:
         embedder, known = Embedder.of(other, report), {}
     shutil.rmtree(study.embedder_folder, ignore_errors=True)
-    if study.config.trains_embedder:
+    passages = trained_passages(study)
+    if study.config.trains_embedder and not passages:
         from assistant_builder.retrieval.index import facts_of
         from assistant_builder.retrieval.train_embedder import train_embedder
 
@@ -135,6 +137,8 @@ def embed_data(study: Study) -> Iterable[Path]:
         progress = reporting(t("Training the sentence embedder"))
         embedder, known = train_embedder(study, facts, progress), {}
     progress = reporting(t("Indexing the training questions"))
-    index = write_index(study.retrieval_folder, training, validation, embedder, known, progress)
+    index = write_index(
+        study.retrieval_folder, training, validation, embedder, known, progress, passages
+    )
     trained = sorted(path for path in study.embedder_folder.rglob("*") if path.is_file())
     return [study.embedding_file, *index, *trained]

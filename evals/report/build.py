@@ -15,6 +15,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.i18n import Message, as_in_files, bits, enumerated, joined, m
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
+from assistant_builder.runner.document_training import question_counts
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance
 from assistant_builder.study.limits import answer_limit
@@ -185,6 +186,8 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["risk_coverage"] = curve
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
+    if (counts := question_counts(study)) is not None:
+        report["document_questions"] = dict(counts)
     if (own := own_questions(study)) is not None:
         report["own_questions"] = own
     if "files" not in report["to_come"]:

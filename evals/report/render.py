@@ -31,6 +31,7 @@ from evals.report import (
     approaches,
     brief,
     charts,
+    document_questions,
     formats,
     in_conversation,
     rows,
@@ -317,6 +318,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "risk": charts.risk_chart(report.risk_coverage),
         "risk_lines": [
             *risk_sentences(report.risk_coverage),
+            *document_questions.sentences(report),
             *in_conversation.sentences(report),
         ],
         "approach_metric": shown(report.approach_metric).label if report.approach_metric else "",

@@ -19,6 +19,7 @@ from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import read_json
 from assistant_builder.i18n import Message, m, text_of, written
 from assistant_builder.i18n import Text as Shown
+from assistant_builder.runner.document_training import QuestionCounts
 from assistant_builder.study.contents import (
     Figures,
     Leak,
@@ -258,6 +259,8 @@ class Resources(Record):
     gradient_checkpointing: bool | None = None
     trainable_parameters: int | None = None
     steps: int | None = None
+    planned_steps: int | None = None
+    """Those of all epochs if the training ended before, because its loss had reached the floor."""
     best_step: int | None = None
     best_validation_loss: Number = None
     predicted: dict[str, float | Figures | None] | None = None
@@ -812,6 +815,8 @@ class NotVerbatim(Record):
     right: int = 0
     own_words: bool = False
     """Whether the fact that such an answer repeats is shown instead."""
+    values: str = "anywhere"
+    """In what the values of other answers must stand: one fact for an ``answer``, or one for each ``sentence``."""
     validation: VerbatimCounts = VerbatimCounts()
 
 
@@ -877,6 +882,7 @@ class Report(Record):
     conversation: Conversation | None = None
     not_verbatim: NotVerbatim | None = None
     own_questions: OwnQuestions | None = None
+    document_questions: QuestionCounts | None = None
     approach: str = ""
     """``grounded`` or ``memory``; empty if facts are not looked up in either way."""
     approach_metric: str = ""

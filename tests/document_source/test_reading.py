@@ -8,6 +8,8 @@ import pytest
 pytest.importorskip("pypdfium2", reason="needs the extra documents")
 
 import docx
+import pptx
+import pptx.util
 import pypdfium2
 from fpdf import FPDF
 
@@ -117,6 +119,59 @@ def test_pages_of_a_word_document_are_those_of_its_page_breaks(tmp_path):
     ]
 
 
+def slides(path: Path) -> None:
+    show = pptx.Presentation()
+    show.core_properties.title = "Tour"
+    first = show.slides.add_slide(show.slide_layouts[1])
+    first.shapes.title.text = "Opening hours"
+    first.placeholders[1].text = "Tuesday: 10:00\nThe desk closes at noon."
+    first.notes_slide.notes_text_frame.text = "Smile at the audience now."
+    hidden = show.slides.add_slide(show.slide_layouts[1])
+    hidden.shapes.title.text = "Old prices"
+    hidden.placeholders[1].text = "The tour costs two pounds."
+    hidden.element.set("show", "0")
+    third = show.slides.add_slide(show.slide_layouts[5])
+    third.shapes.title.text = "Fees"
+    size = pptx.util.Inches(2)
+    table = third.shapes.add_table(2, 2, size, size, size, size).table
+    for place, text in enumerate(("Machine", "Fee", "Lathe", "£36")):
+        table.cell(place // 2, place % 2).text = text
+    group = third.shapes.add_group_shape()
+    group.shapes.add_textbox(0, 0, size, size).text_frame.text = "Fees include a drink."
+    show.save(str(path))
+
+
+def test_slides_are_pages_with_their_titles_points_and_tables(tmp_path):
+    slides(tmp_path / "a.pptx")
+    found = read_document(tmp_path / "a.pptx", "a.pptx")
+    assert found.title == "Tour"
+    assert [(each.page, each.heading, each.text) for each in found.statements] == [
+        (1, "Opening hours", "Tuesday: 10:00"),
+        (1, "Opening hours", "The desk closes at noon."),
+        (3, "Fees", "Fees include a drink."),
+        (3, "Fees", "Lathe – Fee: £36"),
+    ]
+    # the content decides, not the name
+    (tmp_path / "a.pptx").rename(tmp_path / "b.docx")
+    assert len(read_document(tmp_path / "b.docx", "b.docx").statements) == 4
+
+
+def many_slides(path: Path) -> None:
+    show = pptx.Presentation()
+    listed = show.slides._sldIdLst
+    slide = show.slides.add_slide(show.slide_layouts[6])
+    for _ in range(1_000):
+        entry = listed._add_sldId()
+        entry.rId = show.part.relate_to(slide.part, "slide")
+    show.save(str(path))
+
+
+def empty_slides(path: Path) -> None:
+    show = pptx.Presentation()
+    show.slides.add_slide(show.slide_layouts[6])
+    show.save(str(path))
+
+
 def test_words_divided_at_the_end_of_a_line_are_made_whole(tmp_path):
     pdf = FPDF()
     pdf.add_page()
@@ -182,6 +237,11 @@ def script(path: Path) -> None:
         ),
         ("a.pdf", lambda path: path.write_text("Hello"), "this is no PDF document"),
         ("a.docx", lambda path: path.write_bytes(b"PK\x03\x04 broken"), "or it is damaged"),
+        ("a.pptx", lambda path: path.write_bytes(b"PK\x03\x04 broken"), "or it is damaged"),
+        ("a.pptx", lambda path: path.write_text("Hello"), "no Word or PowerPoint document"),
+        ("a.pptx", bomb, "more than 64 MiB once decompressed"),
+        ("a.pptx", empty_slides, "the document has no text"),
+        ("a.pptx", many_slides, "the document has 1,001 pages, more than 1,000"),
         ("a.txt", lambda path: path.write_bytes(b" \n "), "the document is empty"),
         ("a.md", lambda path: path.write_text("# Title"), "the document has no text"),
         ("a.html", lambda path: None, "no such file"),

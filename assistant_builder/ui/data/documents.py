@@ -47,7 +47,7 @@ class DocumentsForm:
                 )
             )
             self.files = gr.File(
-                label=t("PDF, DOCX, HTML, Markdown or text"),
+                label=t("PDF, DOCX, PPTX, HTML, Markdown or text"),
                 file_count="multiple",
                 file_types=sorted(KINDS),
                 height=130,

@@ -72,6 +72,7 @@ FILE_TYPES = [
     ".xls",
     ".pdf",
     ".docx",
+    ".pptx",
     ".doc",
     ".odt",
     ".rtf",
