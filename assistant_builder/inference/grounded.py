@@ -13,6 +13,7 @@ from assistant_builder.data import Message
 from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.inference.conversing import Conversing, Cut
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
+from assistant_builder.retrieval.corrections import corrected_answer
 from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
 from assistant_builder.retrieval.staleness import UNDECIDED
 from assistant_builder.retrieval.values import in_one_fact
@@ -91,7 +92,14 @@ class Grounded:
         """
         started = time.perf_counter()
         first_look, second_look = looks(messages, conversations=self.conversations)
-        first = _Attempt(self, lambda: find(first_look), generate, started)
+        found = find(first_look)
+        if self.rule is not None and found.corrected is not None:
+            sources, declined, judged = corrected_answer(found.corrected)
+            text, tokens, finish = cut(found.corrected.answer)
+            seconds = time.perf_counter() - started
+            yield Chunk(text, tokens, seconds, seconds, finish, sources, None, declined, judged)
+            return
+        first = _Attempt(self, lambda: found, generate, started)
         if self.rule is None:
             yield from first.rest()
             return
