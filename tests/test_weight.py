@@ -29,7 +29,7 @@ assistant_builder/store              1140   745
 assistant_builder/study              2360  1400
 assistant_builder/sweep              1190   640
 assistant_builder/training           2730  1625
-assistant_builder/ui                14020  6735
+assistant_builder/ui               14030  6735
 assistant_builder/web                1990  1160
 evals                                3875  1945
 evals/bundle                         1475   820
