@@ -12,7 +12,7 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.client import WorkerPool
-from assistant_builder.i18n import use_language
+from assistant_builder.i18n import m, use_language
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.ui.evaluate.tab import EvaluateTab
@@ -102,10 +102,11 @@ def test_what_comes_first_is_said():
 
 def test_a_running_evaluation_shows_each_cell_and_what_there_is():
     study = half_scored()
-    running(study, "evaluate", Progress(25, 100, "%", "Q4: answering the test questions", 40.0))
+    message = m("{cell}: searching for the pairs", cell="Q4")
+    running(study, "evaluate", Progress.saying(25, 100, "%", message, 40.0))
     said = plain(evaluation_state(take_snapshot(study)))
-    assert "Q4: answering the test questions: 25 %, 40 s left" in said
-    assert "Q4 Compact (QLoRA, 4-bit) running answering the test questions" in said
+    assert "Q4: searching for the pairs: 25 %, 40 s left" in said
+    assert "Q4 Compact (QLoRA, 4-bit) running" in said
     assert "L16 Full (LoRA, 16-bit) done 41 s" in said
     assert "QR QLoRA export, requantized not run yet" in said
     assert "Scored so far: 7 of 10 cells" in said
@@ -115,15 +116,16 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     study = half_scored()
     study.status_file("evaluate").unlink(missing_ok=True)
     study.write_config(study.config.with_changes({"executor": "ray"}))
-    running(study, "score-1", Progress(25, 100, "%", "Q16: answering the test questions", 40.0))
-    running(
-        study, "score-2", Progress(50, 100, "%", "Q4: similarity of answer and reference", 20.0)
-    )
+    searching = m("{cell}: searching for the pairs", cell="Q16")
+    running(study, "score-1", Progress.saying(25, 100, "%", searching, 40.0))
+    comparing = m("{cell}: similarity of answer and reference", cell="Q4")
+    running(study, "score-2", Progress.saying(50, 100, "%", comparing, 20.0))
     shown = evaluation_state(take_snapshot(study))
     said = plain(shown)
-    assert "Q16: answering the test questions: 25 %, 40 s left" in said
+    assert "Q16: searching for the pairs: 25 %, 40 s left" in said
     assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
-    assert "Q4 Compact (QLoRA, 4-bit) running similarity of answer and reference" in said
+    assert "Q4 Compact (QLoRA, 4-bit) running" in said
+    assert "Q16 QLoRA adapter, 16-bit base running" in said
     assert "Score cells · part 1" in shown and "Score cells · part 2" in shown
     done(study, "score-2", 30)
     study.write_step(StepRecord("score-1", state="failed", error={"what": "memory ran out"}))
