@@ -125,7 +125,6 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     assert "Q16: searching for the pairs: 25 %, 40 s left" in said
     assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
     assert "Q4 Compact (QLoRA, 4-bit) running" in said
-    assert "Q16 QLoRA adapter, 16-bit base running" in said
     assert "Score cells · part 1" in shown and "Score cells · part 2" in shown
     done(study, "score-2", 30)
     study.write_step(StepRecord("score-1", state="failed", error={"what": "memory ran out"}))
