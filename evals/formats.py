@@ -23,7 +23,7 @@ from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError, install_command
 from assistant_builder.export.gguf import GgufFiles, heldout_prompts
-from assistant_builder.i18n import N_, Text, m
+from assistant_builder.i18n import Text, m
 from assistant_builder.inference.llamacpp import Completion, LlamaServer, check_prompts
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -228,9 +228,7 @@ class _FormatScoring:
 
     def _write(self, arm: str, types: Sequence[str]) -> None:
         reached = 0.0
-        self._clock.set_message(
-            N_("{cell}: writing {types}").format(cell=arm, types=", ".join(types))
-        )
+        self._clock.set_message(m("{cell}: writing {types}", cell=arm, types=", ".join(types)))
 
         def report(fraction: float, message: Text) -> None:
             nonlocal reached
@@ -264,14 +262,12 @@ class _FormatScoring:
         ]
         texts = [answer.text for answer in given]
         self._clock.set_message(
-            N_("{cell}: scoring the reference answers with the dequantized weights").format(
-                cell=title
-            )
+            m("{cell}: scoring the reference answers with the dequantized weights", cell=title)
         )
         began = time.monotonic()
         likelihoods = self._likelihoods(files.path(type))
         seconds = time.monotonic() - began
-        self._clock.set_message(N_("{cell}: similarity of answer and reference").format(cell=title))
+        self._clock.set_message(m("{cell}: similarity of answer and reference", cell=title))
         scores = score_answers(
             texts,
             [item["reference"] for item in self._items],
@@ -327,11 +323,9 @@ class _FormatScoring:
         }
         timed = evenly_spaced(range(len(self._items)), TIMED)
         found: dict[int, Completion] = {}
-        self._clock.set_message(N_("{cell}: loading the file in llama.cpp").format(cell=title))
+        self._clock.set_message(m("{cell}: loading the file in llama.cpp", cell=title))
         with LlamaServer(path, context=max(map(len, prompts)) + limit + 1, slots=SLOTS) as server:
-            self._clock.set_message(
-                N_("{cell}: comparing tokens with the project's").format(cell=title)
-            )
+            self._clock.set_message(m("{cell}: comparing tokens with the project's", cell=title))
             try:
                 check_prompts(server, self._prompter, self._conversations)
             except EvaluationError as error:
@@ -345,7 +339,7 @@ class _FormatScoring:
                     ),
                 ) from error
             self._clock.set_message(
-                N_("{cell}: answering the test questions with llama.cpp").format(cell=title)
+                m("{cell}: answering the test questions with llama.cpp", cell=title)
             )
             began = time.monotonic()
             for place in timed:

@@ -102,13 +102,10 @@ def test_what_comes_first_is_said():
 
 def test_a_running_evaluation_shows_each_cell_and_what_there_is():
     study = half_scored()
-    running(
-        study,
-        "evaluate",
-        Progress.saying(25, 100, "%", m("{cell}: answering the test questions", cell="Q4"), 40.0),
-    )
+    message = m("{cell}: searching for the pairs", cell="Q4")
+    running(study, "evaluate", Progress.saying(25, 100, "%", message, 40.0))
     said = plain(evaluation_state(take_snapshot(study)))
-    assert "Q4: answering the test questions: 25 %, 40 s left" in said
+    assert "Q4: searching for the pairs: 25 %, 40 s left" in said
     assert "Q4 Compact (QLoRA, 4-bit) running" in said
     assert "L16 Full (LoRA, 16-bit) done 41 s" in said
     assert "QR QLoRA export, requantized not run yet" in said
@@ -119,21 +116,13 @@ def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_
     study = half_scored()
     study.status_file("evaluate").unlink(missing_ok=True)
     study.write_config(study.config.with_changes({"executor": "ray"}))
-    running(
-        study,
-        "score-1",
-        Progress.saying(25, 100, "%", m("{cell}: answering the test questions", cell="Q16"), 40.0),
-    )
-    running(
-        study,
-        "score-2",
-        Progress.saying(
-            50, 100, "%", m("{cell}: similarity of answer and reference", cell="Q4"), 20.0
-        ),
-    )
+    searching = m("{cell}: searching for the pairs", cell="Q16")
+    running(study, "score-1", Progress.saying(25, 100, "%", searching, 40.0))
+    comparing = m("{cell}: similarity of answer and reference", cell="Q4")
+    running(study, "score-2", Progress.saying(50, 100, "%", comparing, 20.0))
     shown = evaluation_state(take_snapshot(study))
     said = plain(shown)
-    assert "Q16: answering the test questions: 25 %, 40 s left" in said
+    assert "Q16: searching for the pairs: 25 %, 40 s left" in said
     assert "Q4: similarity of answer and reference: 50 %, 20 s left" in said
     assert "Q4 Compact (QLoRA, 4-bit) running" in said
     assert "Score cells · part 1" in shown and "Score cells · part 2" in shown
