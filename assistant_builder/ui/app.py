@@ -136,7 +136,7 @@ def _build(pool: WorkerPool) -> tuple[TranslatedBlocks, list[LiveRegion]]:
         ]
         home.wire(picker, tabs)
         steps.wire(picker, tabs)
-        _follow(demo, picker, home_button, tabs, notice, sections)
+        _follow(demo, picker, home_button, tabs, [*steps.items.values()], notice, sections)
         demo.load(_session, None, session, queue=False, **QUIET)
     return demo, sections
 
@@ -295,6 +295,7 @@ def _follow(
     picker: gr.Dropdown,
     home_button: gr.Button,
     tabs: gr.Tabs,
+    items: list[gr.Tab],
     notice: gr.HTML,
     sections: list[LiveRegion],
 ) -> None:
@@ -318,8 +319,9 @@ def _follow(
         return _opened(dict(parse_qsl(str(address).removeprefix("?"), keep_blank_values=True)))[1]
 
     # Not queued: the queue records every event, and a running study causes one per second.
-    # Gradio tells every output of an event of each state of every event; here one component is told instead.
-    quiet = {**QUIET, "queue": False, "show_progress_on": seen}
+    # Gradio tells every output of an event of each state of every event. Here few components are told instead: the
+    # tabs, because of several that are closed at once gradio 6.31 keeps the last one unless it is told of them again.
+    quiet = {**QUIET, "queue": False, "show_progress_on": [seen, *items]}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
     titles = json.dumps(
