@@ -26,7 +26,7 @@ from assistant_builder.documents.questions import (
 )
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import ConfigError, ModelError, StudyError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import Text, m
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.decline import Mode
 from assistant_builder.runner.backend import Event
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     import pandas
 
     from assistant_builder.inference.session import Session
+    from evals.model_compare import Judgement
 
 
 class Source(BaseModel):
@@ -599,6 +600,44 @@ def compare(a: str | Study, b: str | Study) -> dict[str, Any]:
         folders.Study.open(study) if isinstance(study, str) else study._study for study in (a, b)
     )
     return compare_studies(first, second)
+
+
+def judge(
+    questions: str | PathLike[str],
+    *candidates: str | PathLike[str],
+    name: str | None = None,
+    system: str | None = None,
+    on_event: Callable[[Text], None] = lambda text: None,
+    **settings: Any,
+) -> Judgement:
+    """Compare models of any origin on questions; the first is the reference. A second call continues one that stopped.
+
+    Args:
+        questions: File of questions and reference answers, in any format of a study.
+        candidates: GGUF files, folders, catalog names or hub ids, ``MODEL@URL`` or ``ollama:TAG`` for endpoints (their
+            keys in ``ASSISTANT_BUILDER_KEY_A``, ``…_B``), and logs of lm-eval or inspect.
+        name: Name of the comparison; by default that of the file and a hash of all inputs.
+        system: System prompt for rows without one.
+        on_event: Receives what happens.
+        settings: Settings of the evaluation: ``eval={"margin": 0.03}``, or ``**{"eval.margin": 0.03}``.
+
+    Returns:
+        The comparison, with ``report`` (a document), ``verdicts``, ``outcomes`` and ``sentence``; a notebook shows its
+        report.
+
+    Raises:
+        ConfigError: A candidate or a setting is invalid.
+        DataError: There are fewer than two questions with answers, or a log lacks some.
+        ModelError: A file is damaged, or a model cannot be loaded.
+        EvaluationError: An endpoint does not answer. What was scored is kept.
+    """
+    from evals.model_compare import judge as compare_models
+
+    words = [str(each) for each in candidates]
+    changes = dict(_dotted(settings))
+    return compare_models(
+        Path(questions), words, name=name, settings=changes, system=system, tell=on_event
+    )
 
 
 def recommended_arm(study: folders.Study) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,8 +53,13 @@ class EndpointError(Exception):
         self.kind, self.words, self.wait_seconds = kind, words, wait_seconds
 
 
+DEFAULT_SAMPLING: Mapping[str, Any] = {"temperature": 0, "max_tokens": 2048}
+
+
 class ChatEndpoint:
     """A model behind a chat-completions URL; an asynchronous context manager for its connections.
+
+    ``sampling`` are the fields of each request besides model and messages; ``where`` names the endpoint in errors.
 
     Raises:
         EvaluationError: The key cannot be sent in a header.
@@ -67,6 +72,8 @@ class ChatEndpoint:
         *,
         key: str | None = None,
         patience: RetryPolicy = DEFAULT_RETRY_POLICY,
+        sampling: Mapping[str, Any] = DEFAULT_SAMPLING,
+        where: str = "judge",
     ) -> None:
         base = httpx.URL(url)
         path = base.path.rstrip("/")
@@ -75,12 +82,12 @@ class ChatEndpoint:
         self._url = base.copy_with(
             path=path if path.endswith("/chat/completions") else f"{path}/chat/completions"
         )
-        self._patience = patience
+        self._patience, self._sampling = patience, sampling
         key = (key or "").strip()
         if not key.isascii() or not key.isprintable():
             raise EvaluationError(
                 m("the key has characters that cannot be sent"),
-                where=f"judge {self.host}",
+                where=f"{where} {self.host}",
                 remedy=m("Copy it again; keys consist of ASCII letters, digits and punctuation"),
             )
         self._secret = key
@@ -97,7 +104,7 @@ class ChatEndpoint:
         await self._client.aclose()
 
     async def ask(self, messages: Sequence[dict[str, str]]) -> str:
-        """The model's reply at temperature 0, with the key redacted.
+        """The model's reply, at temperature 0 unless the sampling says otherwise, with the key redacted.
 
         Raises:
             EndpointError: After the last attempt.
@@ -116,8 +123,7 @@ class ChatEndpoint:
         body = {
             "model": self.model,
             "messages": list(messages),
-            "temperature": 0,
-            "max_tokens": 2048,
+            **self._sampling,
             "stream": False,
         }
         seconds = self._patience.timeout_seconds

@@ -10,6 +10,7 @@ from typing import Any
 from assistant_builder.retrieval.answering import Judged, own_words, settle
 from assistant_builder.retrieval.decline import DeclineRule, Retrieved, evidence_of
 from assistant_builder.retrieval.index import Fact
+from assistant_builder.retrieval.values import in_one_fact
 from evals.metrics.text import exact_match
 
 Item = Mapping[str, Any]
@@ -105,6 +106,10 @@ def given_answer(
     text = rule.sentence if place is None else answer.text
     if place is not None and rule.own_words:
         text = str(own_words(text, [source["answer"] for source in look["sources"]]))
+    elif place is not None and rule.one_fact:
+        facts = [(source["question"], source["answer"]) for source in look["sources"]]
+        each = any(source["row"] is None for source in look["sources"])  # statements
+        text = in_one_fact(text, facts, each=each).text
     return Given(text, answer.text, look["prompt"], judged[shown].confidence, look["sources"])
 
 

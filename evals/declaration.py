@@ -373,6 +373,28 @@ def freeze(study: Study) -> None:
         append_jsonl(home() / DECLARED, line)
 
 
+def note_use(heldout: HeldOut, user: str, models: Mapping[str, str]) -> tuple[str, int]:
+    """Note a use of a test that belongs to no study, and return the hash of the test and the number of the look.
+
+    Args:
+        heldout: The pairs.
+        user: Who uses it.
+        models: Name of a model → hash of its weights, or its address.
+    """
+    tests, written = _Uses(heldout), _now()
+    look = tests.look(written)
+    line: _Declared = {
+        "heldout_sha256": tests.hashes[0],
+        "study": user,
+        "written": written,
+        "questions": sorted(tests.questions),
+        "adapters": dict(models),
+        "formats": [],
+    }
+    append_jsonl(home() / DECLARED, line)
+    return tests.hashes[0], look
+
+
 def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     """The content of ``declaration.json``, or ``None`` if scoring started before there was one, or on other pairs.
 

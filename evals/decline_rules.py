@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, Pair, load_split
-from assistant_builder.retrieval.answering import is_verbatim
+from assistant_builder.retrieval.answering import is_verbatim, reads_conversations
 from assistant_builder.retrieval.copying import copy_rule as fit_copy_rule
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
@@ -71,7 +71,7 @@ def fit_rules(
             on_progress(run)
             write_json(paths[run], {"inputs": inputs[run], **_fitted(study, asked, cell, prompter)})
             del cell  # otherwise its memory stays in use while the next base is loaded
-    _decide_own_words(list(paths.values()))
+    _decide_whose_words(study, list(paths.values()))
     return {run: rule_of(path) for run, path in paths.items()}
 
 
@@ -129,13 +129,18 @@ def _with_draft(
     return turn.prompt_ids, turn.answer_ids[:limit]
 
 
-def _decide_own_words(paths: Sequence[Path]) -> None:
+def _decide_whose_words(study: Study, paths: Sequence[Path]) -> None:
     files = {path: read_json(path, RuleFile) for path in paths}
     shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
     own_words = bool(shown) and verbatim >= OWN_WORDS * shown
+    # values of an answer may also come from earlier turns where these are read
+    decided = {
+        "own_words": own_words,
+        "one_fact": not own_words and not reads_conversations(study),
+    }
     for path, file in files.items():
-        if file["rule"]["own_words"] != own_words:
-            write_json(path, {**file, "rule": {**file["rule"], "own_words": own_words}})
+        if file["rule"] != {**file["rule"], **decided}:
+            write_json(path, {**file, "rule": {**file["rule"], **decided}})
 
 
 def copy_rule(study: Study, retriever: Retriever) -> DeclineRule:

@@ -12,12 +12,14 @@ from assistant_builder.child_process import limit_library_output
 from assistant_builder.cli import app as app_commands
 from assistant_builder.cli import (
     ask,
+    bundle,
     data,
     doctor,
     document_questions,
     documents,
     export,
     inbox,
+    judge,
     output,
     plan,
     report,
@@ -61,6 +63,9 @@ app.command()(run.cancel)
 app.command("list")(run.list_studies)
 app.command()(report.report)
 app.command()(report.compare)
+app.command()(judge.judge)
+app.command()(bundle.bundle)
+app.command()(bundle.verify)
 app.command()(sweep.sweep)
 app.command()(ask.ask)
 app.command(cls=with_choices(format=EXPORT_FORMATS))(export.export)

@@ -37,7 +37,7 @@ FailIf = Annotated[
 ]
 
 
-def _exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: Text) -> None:
+def exit_if_failing(fail_if: str | None, verdicts: Sequence[str], sentence: Text) -> None:
     """Exit with code 3, and one line on standard error, if a verdict fails; no verdict counts as inconclusive."""
     if fail_if is None:
         return
@@ -77,7 +77,7 @@ def report(
     from evals.report.other_words import decided_outcome
 
     with texts_of(study.config.model.quant_type):
-        _exit_if_failing(fail_if, [decided_outcome(document)], document.message("sentence"))
+        exit_if_failing(fail_if, [decided_outcome(document)], document.message("sentence"))
 
 
 def _in_the_language(report: Report, path: Path, format: Literal["html", "md"]) -> str:
@@ -122,6 +122,6 @@ def compare(a: str, b: str, *, as_json: Json = False, fail_if: FailIf = None) ->
         output.echo(comparison["sentence"])
         for warning in comparison["warnings"]:
             output.echo(f"note: {warning}.")
-    _exit_if_failing(
+    exit_if_failing(
         fail_if, [verdict["outcome"] for verdict in comparison["verdicts"]], comparison["sentence"]
     )

@@ -84,6 +84,10 @@ class TrainConfig(ConfigModel):
     depend on them."""
     qat_type: Literal["Q4_0", "Q4_1", "Q5_1", "Q8_0", "NF4"] = Field("Q4_0", title=N_("QAT format"))
     """Format through whose rounding the arm qat is trained: a type of GGUF files, or NF4 with double quantization."""
+    stop_loss: float = Field(0.01, ge=0, title=N_("Loss of the stop"))
+    """Where facts are looked up, training ends early if nothing is left to learn: once the median training loss of 16
+    steps is below this (nats per token), the learning rate falls to zero over half as many steps as were taken. The arm
+    that is trained first decides, and the others end at the same step. 0: never, and never with early_stopping."""
     early_stopping: bool = Field(False, title=N_("Early stop"))
     """Stop both arms at the same step when neither improves."""
     patience: int = Field(2, ge=1, title=N_("Patience"))

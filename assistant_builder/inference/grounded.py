@@ -15,6 +15,7 @@ from assistant_builder.inference.conversing import Conversing, Cut
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
 from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
 from assistant_builder.retrieval.staleness import UNDECIDED
+from assistant_builder.retrieval.values import in_one_fact
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.decline import DeclineRule
@@ -113,6 +114,8 @@ class Grounded:
             yield attempt.said(self.rule.sentence, cut, declined=True)
         elif self.rule.own_words:
             yield attempts[place].said(attempts[place].fact_words(), cut)
+        elif self.rule.one_fact:
+            yield from attempts[place].checked(cut)
         else:
             yield from attempts[place].rest()
 
@@ -222,6 +225,24 @@ class _Attempt:
         for chunk in itertools.chain(self.held, later):
             extra = {**self._extra(), "judged": self.judgement()} if chunk.finish else {}
             yield replace(chunk, first_token_seconds=shown, **extra)
+
+    def checked(self, cut: Callable[[str], tuple[str, int, Finish]]) -> Iterator[Chunk]:
+        """The chunks of :meth:`rest`, a sentence at a time, until one has values that stand in no fact."""
+        facts = [(hit.fact.question, hit.fact.answer) for hit in self.found.sources]
+        each = any(hit.fact.is_passage for hit in self.found.sources)
+        whole = shown = ""
+        for chunk in self.rest():
+            whole += chunk.text_delta
+            text, replaced = in_one_fact(whole, facts, complete=chunk.finish is not None, each=each)
+            if replaced:
+                self.close()
+                text, tokens, finish = cut(text)
+                extra = {**self._extra(), "judged": self.judgement()}
+                chunk = replace(chunk, tokens=tokens, finish=finish, **extra)
+            yield replace(chunk, text_delta=text.removeprefix(shown))
+            if replaced:
+                return
+            shown = text
 
     def _extra(self, *, sources: bool = True) -> dict[str, Any]:
         return {

@@ -60,6 +60,9 @@ _END_SECONDS = 5.0
 _EXCERPT = 40  # characters of each text in a message about a difference
 _ERROR_LINE = re.compile(r"[\d.]+ E \S+ +(.*\S)")
 _LOG_BYTES = 1_000_000
+_CERTAIN = 1e9  # added to the logit of a token that is to be drawn
+LEAST_LOGPROB = -100.0
+"""Log-probability of a token that float32 rounds to a probability of 0."""
 GREEDY = Sampling()
 
 
@@ -285,6 +288,44 @@ class LlamaServer(RuntimeServer):
             for thread in threads:
                 thread.shutdown(wait=False, cancel_futures=True)
 
+    def loglikelihoods(
+        self, prompt: Sequence[int], target: Sequence[int], *, slot: int = -1
+    ) -> list[float]:
+        """The log-probability of each token of an answer, given a prompt and the tokens before it.
+
+        llama.cpp's server has no log-probabilities of prompts. Each token is therefore made certain to be drawn by a
+        bias, and the server says how likely it was without the bias, over the whole vocabulary. The prompt is computed
+        once, because a slot keeps it.
+
+        Args:
+            prompt: Tokens of the prompt.
+            target: Tokens of the answer.
+            slot: Slot that computes it; -1: the one whose last prompt is the most similar.
+
+        Raises:
+            ModelError: The process has ended, or refuses the prompt.
+        """
+        found = []
+        for place, token in enumerate(target):
+            body = self._body([*prompt, *target[:place]], 1, True, GREEDY)
+            body |= {"id_slot": slot, "logit_bias": [[token, _CERTAIN]]}
+            drawn = self._post("/completion", body, seconds=None).get("completion_probabilities")
+            found.append(float(drawn[0]["logprob"]) if drawn else self._listed(body, token))
+        return [max(value, LEAST_LOGPROB) for value in found]
+
+    def _listed(self, body: Mapping[str, Any], token: int) -> float:
+        # llama.cpp reports no token that ends within a character: the whole list of another one has it
+        others = [other for other in self.tokenize("a") if other != token]
+        for count in (100, 10_000, 1_000_000):
+            for other in others:
+                bias = {"logit_bias": [[other, _CERTAIN]], "n_probs": count}
+                reply = self._post("/completion", {**body, **bias}, seconds=None)
+                for position in reply.get("completion_probabilities", ()):
+                    for each in position["top_logprobs"]:
+                        if each["id"] == token:
+                            return float(each["logprob"])
+        return LEAST_LOGPROB
+
     def stream(
         self,
         ids: Sequence[int],
@@ -331,6 +372,11 @@ class LlamaServer(RuntimeServer):
             "/tokenize", {"content": text, "add_special": True, "parse_special": True}
         )
         return [int(token) for token in reply["tokens"]]
+
+    def tokenize_text(self, text: str) -> list[int]:
+        """The tokens of a text alone, in which no control token is recognised."""
+        body = {"content": text, "add_special": False, "parse_special": False}
+        return [int(token) for token in self._post("/tokenize", body)["tokens"]]
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """The text of tokens, special ones included."""

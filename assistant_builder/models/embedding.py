@@ -148,12 +148,14 @@ class Embedder:
                     features[name] = value.to(self._model.device)
             return normalize(self._model(features)["sentence_embedding"], dim=-1)
 
-        optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate)
+        optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate, fused=True)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # of dropout
             self._model.train()
             for step, batch in enumerate(batches, start=1):
-                asked, wordings, answers = (vectors(texts) for texts in zip(*batch, strict=True))
+                # one pass, which takes less time than three
+                texts = [text for kind in zip(*batch, strict=True) for text in kind]
+                asked, wordings, answers = vectors(texts).split(len(batch))
                 own = torch.arange(len(batch), device=asked.device)
                 facts = normalize(wordings + answer_weight * answers, dim=-1)
                 loss = cross_entropy(scale * asked @ facts.T, own)

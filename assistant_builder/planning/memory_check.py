@@ -316,8 +316,11 @@ def largest_batch(batches: Iterable[Sequence[tuple[int, int]]]) -> Batch:
     return max(map(shape, batches), key=lambda batch: (batch.tokens, batch.supervised))
 
 
-def prediction(plan: Plan, method: Method) -> dict[str, Any]:
+def prediction(plan: Plan, method: Method, trained: float = 1.0) -> dict[str, Any]:
     """Return the predicted values for a run's ``summary.json``, with the keys of the measured ones.
+
+    ``trained`` is the share of the steps that were taken before a stop: later estimates learn the speed of this machine
+    from the time and these operations.
 
     The peak is uncorrected, because the correction of later plans is computed from it.
     """
@@ -329,8 +332,8 @@ def prediction(plan: Plan, method: Method) -> dict[str, Any]:
         "adapter_bytes": planned.adapter_bytes,
         "peak_memory_bytes": planned.total_bytes - context,
         "corrected_peak_bytes": planned.expected_bytes,
-        "train_seconds": planned.seconds,
-        "flops": planned.work.flops,
+        "train_seconds": planned.seconds and planned.seconds * trained,
+        "flops": planned.work.flops * trained,
         "parts": planned.parts,
     }
 

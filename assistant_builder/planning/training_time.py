@@ -67,7 +67,7 @@ class PaceEstimator:
     """Estimates the total time of a run from its events."""
 
     def __init__(self, ahead: WorkRemaining) -> None:
-        self._ahead = ahead
+        self.ahead = ahead
         self._steps = 0
         self._warm: Mapping[str, Any] | None = None
         self._last: Mapping[str, Any] | None = None
@@ -101,7 +101,7 @@ class PaceEstimator:
         """Seconds of the whole training with checkpoints; None before :data:`MEASURED_STEPS` steps."""
         if self._steps < MEASURED_STEPS or self._warm is None or self._last is None:
             return None
-        ahead = self._ahead
+        ahead = self.ahead
         trained = int(self._last["tokens"]) - int(self._warm["tokens"])
         seconds = float(self._last["busy_seconds"]) - float(self._warm["busy_seconds"])
         pace = seconds / max(1, trained)

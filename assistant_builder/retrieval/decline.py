@@ -135,6 +135,7 @@ class DeclineRule:
         follow_up_threshold: Confidence below which the second look of a follow-up is not answered.
         named_threshold: The same where the fact has all the words of the question.
         own_words: Whether an answer is replaced by the fact that it repeats.
+        one_fact: Whether an answer with values of several facts, or of none, is replaced by the best fact.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -154,6 +155,7 @@ class DeclineRule:
     follow_up_threshold: float = FOLLOW_UPS
     named_threshold: float = FOLLOW_UPS
     own_words: bool = False
+    one_fact: bool = False
 
     def confidence(self, evidence: Evidence) -> float:
         """Estimated probability that the question can be answered from the facts, between 0 and 1."""

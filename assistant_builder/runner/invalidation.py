@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS, TWINS
 from assistant_builder.atomic_io import file_hash, read_json
-from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig
+from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.errors import (
     AssistantBuilderError,
@@ -314,6 +314,10 @@ def _training_inputs(
     # not recorded by earlier versions, and on a CPU the same
     plain = {"kernels"} if config.train.kernels in ("fused", "plain") else set()
     plain |= set() if ARMS[arm].rounds else {"qat_type"}
+    # unknown to earlier versions, and without effect on arms that look nothing up
+    default = TrainConfig.model_fields["stop_loss"].default
+    if not config.grounded or config.train.early_stopping or config.train.stop_loss == default:
+        plain.add("stop_loss")
     inputs = {
         "train data": split["train"],
         "validation data": split["validation"],

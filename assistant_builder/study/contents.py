@@ -30,6 +30,14 @@ Text = str | None
 Figures = dict[str, Number]
 
 
+class TrainingStop(TypedDict):
+    """Where a training ended because nothing was left to learn."""
+
+    after: int | None
+    of: int
+    schedule: str
+
+
 class ArmSummary(TypedDict, total=False):
     """``arms/<arm>/summary.json``: what a training was and took."""
 
@@ -54,6 +62,7 @@ class ArmSummary(TypedDict, total=False):
     max_length: int | None
     train_pairs: int | None
     left_out: dict[str, int]
+    stop: TrainingStop | None
     predicted: dict[str, float | Figures | None] | None
 
 

@@ -38,6 +38,7 @@ class MetricsLog:
         self._started = time.monotonic()
         self._busy = 0.0
         self._first_step = step
+        self.losses = [float(event["loss"]) for event in kept if event["event"] == "step"]
         self.validation = _validation_losses(kept)
         for event in kept:
             self._pace.add(event)
@@ -62,6 +63,7 @@ class MetricsLog:
         """
         self.tokens += tokens
         self._busy += seconds
+        self.losses.append(values["loss"])
         event = {
             "event": "step",
             "step": step,
@@ -79,6 +81,11 @@ class MetricsLog:
             eta = pace * (self._steps - step)
         self._append({**event, "eta_seconds": round(eta, 1)})
         return eta
+
+    def shorten(self, work: WorkRemaining) -> None:
+        """Set the work of a training that ends before its last step."""
+        self._steps = work.steps
+        self._pace.ahead = work
 
     def record_validation(self, step: int, loss: float) -> None:
         """Append a validation; ``loss`` is in nats per token."""

@@ -6,8 +6,9 @@ No function depends on the arm, so that all arms have the same schedule.
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from assistant_builder.config import TrainConfig
 from assistant_builder.planning.training_time import total_steps
@@ -70,6 +71,35 @@ def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
     if len(seen) <= patience:
         return False
     return min(seen[-patience:]) >= min(seen[:-patience])
+
+
+STOP_STEPS = 16
+"""Successive steps whose median training loss decides that nothing is left to learn."""
+
+
+class Stop(NamedTuple):
+    """An early end of a training: the learning rate falls linearly to zero from step ``after`` to step ``end``."""
+
+    after: int
+    end: int
+
+    def factor(self, step: int) -> float:
+        """What the learning rate after ``step`` optimizer steps is multiplied by."""
+        left = max(0, self.end - step)
+        return 1.0 if step <= self.after else left / (self.end - self.after)
+
+
+def stop_after(losses: Sequence[float], below: float, steps: int) -> Stop | None:
+    """The end of a training of ``steps`` steps if its loss has reached its floor with the last of ``losses``.
+
+    That is so if the median of the last 16 losses, those of steps 1, 2, …, is below ``below``, in nats per token. A few
+    rows whose fact is missing in the prompt do not move a median.
+    """
+    step = len(losses)
+    if step < STOP_STEPS or statistics.median(losses[-STOP_STEPS:]) >= below:
+        return None
+    end = step + (step + 1) // 2
+    return Stop(step, end) if end < steps else None
 
 
 def early_stop_decision(

@@ -75,16 +75,27 @@ class TrainingRun:
         """Optimizer steps of the full run."""
         return total_steps(self.train, len(self.train_examples))
 
+    def validations(self, end: int) -> list[int]:
+        """The steps with a validation of a training that ends after step ``end``."""
+        return sorted({*(at for at in validation_steps(self.train, self.steps) if at < end), end})
+
+    def samplings(self, end: int) -> list[int]:
+        """The steps with sample answers of a training that ends after step ``end``."""
+        return sorted({*(at for at in sample_steps(self.train, self.steps) if at < end), end})
+
     @cached_property
-    def work(self) -> WorkRemaining:
-        """Work of the full run, from which its time is estimated after the first steps."""
+    def _lengths_in_order(self) -> list[int]:
         lengths = [len(example.input_ids) for example in self.train_examples]
+        return [lengths[index] for index in sample_order(lengths, self.train)]
+
+    def work(self, end: int) -> WorkRemaining:
+        """Work of a training that ends after step ``end``, from which its time is estimated after the first steps."""
         return WorkRemaining(
-            steps=self.steps,
-            tokens=sum(lengths[index] for index in sample_order(lengths, self.train)),
-            validations=len(validation_steps(self.train, self.steps)),
+            steps=end,
+            tokens=sum(self._lengths_in_order[: end * self.train.batch_size]),
+            validations=len(self.validations(end)),
             validation_tokens=sum(len(example.input_ids) for example in self.validation_examples),
-            samplings=len(sample_steps(self.train, self.steps)) if self.samples else 0,
+            samplings=len(self.samplings(end)) if self.samples else 0,
             sample_tokens=max_answer_tokens(self.samples) if self.samples else 0,
         )
 

@@ -40,6 +40,7 @@ from assistant_builder.planning.plan import MethodPlan, Plan, choose_parallelism
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
 from assistant_builder.training import checkpoints
+from assistant_builder.training.joint_stop import schedule_hash, stop_loss, stop_of_others
 from assistant_builder.training.micro_batch import (
     MicroBatchTooLarge,
     plan_with_micro_batch,
@@ -227,6 +228,10 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
             remedy=m("Set executor.spread=ddp or executor.devices=1, or leave the arm out"),
         )
     folder = study.arm_folder(run)
+    loss, schedule = stop_loss(config), schedule_hash(settings.train, prepared.train)
+    stop = stop_of_others(study, run, schedule) if loss else "decide"
+    if stop == "wait":
+        return None
     method = prepared.planned.methods[arm]
     spec = loading.base_spec(config.model, prepared.base, settings.base_storage)
     spec = replace(spec, sharded=spread.kind == "fsdp")
@@ -267,6 +272,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         "left_out": {**prepared.validation.too_long, **prepared.train.too_long},
     }
     trainer = _trainer(study, run, settings, adapted, prepared, spec.device, method, on_leader)
+    trainer.end_by(loss, None if stop == "decide" else stop)
     if trainer.is_main_process:
         print(
             f"Training {run} on {summary['device_name']} ({spec.device}) in {spec.compute_dtype}, "
@@ -276,8 +282,8 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         )
         content = {"arm": arm, **settings.model_dump(mode="json"), **how}
         write_json(folder / "config.json", content)
-        write_plan(folder, prepared.planned, arm, trainer.plan.work)
-    steps, reached = trainer.plan.steps, trainer.start
+        write_plan(folder, prepared.planned, arm, trainer.plan.work(trainer.end))
+    steps, reached = trainer.end, trainer.start
     early = config.train.early_stopping
     if reached < steps and not (early and reached and trainer.early_stop_move(reached) != "train"):
         try:
@@ -299,8 +305,14 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         "train_seconds": trainer.metrics.elapsed,
         "tokens_per_second": trainer.metrics.tokens / trainer.metrics.busy,
         "peak_memory_bytes": trainer.all_reduce_max(peak_memory_bytes(spec.device)),
-        "predicted": prediction(prepared.planned, arm),
+        "predicted": prediction(prepared.planned, arm, reached / trainer.plan.steps),
     }
+    if loss:
+        summary["stop"] = {
+            "after": trainer.stop.after if trainer.stop else None,
+            "of": trainer.plan.steps,
+            "schedule": schedule,
+        }
     if not trainer.is_main_process:
         return []
     return _publish(folder, trainer, summary, last=config.grounded)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -50,10 +51,10 @@ from assistant_builder.training.progress import MetricsLog
 from assistant_builder.training.sample_generations import sample_answers
 from assistant_builder.training.schedule import (
     CHECKPOINT_SECONDS,
+    Stop,
     best_step,
     sample_order,
-    sample_steps,
-    validation_steps,
+    stop_after,
 )
 from assistant_builder.training.sft_config import TrainingRun, sft_arguments
 
@@ -74,7 +75,9 @@ class TwinTrainer(SFTTrainer):
         self.is_main_process = arguments.process_index == 0  # which writes metrics and checkpoints
         self.start = checkpoints.resume_step(self.root, plan.folder / "metrics.jsonl")
         log, main = plan.folder / "metrics.jsonl", self.is_main_process
-        self.metrics = MetricsLog(log, step=self.start, work=plan.work, enabled=main)
+        self.metrics = MetricsLog(log, step=self.start, work=plan.work(plan.steps), enabled=main)
+        self.stop: Stop | None = None
+        self._stop_loss = 0.0
         self.begin_step()
         self._deterministic = False
         if plan.device == "cpu" and not self._sharded:
@@ -149,6 +152,41 @@ class TwinTrainer(SFTTrainer):
     def early_stop_move(self, step: int) -> str:
         """Decision of early stopping after ``step``; see :attr:`TrainingRun.next_move`."""
         return self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
+
+    # the end
+
+    @property
+    def end(self) -> int:
+        """The last step."""
+        return self.stop.end if self.stop is not None else self.plan.steps
+
+    def end_by(self, stop_loss: float, stop: Stop | None = None) -> None:
+        """End at ``stop``, or as soon as the loss stays below ``stop_loss``; 0: at the last step of the plan."""
+        self._stop_loss = stop_loss if stop is None else 0.0
+        self._set_stop(stop)
+        for step in range(1, len(self.metrics.losses) + 1):  # before a resume
+            self.look_for_stop(step)
+
+    def look_for_stop(self, step: int) -> None:
+        """Decide whether the training ends after ``step``, from losses that all processes have."""
+        if self._stop_loss and self.stop is None:
+            losses = self.metrics.losses[:step]
+            self._set_stop(stop_after(losses, self._stop_loss, self.plan.steps))
+
+    def _set_stop(self, stop: Stop | None) -> None:
+        if stop is not None:
+            self.stop = stop
+            self.metrics.shorten(self.plan.work(stop.end))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate: a cosine, and after a stop a linear decay on top."""
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+
+        def stopped(factor: Callable[[int], float], step: int) -> float:
+            return factor(step) * (1.0 if self.stop is None else self.stop.factor(step))
+
+        scheduler.lr_lambdas = [partial(stopped, factor) for factor in scheduler.lr_lambdas]
+        return scheduler
 
     # computation of a step
 
@@ -353,8 +391,6 @@ class TwinTrainer(SFTTrainer):
 class _Events(TrainerCallback):
     def __init__(self, trainer: TwinTrainer) -> None:
         self._trainer = trainer
-        self._validations = set(validation_steps(trainer.plan.train, trainer.plan.steps))
-        self._samplings = set(sample_steps(trainer.plan.train, trainer.plan.steps))
         self._step_started = 0.0
         self._saved = time.monotonic()
 
@@ -389,12 +425,14 @@ class _Events(TrainerCallback):
             "memory_bytes": memory_bytes(plan.device),
         }
         eta = trainer.metrics.record_step(step, tokens=tokens, seconds=seconds, values=values)
+        trainer.look_for_stop(step)
+        end = trainer.end
         if trainer.is_main_process:
-            plan.on_step(step, plan.steps, eta)
+            plan.on_step(step, end, eta)
         ends = False
-        if step in self._validations:
+        if step in plan.validations(end):
             trainer.metrics.record_validation(step, trainer.validation_loss())
-            if step in self._samplings:
+            if step in plan.samplings(end):
                 trainer.metrics.record_samples(step, trainer.answer_samples())
             ends = plan.train.early_stopping and trainer.early_stop_move(step) != "train"
             control.should_save = True
@@ -404,5 +442,5 @@ class _Events(TrainerCallback):
         control.should_save |= cancelled or overdue
         if control.should_save:
             self._saved = time.monotonic()
-        control.should_training_stop = ends or step >= plan.steps
+        control.should_training_stop = ends or step >= end
         return control

@@ -320,7 +320,8 @@ def _follow(
         return _opened(dict(parse_qsl(str(address).removeprefix("?"), keep_blank_values=True)))[1]
 
     # Not queued: the queue records every event, and a running study causes one per second.
-    quiet = {**QUIET, "queue": False}
+    # Gradio tells every output of an event of each state of every event; here one component is told instead.
+    quiet = {**QUIET, "queue": False, "show_progress_on": seen}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)
     titles = json.dumps(

@@ -58,6 +58,7 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
         (t("Adapter"), "adapter_bytes", fmt.size),
         (t("Trained weights"), "trainable_parameters", count),
         (t("Optimizer steps"), "steps", count),
+        (t("Steps planned, before the loss reached its floor"), "planned_steps", count),
         (t("Checkpoint used (step)"), "best_step", count),
         (
             t("Its validation loss"),

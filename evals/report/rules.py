@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -31,6 +33,43 @@ from evals.declaration import (
 from evals.metrics import metric_of
 from evals.report.load import Cell
 from evals.stats.intervals import LEVEL, look_level
+
+
+@dataclass(frozen=True)
+class Call:
+    """A comparison as it was computed.
+
+    Attributes:
+        baseline: The baseline.
+        candidate: The candidate.
+        metric: Name of the metric.
+        items: The items, by name.
+        labels: Argument of :func:`paired_comparison` → name of a label → the label of each item.
+        options: Its other arguments.
+        result: Its result.
+    """
+
+    baseline: Cell
+    candidate: Cell
+    metric: str
+    items: tuple[str, ...]
+    labels: dict[str, dict[str, list[Hashable]]]
+    options: dict[str, Any]
+    result: Comparison
+
+
+_CALLS: ContextVar[list[Call] | None] = ContextVar("calls", default=None)
+
+
+@contextmanager
+def recorded_calls() -> Iterator[list[Call]]:
+    """Collect every comparison of :meth:`Rules.compare` in the block."""
+    calls: list[Call] = []
+    token = _CALLS.set(calls)
+    try:
+        yield calls
+    finally:
+        _CALLS.reset(token)
 
 
 class _Similar(TypedDict):
@@ -238,22 +277,34 @@ class Rules:
             (labels for labels in known.values() if any(label is not None for label in labels)),
             None,
         )
-        return paired_comparison(
+        options: dict[str, Any] = {
+            "margin": self.margin(metric),
+            "higher_is_better": info.higher_is_better,
+            "level": level,
+            "seed": self.settings.seed
+            if self.declared.eval_seed is None
+            else self.declared.eval_seed,
+            "bounds": info.bounds,
+            "resamples": self.declared.resamples or self.settings.bootstrap_resamples,
+            # of assistants that decline nothing, none declines less
+            "floor": metric != RIGHT_DECLINES,
+        }
+        result = paired_comparison(
             baseline.values(items, metric),
             candidate.values(items, metric),
             clusters=clusters,
             related=related,
             strata=strata,
             weights=[sample["tokens"] for sample in samples] if info.token_weighted else None,
-            margin=self.margin(metric),
-            higher_is_better=info.higher_is_better,
-            level=level,
-            seed=self.settings.seed if self.declared.eval_seed is None else self.declared.eval_seed,
-            bounds=info.bounds,
-            resamples=self.declared.resamples or self.settings.bootstrap_resamples,
-            floor=metric
-            != RIGHT_DECLINES,  # of assistants that decline nothing, none declines less
+            **options,
         )
+        calls = _CALLS.get()
+        if calls is not None:
+            labels = {"clusters": clusters, "related": related}
+            if strata is not None:
+                labels["strata"] = {"stratum": strata}
+            calls.append(Call(baseline, candidate, metric, tuple(items), labels, options, result))
+        return result
 
     def record(self) -> dict[str, Any]:
         """What was frozen before scoring, with its hash, what was changed since, and what was declared before."""

@@ -259,6 +259,8 @@ class Resources(Record):
     gradient_checkpointing: bool | None = None
     trainable_parameters: int | None = None
     steps: int | None = None
+    planned_steps: int | None = None
+    """Those of all epochs if the training ended before, because its loss had reached the floor."""
     best_step: int | None = None
     best_validation_loss: Number = None
     predicted: dict[str, float | Figures | None] | None = None
@@ -813,6 +815,8 @@ class NotVerbatim(Record):
     right: int = 0
     own_words: bool = False
     """Whether the fact that such an answer repeats is shown instead."""
+    one_fact: bool = False
+    """Whether a sentence whose values stand in no single fact is replaced by the best fact."""
     validation: VerbatimCounts = VerbatimCounts()
 
 

@@ -139,10 +139,12 @@ def resources(study: Study, summaries: dict[str, dict[str, Any]]) -> dict[str, d
     found = {}
     for arm, summary in summaries.items():
         seconds, steps = summary.get("train_seconds"), summary.get("steps")
+        planned = (summary.get("stop") or {}).get("of")
         found[arm] = {
             **dict.fromkeys(_CONTRACT),
             **summary,
             "seconds_per_step": seconds / steps if seconds is not None and steps else None,
+            "planned_steps": planned if planned != steps else None,
             "cost": price * seconds / 3600 if seconds is not None and price is not None else None,
             "train_seconds_all": [
                 runs[arm].get("train_seconds") for runs in (summaries, *others) if arm in runs

@@ -435,32 +435,10 @@ def _compared(
 ) -> dict[str, Any]:
     verdicts, rows = [], []
     for one, other in sides:
-        family = []
-        for metric in METRICS:
-            items = [
-                item
-                for item in one.by_item
-                if one.value(item, metric) is not None and other.value(item, metric) is not None
-            ]
-            if independent_units(one, items) < 2:
-                continue
-            result = rules.compare(one, other, metric, items)
-            named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
-            family.append(
-                {
-                    "name": f"{one.name}: B-A",
-                    "cell": one.name,
-                    "metric": named,
-                    "baseline": "A",
-                    "candidate": "B",
-                    "a": figure(one, metric, items),
-                    "b": figure(other, metric, items),
-                    **figures_of(result),
-                }
-            )
+        family = metric_rows(one, other, rules, per_byte=per_byte)
         if one.name in JUDGED:
-            verdicts += _verdict(one, other, rules, level, per_byte=per_byte)
-        rows += with_holm(family)
+            verdicts += verdict_records(one, other, rules, level, per_byte=per_byte)
+        rows += with_holm([{"name": f"{one.name}: B-A", **row} for row in family])
     if not rows:
         raise EvaluationError(
             m("the shared items belong to a single cluster, which has no interval"),
@@ -473,7 +451,34 @@ def _compared(
     }
 
 
-def _verdict(
+def metric_rows(one: Cell, other: Cell, rules: Rules, *, per_byte: bool) -> list[dict[str, Any]]:
+    """The differences of every metric that both cells have, unadjusted, with the figures ``a`` and ``b``."""
+    family = []
+    for metric in METRICS:
+        items = [
+            item
+            for item in one.by_item
+            if one.value(item, metric) is not None and other.value(item, metric) is not None
+        ]
+        if independent_units(one, items) < 2:
+            continue
+        result = rules.compare(one, other, metric, items)
+        named = PER_BYTE if per_byte and metric == "nll_per_token" else metric
+        family.append(
+            {
+                "cell": one.name,
+                "metric": named,
+                "baseline": "A",
+                "candidate": "B",
+                "a": figure(one, metric, items),
+                "b": figure(other, metric, items),
+                **figures_of(result),
+            }
+        )
+    return family
+
+
+def verdict_records(
     one: Cell, other: Cell, rules: Rules, level: float, *, per_byte: bool
 ) -> list[dict[str, Any]]:
     """The decision of all bounds on the items of the headline; none if the primary metric cannot be compared."""
@@ -506,6 +511,7 @@ def _verdict(
             "within_margin_but_worse": decision.outcome == "no worse" and result.harm[1] > 0,
             "bounds": bound_records(bounds, decision),
             "not_shown": [metric for metric in rules.bounds if metric not in bounds],
+            "needed": {"questions": decision.needed, "clusters": decision.clusters},
             **{
                 key: figures[key]
                 for key in ("p_value", "n", "n_clusters", "higher_is_better", "warnings")

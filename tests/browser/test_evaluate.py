@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
+from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site
@@ -101,9 +102,11 @@ def test_the_result_is_short_and_its_button_leads_on(page, at_site):
 def test_an_evaluation_is_followed_and_cancelled(page, at_site):
     study = evaluated(trained(with_data(new_study("scoring"))))
     (study.cell_folder("Q4") / "scores.json").rename(study.folder / "later.json")
-    running(study, "evaluate", Progress(40, 100, "%", "Q4: answering the test questions", 90.0))
+    message = m("{cell}: scoring the reference answers and answering the test questions", cell="Q4")
+    running(study, "evaluate", Progress.saying(40, 100, "%", message, 90.0))
     open_at(page, at_site, "scoring", "evaluate")
-    expect(page.locator(".ab-stages")).to_contain_text("answering the test questions")
+    scored = page.locator(".ab-stages li").filter(has_text="Compact (QLoRA, 4-bit)")
+    expect(scored).to_contain_text("running")
     (study.folder / "later.json").rename(study.cell_folder("Q4") / "scores.json")
     study.write_progress(
         "evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0)

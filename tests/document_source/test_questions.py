@@ -83,7 +83,7 @@ def test_a_row_is_asked_for_each_cell_and_two_rows_of_one_subject_are_joined():
     assert drafted(statements) == [
         ("part", "How long is the Lathe?", "4 hours"),
         ("part", "How much does Lathe cost?", "£36"),
-        ("two", "How long is the Lathe, and how much does Lathe cost?", "4 hours; £36"),
+        ("two", "How long is the Lathe, and how much does Lathe cost?", "4 hours\n£36"),
     ]
 
 

@@ -462,6 +462,30 @@ def test_given_words_are_cut_where_a_client_limits_the_answer():
     assert (only.text_delta, only.finish, only.declined) == ("I w", "length", True)
 
 
+def one_fact_session(text: str) -> ChatSession:
+    session = grounded_session(text)
+    grounded = session._grounded["lora"]
+    assert grounded.rule is not None
+    session._grounded["lora"] = replace(grounded, rule=replace(grounded.rule, one_fact=True))
+    return session
+
+
+@pytest.mark.usefixtures("both_facts")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("At nine. Come in by the door.", "At nine. Come in by the door."),
+        ("At nine. Bring 5 euros. Thank you.", "At nine."),
+        ("At ten, as ever.", "At nine."),
+    ],
+)
+def test_a_sentence_with_values_of_no_fact_is_replaced_while_streaming(text, shown):
+    chunks = answer(one_fact_session(text), ASK_HALL)
+    assert "".join(chunk.text_delta for chunk in chunks) == shown
+    assert chunks[-1].finish == "stop" and chunks[-1].sources
+    assert [chunk.finish for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
 def test_unrelated_turns_change_no_answer():
     """The prompt is the same, and so is the answer, with any conversation before the question."""
     talk = [Message("user", "Who keeps the hall?"), Message("assistant", "Ada Flint."), *ASK_HALL]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
@@ -141,3 +142,46 @@ def test_both_arms_stop_early_together(small_study, tmp_path):
     assert read_json(small_study.arm_folder("qat") / "summary.json")["steps"] == 2, (
         "it continues the finished adapter"
     )
+
+
+@pytest.mark.long
+def test_the_stop_at_the_floor_of_the_loss_is_the_same_for_both_arms_and_after_a_kill(
+    small_study, tmp_path
+):
+    """With a floor above every loss both arms end after 24 steps, whose last 8 have a falling learning rate."""
+    changes = {
+        "approaches": ["grounded"],
+        "retrieval.train_embedder": False,
+        "model.base": str(tiny_base(tmp_path / "base")),
+        "train.stop_loss": 1000.0,
+        "train.max_steps": 40,
+        "train.epochs": 100,
+        "train.evaluations": 4,
+        "train.sample_answers": 0,
+    }
+    small_study.write_config(small_study.config.with_changes(changes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Study, "steps", ("data", "data-embed", "train-lora", "train-qlora"))
+        run_study(small_study)
+    summaries = {
+        arm: read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")
+    }
+    for summary in summaries.values():
+        assert (summary["steps"], summary["best_step"]) == (24, 24)
+        assert (summary["stop"]["after"], summary["stop"]["of"]) == (16, 40)
+    for arm in summaries:
+        log = read_jsonl(small_study.arm_folder(arm) / "metrics.jsonl")
+        rates = [line["learning_rate"] for line in log if line["event"] == "step"]
+        assert rates[-1] == 0 and all(one > next for one, next in pairwise(rates[15:]))
+
+    before = read_json(small_study.arm_folder("qlora") / "summary.json")["adapter_sha256"]
+    for kept in (10, 20):  # before the stop is decided, and within the decay
+        folder = small_study.arm_folder("qlora")
+        for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
+            if int(checkpoint.name.rpartition("-")[2]) > kept:
+                shutil.rmtree(checkpoint)
+        assert checkpoints.complete_steps(folder / "checkpoints") == [kept]
+        (folder / "summary.json").unlink()
+        (folder / "status.json").unlink()
+        assert start(small_study, "train-qlora").wait() == 0
+        assert adapter(small_study) == before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import gradio as gr
 
@@ -18,6 +18,7 @@ from assistant_builder.export_formats import (
     DEFAULT_FORMAT,
     EXPORT_FORMATS,
     ExportSpec,
+    Snippet,
     advice,
     base_name,
     estimated_bytes,
@@ -40,8 +41,9 @@ from assistant_builder.ui.export.view import (
     ready_panel,
     running_panel,
     spec_title,
+    ways_to_use,
 )
-from assistant_builder.ui.html import Markup, assistants, empty
+from assistant_builder.ui.html import Markup, assistants, copy_script, empty
 from assistant_builder.ui.refresh import (
     QUIET,
     LiveRegion,
@@ -51,20 +53,6 @@ from assistant_builder.ui.refresh import (
     trained_region,
 )
 from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
-
-MAX_SNIPPETS = 4
-
-
-def _code(language: Literal["python", "shell"], **options: Any) -> gr.Code:
-    return gr.Code(
-        language=language,
-        interactive=False,
-        lines=1,
-        wrap_lines=True,
-        show_line_numbers=False,
-        buttons=["copy"],
-        **options,
-    )
 
 
 class ExportPanel:
@@ -89,12 +77,7 @@ class ExportPanel:
                 self.download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
                 self.start = gr.Button(t("Export"), variant="primary")
                 self.cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
-            self.ways = [
-                _code("python" if place == 0 else "shell", visible=False)
-                for place in range(MAX_SNIPPETS)
-            ]
-            with gr.Accordion(t("Command line"), open=False):
-                self.command = _code("shell", show_label=False)
+            self.ways = gr.HTML(js_on_load=copy_script())
 
     @property
     def outputs(self) -> list[Any]:
@@ -104,8 +87,7 @@ class ExportPanel:
             self.start,
             self.cancel,
             self.download,
-            *self.ways,
-            self.command,
+            self.ways,
             *([self.type] if self.type else []),
         ]
 
@@ -148,8 +130,7 @@ class ExportPanel:
                 self.start: gr.update(visible=False),
                 self.cancel: gr.update(visible=False),
                 self.download: gr.update(value=None, visible=False),
-                **dict.fromkeys(self.ways, gr.update(value="", visible=False)),
-                self.command: "",
+                self.ways: "",
             }
         advised_file = file_to_ship(study_report(study))
         spec = (
@@ -191,33 +172,11 @@ class ExportPanel:
             self.state: shown,
             **job_buttons(job, self.start, self.cancel, start, written=bool(export)),
             self.download: download_update(job, export),
-            **self._snippet_updates(study, spec, export, local=local),
-            self.command: command_line(study.name, spec),
+            self.ways: ways_to_use(
+                _snippets(study, spec, export, local=local), command_line(study.name, spec)
+            ),
             **({self.type: spec.export_format.type} if self.type else {}),
         }
-
-    def _snippet_updates(
-        self, study: Study, spec: ExportSpec, export: dict[str, Any] | None, *, local: bool
-    ) -> Updates:
-        updates: Updates = dict.fromkeys(self.ways, gr.update(value="", visible=False))
-        if export is None:
-            return updates
-        with contextlib.suppress(AssistantBuilderError):  # the base model's folder is missing
-            shared, folder = base_name(study)
-            bundled = local and EMBEDDER_BUNDLE.folder.is_dir()
-            snippets = loading_snippets(
-                study,
-                spec,
-                folder=export["folder"] if local else f"{study.name}-{spec.name}",
-                base=str(local and folder or shared),
-                with_data=export.get("with_data", False),
-                embedder=str(EMBEDDER_BUNDLE.folder) if bundled else None,
-            )
-            for box, way in zip(self.ways, snippets, strict=False):
-                updates[box] = gr.update(
-                    value=way.text, label=t(way.title), language=way.language, visible=True
-                )
-        return updates
 
     def wire(self, picker: gr.Dropdown, with_data: gr.Checkbox) -> None:
         """Connect the buttons; ``picker`` holds the name of the chosen study."""
@@ -252,6 +211,26 @@ class ExportPanel:
             )
         job.request_cancel()
         return gr.update(value=t("Cancelling…"))
+
+
+def _snippets(
+    study: Study, spec: ExportSpec, export: dict[str, Any] | None, *, local: bool
+) -> list[Snippet]:
+    """How a finished export is loaded; empty if the folder of the base model is missing."""
+    if export is None:
+        return []
+    with contextlib.suppress(AssistantBuilderError):
+        shared, folder = base_name(study)
+        bundled = local and EMBEDDER_BUNDLE.folder.is_dir()
+        return loading_snippets(
+            study,
+            spec,
+            folder=export["folder"] if local else f"{study.name}-{spec.name}",
+            base=str(local and folder or shared),
+            with_data=export.get("with_data", False),
+            embedder=str(EMBEDDER_BUNDLE.folder) if bundled else None,
+        )
+    return []
 
 
 EMPTY = N_("You can use the trained assistants here.")

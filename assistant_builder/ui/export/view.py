@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -18,6 +18,7 @@ from assistant_builder.export_formats import (
     EXPORT_FORMATS,
     Advice,
     ExportSpec,
+    Snippet,
     estimated_bytes,
     export_specs,
 )
@@ -280,6 +281,11 @@ def finished_panel(
         model_card=model_card,
         local=local,
     )
+
+
+def ways_to_use(snippets: Sequence[Snippet], command: str) -> Markup:
+    """How a finished export is loaded, and the command line of the export."""
+    return fragment("export.ways", [(t(each.title), each.text) for each in snippets], command)
 
 
 def command_line(name: str, spec: ExportSpec) -> str:

@@ -1,0 +1,1 @@
+"""A finished verdict as one file that others can check: ``bundle`` and ``verify``."""

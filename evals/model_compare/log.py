@@ -1,0 +1,150 @@
+"""Answers that another harness recorded: sample logs of lm-eval, and logs of inspect."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant_builder.atomic_io import file_hash, parse_json, read_jsonl
+from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
+from evals.metrics.text import normalise
+from evals.model_compare.candidates import Candidate, Item, Receive, Result
+
+_MOST_BYTES = 512 * 2**20  # of a log, unpacked
+_REMEDY = m(
+    "Score a generating task with lm-eval --log_samples on exactly these questions, and name its samples_*.jsonl"
+)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A recorded answer, and the texts in which its question can be found."""
+
+    texts: tuple[str, ...]
+    prompt: str
+    answer: str
+
+
+@dataclass
+class LogCandidate(Candidate):
+    """A log.
+
+    Attributes:
+        path: The file.
+    """
+
+    path: Path
+
+    def __post_init__(self) -> None:
+        self.kind = "log"
+
+    @property
+    def name(self) -> str:
+        """The name of the file."""
+        return self.path.name
+
+    @property
+    def gives_loss(self) -> bool:
+        """A log of generated answers has none."""
+        return False
+
+    def identity(self) -> dict[str, Any]:
+        """Size and hash of the file."""
+        try:
+            return {"bytes": self.path.stat().st_size, "sha256": file_hash(self.path)}
+        except OSError as error:
+            raise DataError(
+                m("the file cannot be read: {reason}", reason=error.strerror or error),
+                where=str(self.path),
+                remedy=_REMEDY,
+            ) from error
+
+    def score(self, items: Sequence[Item], limit: int, receive: Receive) -> None:
+        """Find the answer to each item.
+
+        Raises:
+            DataError: The file is no such log, or lacks a question.
+        """
+        samples = list(_samples(self.path))
+        exact = {text: sample for sample in samples for text in sample.texts}
+        missing, found = [], []
+        for item in items:
+            question = normalise(item["question"])
+            sample = exact.get(question) or next(
+                (each for each in samples if question and question in each.prompt), None
+            )
+            if sample is None:
+                missing.append(item)
+            else:
+                found.append(Result(item["item"], sample.answer.strip()))
+        if missing:
+            raise DataError(
+                m(
+                    "the log has no answer to {count} of {all} questions, the first of row {row}",
+                    count=len(missing),
+                    all=len(items),
+                    row=missing[0]["row"],
+                ),
+                where=str(self.path),
+                remedy=_REMEDY,
+            )
+        for result in found:
+            receive(result)
+
+
+def _samples(path: Path) -> Iterator[_Sample]:
+    try:
+        if path.suffix.lower() == ".jsonl":
+            yield from map(_of_lm_eval, read_jsonl(path, remedy=_REMEDY))
+        else:
+            yield from map(_of_inspect, _inspect_samples(path))
+    except (LookupError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(
+            m(
+                "it is no log of generated answers ({error})",
+                error=f"{type(error).__name__}: {error}"[:100],
+            ),
+            where=str(path),
+            remedy=_REMEDY,
+        ) from error
+
+
+def _of_lm_eval(line: Mapping[str, Any]) -> _Sample:
+    answer = line["filtered_resps"][0]
+    if not isinstance(answer, str):  # of log-likelihoods
+        raise TypeError("the answers of the task are not texts")
+    prompts = [
+        str(request.get("arg_0", "")) for request in dict(line.get("arguments") or {}).values()
+    ]
+    texts = [value for value in dict(line["doc"]).values() if isinstance(value, str)]
+    return _Sample(tuple(map(normalise, texts)), normalise(" ".join(prompts)), answer)
+
+
+def _of_inspect(sample: Mapping[str, Any]) -> _Sample:
+    asked = sample["input"]
+    turns = [asked] if isinstance(asked, str) else [_text(turn["content"]) for turn in asked]
+    answer = _text(sample["output"]["choices"][0]["message"]["content"])
+    return _Sample(tuple(map(normalise, turns)), normalise(" ".join(turns)), answer)
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content)
+
+
+def _inspect_samples(path: Path) -> Iterator[Mapping[str, Any]]:
+    if path.suffix.lower() == ".json":
+        yield from parse_json(path.read_bytes(), dict[str, Any], str(path), _REMEDY)["samples"]
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = [each for each in archive.infolist() if each.filename.startswith("samples/")]
+        if sum(each.file_size for each in names) > _MOST_BYTES:
+            raise ValueError("it is too large")
+        for each in names:
+            yield json.loads(archive.read(each))
