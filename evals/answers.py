@@ -106,10 +106,9 @@ def given_answer(
     text = rule.sentence if place is None else answer.text
     if place is not None and rule.own_words:
         text = str(own_words(text, [source["answer"] for source in look["sources"]]))
-    elif place is not None and rule.one_fact:
+    elif place is not None and rule.values != "anywhere":
         facts = [(source["question"], source["answer"]) for source in look["sources"]]
-        each = any(source["row"] is None for source in look["sources"])  # statements
-        text = in_one_fact(text, facts, each=each).text
+        text = in_one_fact(text, facts, each=rule.values == "sentence").text
     return Given(text, answer.text, look["prompt"], judged[shown].confidence, look["sources"])
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, Pair, load_split
+from assistant_builder.documents.questions import trained_file
 from assistant_builder.retrieval.answering import is_verbatim, reads_conversations
 from assistant_builder.retrieval.copying import copy_rule as fit_copy_rule
 from assistant_builder.retrieval.decline import (
@@ -133,11 +134,10 @@ def _decide_whose_words(study: Study, paths: Sequence[Path]) -> None:
     files = {path: read_json(path, RuleFile) for path in paths}
     shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
     own_words = bool(shown) and verbatim >= OWN_WORDS * shown
-    # values of an answer may also come from earlier turns where these are read
-    decided = {
-        "own_words": own_words,
-        "one_fact": not own_words and not reads_conversations(study),
-    }
+    values = "sentence" if trained_file(study).is_file() else "answer"
+    if own_words or reads_conversations(study):  # or they come from earlier turns
+        values = "anywhere"
+    decided = {"own_words": own_words, "values": values}
     for path, file in files.items():
         if file["rule"] != {**file["rule"], **decided}:
             write_json(path, {**file, "rule": {**file["rule"], **decided}})

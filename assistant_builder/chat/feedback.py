@@ -6,7 +6,9 @@ trained, and ``corrected.json`` has the new answers.
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import json
 import math
 import tempfile
@@ -24,7 +26,7 @@ from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, wri
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
-from assistant_builder.data.edit import AddedPair, append_pairs, write_rows
+from assistant_builder.data.edit import AddedPair, append_pairs, escape_formula, write_rows
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
@@ -32,6 +34,7 @@ from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import Message as Shown
 from assistant_builder.i18n import m, render, t
+from assistant_builder.retrieval.corrections import Correction, read_corrections
 from assistant_builder.retrieval.own_questions import keep_questions, read_questions
 from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
@@ -225,20 +228,6 @@ MAX_EPOCHS = 1000
 
 
 @dataclass(frozen=True)
-class Correction:
-    """A question with a better answer, as a line of ``corrections.jsonl``."""
-
-    time: str  # ISO 8601 time in UTC; it also identifies the correction
-    question: str  # the question for training
-    answer: str
-    wrong: str = ""  # the assistant's answer
-    arm: str = ""
-    asked: str = ""  # the question that it was an answer to
-    cluster: str | None = None  # the same for wordings of one question
-    answerable: bool = True  # False where the question should be declined, as the answer does
-
-
-@dataclass(frozen=True)
 class RetrainingPlan:
     """How a new study uses the corrections."""
 
@@ -250,16 +239,6 @@ class RetrainingPlan:
     replaced: tuple[int, ...] = ()
     # corrections of ``trained`` that the training data have already
     taught: tuple[Correction, ...] = ()
-
-
-def corrections_file(study: Study) -> Path:
-    """``corrections.jsonl``."""
-    return study.folder / "corrections.jsonl"
-
-
-def read_corrections(study: Study) -> list[Correction]:
-    """Every correction, oldest first; raises StudyError if the file is damaged."""
-    return _read_records(corrections_file(study), Correction)
 
 
 def _read_records(path: Path, kind: type[Record]) -> list[Record]:
@@ -311,9 +290,9 @@ def add_correction(
         answerable,
     )
     if len(others) == len(existing):
-        append_jsonl(corrections_file(study), asdict(added))
+        append_jsonl(study.corrections_file, asdict(added))
     else:
-        write_jsonl(corrections_file(study), map(asdict, (*others, added)))
+        write_jsonl(study.corrections_file, map(asdict, (*others, added)))
     return added
 
 
@@ -361,10 +340,21 @@ def _rows_by_answer(folder: Path, changed: int) -> dict[str, list[tuple[int, str
     return found
 
 
+def correction_rows(corrections: Iterable[Correction]) -> bytes:
+    """The corrections as CSV, to be added to a spreadsheet of questions and answers."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("question", "answer"))
+    for each in corrections:
+        if each.answerable:
+            writer.writerow(map(escape_formula, (each.question, each.answer)))
+    return text.getvalue().encode("utf-8-sig")
+
+
 def remove_correction(study: Study, time: str) -> None:
     """Delete the correction with this ``time``."""
     kept = [found for found in read_corrections(study) if found.time != time]
-    write_jsonl(corrections_file(study), map(asdict, kept))
+    write_jsonl(study.corrections_file, map(asdict, kept))
 
 
 def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[int]]:
@@ -373,7 +363,7 @@ def heldout_matches(study: Study, questions: Sequence[str]) -> dict[int, list[in
     Returns:
         Index of a question → rows of its exact or near duplicates; 0 for a question that the file does not answer.
     """
-    if not questions:
+    if not questions or not study.split_file("heldout").is_file():
         return {}
     pairs = load_split(study.folder / "data", "heldout")
     own = [

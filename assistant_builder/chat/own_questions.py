@@ -85,7 +85,7 @@ class OwnQuestionAsker:
         self, study: Study, system: str, question: str, arms: Sequence[str]
     ) -> dict[str, OwnAnswer]:
         messages = [*([Message("system", system)] if system else []), Message("user", question)]
-        sampling = Sampling(longest_answer(study))
+        sampling = Sampling(longest_answer(study), corrected=False)
         *_, replies = self._pool.worker(study).ask(dict.fromkeys(arms, messages), sampling)
         for reply in replies.values():
             if reply.error is not None:

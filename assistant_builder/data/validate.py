@@ -480,9 +480,7 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
         yield _problem("warning", title, detail, (row for each in conflicts for row in each.rows))
     if words := findings.one_word_answers:
         title = mn("{count} one-word answer", "{count} one-word answers", len(words))
-        detail = m(
-            "They are kept. Exact match is suitable for them; token F1 and ROUGE-L are not informative."
-        )
+        detail = m("They are kept. A test counts them as right only with the same word.")
         yield _problem("warning", title, detail, words)
     for kind, odd in findings.odd_texts.items():
         title = mn("{count} row: {kind}", "{count} rows: {kind}", len(odd), kind=m(kind))

@@ -22,6 +22,7 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None  # random seed, which reproduces an answer; None for a random seed
     look_up: bool = True  # whether a grounded assistant reads the facts that are found
+    corrected: bool = True  # whether corrections are served, which nothing that is measured has
 
     def __post_init__(self) -> None:
         """Raise a ConfigError that lists all values out of bounds."""

@@ -34,8 +34,9 @@ EXAMPLES, _LONGEST_EXAMPLE = 3, 80
 _LONGEST_QUOTE = 120  # characters of a question that a reply repeats
 _SUGGESTING = frozenset(("suggestions", "asks_back"))
 _BETWEEN = "\n\n"
+GREETING = N_("Hello! Ask me a question.")
 _REPLIES = {
-    "greeting": N_("Hello! Ask me a question."),
+    "greeting": GREETING,
     "thanks": N_("You're welcome. Ask me another question."),
     "goodbye": N_("Goodbye!"),
     "abilities": N_("I am a program that answers questions from the data that I was given."),
@@ -52,6 +53,7 @@ class Conversing:
         greeting: What is said to small talk; empty for a reply in its language.
         examples: Questions of the data that a reply to small talk offers.
         suggests: Whether questions of the data are offered.
+        retriever: Knows the questions whose answers were corrected.
     """
 
     known: frozenset[tuple[str, ...]]
@@ -59,6 +61,7 @@ class Conversing:
     greeting: str
     examples: tuple[str, ...]
     suggests: bool = True
+    retriever: Retriever | None = None
 
     @classmethod
     def of(cls, study: Study, retriever: Retriever | None) -> Conversing:
@@ -66,14 +69,13 @@ class Conversing:
         facts = () if retriever is None else retriever.index.facts
         config = study.config.retrieval
         several = sum(len(parts_of(fact.question)) > 1 for fact in facts)
-        first = {fact.answer: fact.question for fact in reversed(facts) if _shown(fact)}
-        short = list(first.values())[::-1]
         return cls(
             frozenset(tuple(bare_words(fact.question)) for fact in facts),
             several < SEVERAL * len(facts) or several < 2,
             config.greeting,
-            tuple(short[:: -(-len(short) // EXAMPLES) or 1]) if config.suggestions else (),
+            example_questions(facts) if config.suggestions else (),
             config.suggestions,
+            retriever,
         )
 
     def answer(self, messages: Sequence[Message], ask: Ask, cut: Cut, most: int) -> Iterator[Chunk]:
@@ -87,7 +89,8 @@ class Conversing:
         """
         ask = ask if self.suggests else partial(_without_suggestions, ask)
         message = messages[-1].content
-        if tuple(bare_words(message)) in self.known:
+        corrected = self.retriever is not None and self.retriever.corrects(message)
+        if corrected or tuple(bare_words(message)) in self.known:
             yield from _one(messages, ask, most)
         elif talk := small_talk(message):
             yield self._reply(talk, cut, most)
@@ -104,6 +107,13 @@ class Conversing:
         offered = [] if talk.kind == "goodbye" else list(self.examples)
         judged = {"mode": "reply", "suggestions": offered}
         return Chunk(text, tokens, seconds, seconds, finish, judged=judged)
+
+
+def example_questions(facts: Sequence[Any]) -> tuple[str, ...]:
+    """Short questions with different answers, spread over the facts."""
+    first = {fact.answer: fact.question for fact in reversed(facts) if _shown(fact)}
+    short = list(first.values())[::-1]
+    return tuple(short[:: -(-len(short) // EXAMPLES) or 1])
 
 
 def _shown(fact: Any) -> bool:

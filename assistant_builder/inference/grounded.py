@@ -13,6 +13,7 @@ from assistant_builder.data import Message
 from assistant_builder.inference.chunks import Chunk, Finish
 from assistant_builder.inference.conversing import Conversing, Cut
 from assistant_builder.retrieval.answering import Judged, Look, looks, own_words, settle
+from assistant_builder.retrieval.corrections import corrected_answer
 from assistant_builder.retrieval.decline import FIRST_TOKENS, Evidence, evidence_of, judgement
 from assistant_builder.retrieval.staleness import UNDECIDED
 from assistant_builder.retrieval.values import in_one_fact
@@ -91,7 +92,14 @@ class Grounded:
         """
         started = time.perf_counter()
         first_look, second_look = looks(messages, conversations=self.conversations)
-        first = _Attempt(self, lambda: find(first_look), generate, started)
+        found = find(first_look)
+        if self.rule is not None and found.corrected is not None:
+            sources, declined, judged = corrected_answer(found.corrected)
+            text, tokens, finish = cut(found.corrected.answer)
+            seconds = time.perf_counter() - started
+            yield Chunk(text, tokens, seconds, seconds, finish, sources, None, declined, judged)
+            return
+        first = _Attempt(self, lambda: found, generate, started)
         if self.rule is None:
             yield from first.rest()
             return
@@ -114,8 +122,8 @@ class Grounded:
             yield attempt.said(self.rule.sentence, cut, declined=True)
         elif self.rule.own_words:
             yield attempts[place].said(attempts[place].fact_words(), cut)
-        elif self.rule.one_fact:
-            yield from attempts[place].checked(cut)
+        elif self.rule.values != "anywhere":
+            yield from attempts[place].checked(cut, each=self.rule.values == "sentence")
         else:
             yield from attempts[place].rest()
 
@@ -226,14 +234,16 @@ class _Attempt:
             extra = {**self._extra(), "judged": self.judgement()} if chunk.finish else {}
             yield replace(chunk, first_token_seconds=shown, **extra)
 
-    def checked(self, cut: Callable[[str], tuple[str, int, Finish]]) -> Iterator[Chunk]:
+    def checked(
+        self, cut: Callable[[str], tuple[str, int, Finish]], *, each: bool
+    ) -> Iterator[Chunk]:
         """The chunks of :meth:`rest`, a sentence at a time, until one has values that stand in no fact."""
         facts = [(hit.fact.question, hit.fact.answer) for hit in self.found.sources]
-        each = any(hit.fact.is_passage for hit in self.found.sources)
         whole = shown = ""
         for chunk in self.rest():
             whole += chunk.text_delta
-            text, replaced = in_one_fact(whole, facts, complete=chunk.finish is not None, each=each)
+            complete = chunk.finish is not None
+            text, replaced = in_one_fact(whole, facts, complete=complete, each=each)
             if replaced:
                 self.close()
                 text, tokens, finish = cut(text)

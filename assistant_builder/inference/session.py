@@ -108,8 +108,10 @@ class Session(abc.ABC):
         context = self._context(speaker)
 
         def find(look: Look) -> Found:
+            retriever = self._grounded[speaker].retriever
             with self._searching:  # assistants share the embedder
-                return self._grounded[speaker].retriever.find([look], context=context)[0]
+                searched = retriever if sampling.corrected else retriever.measured
+                return searched.find([look], context=context)[0]
 
         def generate(prompt: Sequence[Message], most: int) -> Generation:
             ids = prompter.prompt_ids(list(prompt))

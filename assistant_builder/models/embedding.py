@@ -66,7 +66,9 @@ class Embedder:
             ModelError: The embedder is not available.
             ResourceError: There is not enough disk space.
         """
-        return cls(ensure_embedder(report), device=device)
+        folder = ensure_embedder(report)
+        report(0, 1, m("Loading the sentence embedder"))  # not still “Downloading …”
+        return cls(folder, device=device)
 
     @classmethod
     def of(cls, model: str, report: Report = no_progress) -> Embedder:

@@ -31,6 +31,7 @@ from assistant_builder.retrieval.answering import (
     settle,
 )
 from assistant_builder.retrieval.build import served_index_folder
+from assistant_builder.retrieval.corrections import corrected_answer
 from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
@@ -123,20 +124,25 @@ class Copier:
         final = study.config.retrieval.final_index
         # a question of the data is answered with its own answer, though validation and test held it out
         served = measured.with_wordings([*validation, *test]) if final else measured
+        served = served.served
         if not documents:
             return cls(served, rule, conversations)
         served = served.without(*stale_rows(documents, served.index))
         beside = Passages.load(study, embedder, rule.sentence, _reporter(report, 0.9))
         return cls(served, rule, conversations, beside)
 
-    def answer(self, messages: Sequence[Message]) -> Copied:
-        """Answer the last message of a conversation, which is a question."""
+    def answer(self, messages: Sequence[Message], *, corrected: bool = True) -> Copied:
+        """Answer the last message of a conversation, which is a question; ``corrected``: with corrections."""
         attempts: list[_Attempt] = []
         if self.retriever is not None:
-            attempts.append(self._attempt(messages, self.retriever, self.rule))
+            retriever = self.retriever if corrected else self.retriever.measured
+            attempts.append(self._attempt(messages, retriever, self.rule))
         if self.passages is not None:
             retriever, rule = self.passages.retriever, self.passages.rule
+            retriever = retriever if corrected else retriever.measured
             attempts.append(self._attempt(messages, retriever, rule))
+        if (given := attempts[0].found.corrected) is not None:
+            return Copied(given.answer, *corrected_answer(given))
         answered = [each for each in attempts if not each.declined] or attempts
         best = max(
             answered, key=lambda each: each.found.evidence.similarity
@@ -178,7 +184,10 @@ class Copier:
             return Judged(rule.confidence(evidence), attempts[-1].best)
 
         again = partial(look, second) if second is not None else None
-        place = settle(rule, messages[-1].content, look(first), again)
+        judged = look(first)
+        if attempts[0].corrected is not None:
+            return _Attempt(attempts[0], rule, False)
+        place = settle(rule, messages[-1].content, judged, again)
         return _Attempt(attempts[place or 0], rule, place is None)
 
 

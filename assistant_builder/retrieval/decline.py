@@ -135,7 +135,8 @@ class DeclineRule:
         follow_up_threshold: Confidence below which the second look of a follow-up is not answered.
         named_threshold: The same where the fact has all the words of the question.
         own_words: Whether an answer is replaced by the fact that it repeats.
-        one_fact: Whether an answer with values of several facts, or of none, is replaced by the best fact.
+        values: Where the values of an answer must stand: all in one fact, those of each sentence in one (the statements
+            of a document are joined), or anywhere.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -155,7 +156,7 @@ class DeclineRule:
     follow_up_threshold: float = FOLLOW_UPS
     named_threshold: float = FOLLOW_UPS
     own_words: bool = False
-    one_fact: bool = False
+    values: Literal["answer", "sentence", "anywhere"] = "anywhere"
 
     def confidence(self, evidence: Evidence) -> float:
         """Estimated probability that the question can be answered from the facts, between 0 and 1."""

@@ -105,6 +105,8 @@ class Query:
 
 PASSAGE = "passage:"
 """Before the key of a statement in the cluster of its fact, and of the pairs that rest on it."""
+CORRECTIONS = -1_000_000_000
+"""Corrections have rows below this, statements of documents negative ones above it."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,11 @@ class Fact:
     answerable: bool
 
     @property
+    def is_correction(self) -> bool:
+        """Whether it is a corrected answer, which is in no file of data."""
+        return self.row < CORRECTIONS
+
+    @property
     def query(self) -> Query:
         """The fact's question with its history."""
         return Query(self.question, self.history)
@@ -128,7 +135,7 @@ class Fact:
     @property
     def is_passage(self) -> bool:
         """Whether it is a statement of a document."""
-        return self.row < 0
+        return CORRECTIONS <= self.row < 0
 
     @property
     def clusters(self) -> frozenset[str]:

@@ -16,6 +16,7 @@ from assistant_builder.documents.store import Documents
 from assistant_builder.documents.types import Statement
 from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.retrieval.corrections import source_record as fact_record
 from assistant_builder.retrieval.decline import DeclineRule, score_rule
 from assistant_builder.retrieval.grounding import Grounder
 from assistant_builder.retrieval.index import (
@@ -71,9 +72,9 @@ class Passages:
         if not Documents(study):
             return None
         statements, waiting = served_statements(Documents(study))
-        retriever = served_retriever(
-            study, embedder, Chooser(study.config.retrieval.facts), progress=progress
-        )
+        chooser = Chooser(study.config.retrieval.facts)
+        alone = study.source is None or trained_file(study).is_file()
+        retriever = served_retriever(study, embedder, chooser, corrects=alone, progress=progress)
         rule = score_rule(NEAR, target=study.config.retrieval.false_declines, sentence=sentence)
         return cls(retriever, rule, tuple(statements), waiting)
 
@@ -123,6 +124,7 @@ def served_retriever(
     embedder: TextEncoder,
     grounder: Grounder | Chooser,
     *,
+    corrects: bool = True,
     progress: Progress | None = None,
 ) -> Retriever:
     """Finds what the documents state now; what rests on an undecided change is withheld."""
@@ -131,9 +133,13 @@ def served_retriever(
     index = _index(documents, passage_facts(statements), embedder, progress)
 
     def record(hit: Hit) -> dict[str, Any]:
+        if hit.fact.is_correction:
+            return fact_record(hit.fact, hit.similarity)
         return source_record(documents, statements[_place(hit.fact)], hit.similarity)
 
-    return Retriever(study, index, embedder, grounder, waiting=waiting, record=record)
+    return Retriever(
+        study, index, embedder, grounder, waiting=waiting, record=record, corrects=corrects
+    )
 
 
 def tuned_retriever(study: Study, prompter: ChatTokenizer | None) -> Retriever:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.errors import StudyError
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.build import served_index_folder, with_missing_answers
+from assistant_builder.retrieval.corrections import (
+    Corrected,
+    corrections_stamp,
+    read_corrections,
+    source_record,
+)
 from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
-from assistant_builder.retrieval.index import Fact, Hit, Index, TextEncoder
+from assistant_builder.retrieval.index import Fact, Hit, Index, Query, TextEncoder
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
 
@@ -41,6 +48,7 @@ class Found:
         near: The facts of the two best answers, whether or not they are in the prompt.
         withheld: Whether the best fact rests on a change that nobody has decided on.
         record: A source as it is shown.
+        corrected: The correction of the answer to this very question.
     """
 
     messages: list[Message]
@@ -49,6 +57,7 @@ class Found:
     near: tuple[Hit, ...] = ()
     withheld: bool = False
     record: Callable[[Hit], dict[str, Any]] | None = None
+    corrected: Fact | None = None
 
     @property
     def best(self) -> Fact | None:
@@ -76,18 +85,11 @@ class Found:
 
     def source_records(self) -> list[dict[str, Any]]:
         """Row, question, answer and similarity of each source; a statement has no row, but document and page."""
-        return [*map(self.record or source_record, self.sources)]
+        return [*map(self.record or _record, self.sources)]
 
 
-def source_record(hit: Hit) -> dict[str, Any]:
-    """A fact as a source of an answer."""
-    fact = hit.fact
-    return {
-        "row": None if fact.is_passage else fact.row,
-        "question": fact.question,
-        "answer": fact.answer,
-        "similarity": round(hit.similarity, 4),
-    }
+def _record(hit: Hit) -> dict[str, Any]:
+    return source_record(hit.fact, hit.similarity)
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,18 @@ class Retriever:
         waiting: frozenset[int] = frozenset(),
         dropped: frozenset[int] = frozenset(),
         record: Callable[[Hit], dict[str, Any]] | None = None,
+        corrects: bool = False,
     ) -> None:
-        self.study, self.index, self.embedder, self._grounder = study, index, embedder, grounder
+        """``corrects``: the corrections of the study are served, from the moment at which they are saved."""
+        self.study, self.embedder, self._grounder = study, embedder, grounder
         self.waiting, self.dropped, self._record = waiting, dropped, record
+        self._measured, self._corrects = index, corrects
+        self._corrected, self._stamp = Corrected(index), ""
+
+    def _like(self, index: Index | None = None, **changes: Any) -> Retriever:
+        how: dict[str, Any] = {"waiting": self.waiting, "dropped": self.dropped}
+        how |= {"record": self._record, "corrects": self._corrects, **changes}
+        return Retriever(self.study, index or self._measured, self.embedder, self._grounder, **how)
 
     @classmethod
     def load(
@@ -153,22 +164,45 @@ class Retriever:
                 remedy=m("Run 'assistant-builder run {name} --redo'", name=study.name),
             )
         count = study.config.retrieval.facts
-        return cls(
-            study,
-            index,
-            embedder,
-            Chooser(count) if prompter is None else Grounder.of(study, prompter),
-        )
+        grounder = Chooser(count) if prompter is None else Grounder.of(study, prompter)
+        return cls(study, index, embedder, grounder, corrects=served)
+
+    @property
+    def index(self) -> Index:
+        """What is searched."""
+        return self._latest().index
+
+    @property
+    def measured(self) -> Retriever:
+        """This retriever without corrections."""
+        return self._like(corrects=False)
+
+    @property
+    def served(self) -> Retriever:
+        """This retriever with the corrections of the study."""
+        return self._like(corrects=True)
+
+    def corrects(self, question: str) -> bool:
+        """Whether the answer to this very question was corrected."""
+        return Query(question).key in self._latest().answers
+
+    def _latest(self) -> Corrected:
+        if self._corrects and (stamp := corrections_stamp(self.study)) != self._stamp:
+            # a damaged file is reported where corrections are listed, and must not end the answers
+            with suppress(AssistantBuilderError):
+                corrections = read_corrections(self.study)
+                self._corrected = Corrected.of(self._measured, corrections, self.embedder)
+            self._stamp = stamp
+        return self._corrected
 
     def with_wordings(self, pairs: Sequence[Pair]) -> Retriever:
         """A retriever whose index has the questions and answers of further pairs, too."""
-        index, _ = with_missing_answers(self.index, pairs, self.embedder, wordings=True)
-        return Retriever(self.study, index, self.embedder, self._grounder)
+        index, _ = with_missing_answers(self._measured, pairs, self.embedder, wordings=True)
+        return self._like(index)
 
     def without(self, waiting: frozenset[int], dropped: frozenset[int]) -> Retriever:
         """A retriever that withholds and leaves out facts, see the attributes."""
-        how: Any = {"waiting": waiting, "dropped": dropped, "record": self._record}
-        return Retriever(self.study, self.index, self.embedder, self._grounder, **how)
+        return self._like(waiting=waiting, dropped=dropped)
 
     @property
     def waiting_facts(self) -> list[Fact]:
@@ -189,12 +223,12 @@ class Retriever:
             exclude: For each look, rows whose facts are not used.
             context: Tokens that a prompt and its answer may have together; facts beyond them are left out.
         """
-        queries = [look.query for look in looks]
+        queries, latest = [look.query for look in looks], self._latest()
         vectors = self.embedder.encode([query.text for query in queries])
         if self.dropped:
             exclude = [{*self.dropped, *out} for out in exclude or [()] * len(queries)]
-        ranked = self.index.search(queries, vectors, DEPTH, exclude=exclude)
-        declined = self.index.nearest_to_decline(queries, vectors, exclude)
+        ranked = latest.index.search(queries, vectors, DEPTH, exclude=exclude)
+        declined = latest.index.nearest_to_decline(queries, vectors, exclude)
         results = []
         for look, hits, nearest in zip(looks, ranked, declined, strict=True):
             usable = [hit for hit in hits if hit.fact.answerable]
@@ -206,5 +240,8 @@ class Retriever:
             best, share = (usable[0].score, usable[0].log_share) if usable else (0.0, -SHARPNESS)
             evidence = Retrieved(best, share, best - nearest, [fact.answer for fact in facts])
             sources, near = usable[: len(facts)], tuple(usable[:SUGGESTED])
-            results.append(Found(grounded, sources, evidence, near, withheld, self._record))
+            corrected = latest.answers.get(look.query.key)
+            results.append(
+                Found(grounded, sources, evidence, near, withheld, self._record, corrected)
+            )
         return results

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare_dataset
-from assistant_builder.i18n import Text, m, t
+from assistant_builder.i18n import Text, m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch, needs_embedder_download
@@ -86,6 +86,7 @@ def embed_data(study: Study) -> Iterable[Path]:
         study.raise_if_cancelled()
 
     def reporting(message: Text) -> Callable[[int, int], None]:
+        report(0, 1, message)  # from the start on, and not after the first part
         return lambda done, total: report(done, total, message)
 
     report(0, 1, m("Loading the sentence embedder"))
@@ -94,7 +95,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     seen: tuple[SplitName, ...] = ("train", "validation")
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
     questions = [pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))]
-    vectors = embedder.encode(questions, progress=reporting(t("Comparing questions by meaning")))
+    vectors = embedder.encode(questions, progress=reporting(m("Comparing questions by meaning")))
     # a respelled question of training is no leak: it is known to be one
     tested, compared = (
         [index for index, pair in enumerate(pairs) if pair.respelled is None]
@@ -134,9 +135,9 @@ def embed_data(study: Study) -> Iterable[Path]:
         from assistant_builder.retrieval.train_embedder import train_embedder
 
         facts = [fact for pair in training for fact in facts_of(pair)]
-        progress = reporting(t("Training the sentence embedder"))
+        progress = reporting(m("Training the sentence embedder"))
         embedder, known = train_embedder(study, facts, progress), {}
-    progress = reporting(t("Indexing the training questions"))
+    progress = reporting(m("Indexing the training questions"))
     index = write_index(
         study.retrieval_folder, training, validation, embedder, known, progress, passages
     )

@@ -53,7 +53,7 @@ class CopySession(Session):
         def one(asked: Sequence[Message], most: int) -> Iterator[Chunk]:
             started = time.perf_counter()
             with self._searching:
-                found = copier.answer(asked)
+                found = copier.answer(asked, corrected=sampling.corrected)
             text, words, finish = _cut(found.text, most)
             seconds = time.perf_counter() - started
             said = found.declined, found.judged

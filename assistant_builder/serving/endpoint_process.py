@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, cast
 
 from assistant_builder.child_process import compute_environment, configure_libraries, python_command
 from assistant_builder.child_protocol import Child, Events, end_with_standard_input
 from assistant_builder.config import Approach
-from assistant_builder.errors import AssistantBuilderError, error_texts
+from assistant_builder.errors import AssistantBuilderError, ConfigError, error_texts
 from assistant_builder.i18n import Text, m
 from assistant_builder.serving.auth import API_KEY_VARIABLE
+from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 
 Phase = Literal["off", "starting", "running", "failed"]
+_PORTS = range(8101, 8200)
+WEBSITE = "website"
+"""Argument of a process that serves the bubble of a study's website."""
 _END_SECONDS = 5
 """Time that an endpoint has to end before it is killed."""
 _SECRETS = (API_KEY_VARIABLE, f"{API_KEY_VARIABLE}_FILE")
@@ -97,10 +103,46 @@ class Endpoints:
                 self._states[name] = state
 
 
+def _free_port() -> int:
+    """A port below those that systems give to outgoing connections, so that it is free after a restart, too."""
+    for port in _PORTS:
+        with suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            return port
+    raise ConfigError(
+        m("no port from {first} to {last} is free", first=_PORTS[0], last=_PORTS[-1]),
+        remedy=m("End other servers on this computer"),
+    )
+
+
+class Websites(Endpoints):
+    """The bubbles that this process serves, at most one for each study."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda study, arm: [*endpoint_command(study, arm), WEBSITE])
+
+    def publish(self, study: Study, website: Website, arm: str) -> None:
+        """Serve the bubble of a study from now on, and whenever the page runs.
+
+        Raises:
+            ConfigError: An address is missing or wrong.
+        """
+        found = website.checked()
+        replace(found, port=found.port or _free_port(), running=True).save(study)
+        self.stop(study.name)
+        self.start(study, arm)
+
+    def withdraw(self, study: Study) -> None:
+        """End the bubble of a study; its settings are kept."""
+        replace(Website.of(study), running=False).save(study)
+        self.stop(study.name)
+
+
 def main() -> int:
     """Serve ``NAME:ARM [APPROACH]`` until standard input closes; ``NAME:copy`` copies answers.
 
-    The event ``ready`` has the fields of :class:`EndpointState`. Without an approach it is the recommended one.
+    With :data:`WEBSITE` in place of the approach, it is the bubble of the study's website. The event ``ready``
+    has the fields of :class:`EndpointState`. Without an approach it is the recommended one.
     """
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.error_translation import translate_error
@@ -119,18 +161,22 @@ def main() -> int:
         events.emit("ready", url=ready["url"], model=model, token=token)
 
     try:
-        wanted, approach = sys.argv[1], cast("Approach | None", (*sys.argv[2:], None)[0])
+        wanted, more = sys.argv[1], (*sys.argv[2:], None)[0]
         name, _, arm = wanted.partition(":")
-        copies = arm == COPY
+        copies, website = arm == COPY, more == WEBSITE
+        approach = None if website else cast("Approach | None", more)
+        config = ServingConfig(port=0, widget=True)
+        if website:
+            config = Website.of(Study.open(name)).config()
         serve_with(
             partial(start_worker, module=COPIES) if copies else start_worker,
             select_copies([name])
             if copies
             else select_models([wanted], lambda study: arm, approach),
-            ServingConfig(port=0, widget=True),
+            config,
             None,
             as_json=True,
-            without_key=True,
+            without_key=None if website else True,
             announce=announce,
         )
     except Exception as error:

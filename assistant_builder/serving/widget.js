@@ -125,7 +125,7 @@
     build(shown);
   }
 
-  function build({ title, contact, direction, language: spoken, longest, turns, texts, feedback }) {
+  function build({ title, contact, direction, language: spoken, longest, turns, texts, feedback, greeting, examples }) {
     const bubble = make("button", { className: "bubble", type: "button", textContent: texts.open, part: "bubble" });
     bubble.setAttribute("aria-expanded", "false");
     const heading = make("h2", { textContent: title, id: "title" });
@@ -240,6 +240,9 @@
     const redraw = () => {
       log.replaceChildren();
       for (const { role, content } of said) turn(role, content);
+      if (said.length) return;
+      turn("assistant", greeting); // not part of the conversation
+      suggestionList(examples, texts.examples, "");
     };
 
     async function ask(question) {

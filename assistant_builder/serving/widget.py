@@ -12,8 +12,8 @@ import json
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -29,9 +29,12 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.chat.visitor_log import VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.errors import ConfigError
+from assistant_builder.data import Pair, load_pairs, load_split
+from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import direction, language, m, negotiate, t, use_language
+from assistant_builder.inference.conversing import GREETING, example_questions
 from assistant_builder.retrieval.decline import Mode
+from assistant_builder.retrieval.index import facts_of
 from assistant_builder.serving.engine import Engine
 from assistant_builder.serving.metrics import Metrics
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
@@ -48,6 +51,7 @@ from assistant_builder.serving.schemas import (
     validation_error,
 )
 from assistant_builder.serving.switch import EngineSwitch
+from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
 from assistant_builder.web.body_limit import read_body, replay_body
@@ -246,7 +250,9 @@ class Widget:
         root = assistant.root
         self._token, self._logs = site_token(root), logs or {}
         self._proxies = TrustedProxies(config.proxy)
-        self._title = config.title or root.title
+        self._title = config.title or Website.of(root).title or root.title
+        self._greeting = assistant.study.config.retrieval.greeting
+        self._examples = opening_examples(assistant.study)
         self._shows_sources, self._mode = (
             assistant.shows_sources and assistant.grounded,
             assistant.mode,
@@ -348,6 +354,8 @@ class Widget:
                     "longest": MAX_QUESTION,
                     "turns": MAX_TURNS,
                     "texts": widget_texts(self._mode),
+                    "greeting": self._greeting or t(GREETING),
+                    "examples": self._examples,
                     "feedback": self._config.remember,
                 },
                 headers={"Cache-Control": "no-store"},
@@ -449,6 +457,21 @@ def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:
     found = models.find(name)
     assert found is not None
     return name, found
+
+
+def opening_examples(study: Study) -> list[str]:
+    """Questions that an empty conversation offers; none where the study offers none, or has no pairs."""
+    if not study.config.retrieval.suggestions:
+        return []
+    with suppress(AssistantBuilderError):  # an answer reports it
+        if study.split_file("train").is_file():
+            pairs: Sequence[Pair] = load_split(study.folder / "data", "train")
+        elif study.source is not None:
+            pairs = load_pairs(study.source, columns=study.config.data.columns).pairs
+        else:
+            return []
+        return list(example_questions([fact for pair in pairs for fact in facts_of(pair)]))
+    return []
 
 
 def cors(origin: str) -> dict[str, str]:

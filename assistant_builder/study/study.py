@@ -375,6 +375,17 @@ class Study:
             shards = [shard for shard in shards if self.step(shard).state == "succeeded"]
         return insert_shards(self.steps, shards)
 
+    @property
+    def serves_corrections(self) -> bool:
+        """Whether corrections are served at once: facts are looked up by its assistants, or before training copied."""
+        trained = any((self.arm_folder(arm) / "summary.json").is_file() for arm in self.config.arms)
+        return self.config.grounded or not trained
+
+    @property
+    def corrections_file(self) -> Path:
+        """``corrections.jsonl``: answers that were corrected, in the chat or the inbox."""
+        return self.folder / "corrections.jsonl"
+
     def status_file(self, step: str) -> Path:
         """The status file of a step."""
         if step.startswith("train-"):

@@ -23,10 +23,11 @@ from assistant_builder.ui.chat.tab import ChatTab, can_answer
 from assistant_builder.ui.data.tab import DataTab
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.export.tab import ExportTab
+from assistant_builder.ui.export.use import resume_websites
 from assistant_builder.ui.home.tab import NEW_STUDY, HomeScreen
 from assistant_builder.ui.home.view import PROMISE, list_studies
 from assistant_builder.ui.html import FIT_CHARTS, callout, fragment
-from assistant_builder.ui.inbox.tab import InboxTab
+from assistant_builder.ui.inbox.tab import InboxTab, has_inbox
 from assistant_builder.ui.languages import CHOOSE, TranslatedBlocks, language_choice
 from assistant_builder.ui.plan.tab import PlanTab
 from assistant_builder.ui.refresh import (
@@ -83,6 +84,7 @@ def build_app(pool: WorkerPool | None = None) -> Page:
     pool = pool or WorkerPool()
     uploads_folder()
     purge_deleted()
+    resume_websites()
     with use_language(ENGLISH):
         demo, sections = _build(pool)
     return Page(demo, sections, lambda: _build(pool)[0])
@@ -251,12 +253,8 @@ CHAT_TAB = Tab("chat", ChatTab, label=N_("Chat"), ready=can_answer)
 REPORT_TAB = Tab(
     "report", lambda pool: ReportTab(), label=N_("Report"), ready=_has_report, done=_has_report
 )
-EXPORT_TAB = Tab(
-    "export", lambda pool: ExportTab(), ready=lambda look: look.trained, label=N_("Use it")
-)
-INBOX_TAB = Tab(
-    "inbox", lambda pool: InboxTab(), ready=lambda look: look.trained, label=N_("Inbox")
-)
+EXPORT_TAB = Tab("export", lambda pool: ExportTab(), ready=can_answer, label=N_("Use it"))
+INBOX_TAB = Tab("inbox", lambda pool: InboxTab(), ready=has_inbox, label=N_("Inbox"))
 
 
 @lru_cache(maxsize=8)

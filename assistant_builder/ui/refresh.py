@@ -153,22 +153,27 @@ def body_region(key: str, empty: Block, body: Block) -> LiveRegion:
     )
 
 
-def trained_region(
-    key: str, empty: Block, body: Block, needs: str, untrained: Callable[[Study], str]
+def ready_region(
+    key: str,
+    empty: Block,
+    body: Block,
+    needs: str,
+    unready: Callable[[Study], str],
+    ready: Callable[[StudyView], bool],
 ) -> LiveRegion:
-    """The region that shows ``body`` with a trained study.
+    """The region that shows ``body`` with a study that is ``ready`` for it.
 
-    Without a study ``empty`` says what the tab ``needs``, and ``untrained`` describes it for a study without adapters.
+    Without a study ``empty`` says what the tab ``needs``, and ``unready`` describes it for a study that is not ready.
     """
 
     def draw(view: StudyView) -> Updates:
-        text = untrained(view.study) if view.study else needs_study(t(needs))
+        text = unready(view.study) if view.study else needs_study(t(needs))
         return {
-            empty: gr.update(value=text, visible=not view.trained),
-            body: gr.update(visible=view.trained),
+            empty: gr.update(value=text, visible=not ready(view)),
+            body: gr.update(visible=ready(view)),
         }
 
-    return LiveRegion(key, [empty, body], lambda view: f"{view.name}:{view.trained}", draw)
+    return LiveRegion(key, [empty, body], lambda view: f"{view.name}:{ready(view)}", draw)
 
 
 def inform(text: str, title: str = "", *, seconds: int = 10) -> None:

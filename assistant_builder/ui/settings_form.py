@@ -216,7 +216,8 @@ def make_component(option: Option, suggestions: Sequence[tuple[str, str]] = ()) 
     place = f"ab-{option.key.replace('.', '-')}"
     shared: dict[str, Any] = {
         "label": option.title,
-        "info": option.help,
+        # of the base model the page says more below it
+        "info": None if option.key == "model.base" else option.help,
         "interactive": True,
         "elem_id": place,
     }

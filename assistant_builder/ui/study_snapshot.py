@@ -273,7 +273,7 @@ _TITLES = {
     "data": N_("Check and split"),
     "data-embed": N_("Check test overlap"),
     "evaluate": N_("Evaluate"),
-    "formats": N_("Score GGUF files"),
+    "formats": N_("Test the files for other programs"),
     "report": N_("Report"),
 }
 _MARKS = {
@@ -338,6 +338,7 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
         untouched = snapshot.shown_state == "queued" and not snapshot.touched
         places = [("train", t("Train it"))] if untouched else []
         places.append(("chat", t("Ask it now: looked up, not trained")))
+        places.append(("export", t("Put it on a website")))
     stopped_or_running = snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy)
     steps = [_step(snapshot, record) for record in snapshot.steps] if stopped_or_running else []
     name, state = snapshot.config.shown_name, snapshot.shown_state

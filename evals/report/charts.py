@@ -111,16 +111,17 @@ def by_axis(contrasts: Sequence[Any]) -> list[list[Any]]:
 
 
 def interval_panel(
-    rows: Sequence[dict[str, Any]], left: str, right: str, heading: str
+    rows: Sequence[dict[str, Any]], left: str, right: str, heading: str, *, ascending: bool = False
 ) -> dict[str, Any]:
-    """Differences with their intervals on one axis around zero; right is worse.
+    """Differences with their intervals on one axis around zero; right is worse, unless figures are ``ascending``.
 
     The rows are entries of ``contrasts`` in one unit, with a ``label``, and as needed ``about note primary`` and
     ``margin``, the allowed harm in the metric's units.
     """
     rows = [{"about": "", "note": "", "primary": False, "margin": None, **row} for row in rows]
     how = shown(rows[0]["metric"])
-    mirrored = rows[0]["higher_is_better"]
+    higher = rows[0]["higher_is_better"]
+    mirrored = higher and not ascending
     factor = {row["metric"]: shown(row["metric"]).factor for row in rows}
     limits = [
         abs(row[key]) * factor[row["metric"]]
@@ -137,15 +138,20 @@ def interval_panel(
         harm = (
             None
             if row["margin"] is None
-            else row["margin"] * factor[metric] * (-1 if mirrored else 1)
+            else row["margin"] * factor[metric] * (-1 if higher else 1)
         )
+        bound = None if harm is None else scale(harm)
+        allowed = None if bound is None else (0.0, bound)
+        if bound is not None and higher and ascending:
+            allowed = bound, 100 - bound
         marks.append(
             {
                 **{key: row[key] for key in ("label", "about", "note", "primary")},
                 "low": low,
                 "high": high,
                 "at": scale(row["delta"] * factor[metric]),
-                "margin": None if harm is None else scale(harm),
+                "margin": bound,
+                "allowed": allowed,
                 "text": difference(row["delta"], metric, row),
                 "interval": interval(row, metric),
             }

@@ -51,7 +51,8 @@ def not_verbatim(
     Returns:
         ``answers`` that are shown, ``generated`` in other words than a fact, ``generated_right`` of these exactly
         right; ``shown`` in other words, ``right`` of these; ``own_words``, whether others are replaced by the fact that
-        they repeat; ``one_fact``, whether those are whose values stand in no single fact; and the counts of validation by which that was decided, ``validation``.
+        they repeat; ``values``, in what the values of others must stand; and the counts of validation by which that was
+        decided, ``validation``.
     """
     rules = [
         read_json(path, RuleFile)
@@ -88,7 +89,7 @@ def not_verbatim(
         "shown": len(other_words("answer")),
         "right": right("answer"),
         "own_words": all(rule["rule"]["own_words"] for rule in rules),
-        "one_fact": all(rule["rule"].get("one_fact", False) for rule in rules),
+        "values": rules[0]["rule"].get("values", "anywhere"),
         "validation": {key: sum(rule[key] for rule in rules) for key in ("shown", "verbatim")},
     }
 
@@ -155,7 +156,7 @@ def _other_words(words: NotVerbatim) -> str:
             "prompt, {right:,} of them exactly right.",
             **values,
         )
-    if number and words["one_fact"]:
+    if number and words["values"] != "anywhere":
         first += " " + t(
             "A sentence with a number, a name or a code that stands in no single fact is replaced by the best fact."
         )

@@ -815,8 +815,8 @@ class NotVerbatim(Record):
     right: int = 0
     own_words: bool = False
     """Whether the fact that such an answer repeats is shown instead."""
-    one_fact: bool = False
-    """Whether a sentence whose values stand in no single fact is replaced by the best fact."""
+    values: str = "anywhere"
+    """In what the values of other answers must stand: one fact for an ``answer``, or one for each ``sentence``."""
     validation: VerbatimCounts = VerbatimCounts()
 
 

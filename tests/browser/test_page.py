@@ -171,7 +171,7 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page, site, tmp_pa
     found = page.locator("#ab-found")
     expect(found).to_contain_text("Findings in Tower Heights.csv")
     expect(found).to_contain_text("Usable pairs")
-    expect(page.locator("#ab-rejected")).to_contain_text("the question is empty")
+    expect(page.locator("#ab-found")).to_contain_text("the question is empty")
     expect(page.locator("#ab-preview")).to_contain_text("What is the height of tower 2?")
     expect(page.get_by_role("heading", name="Split", exact=True)).to_be_visible()
     assert page.locator("#ab-name input, #ab-name textarea").input_value() == "Tower Heights"
@@ -248,7 +248,7 @@ def test_hostile_text_is_shown_as_text(page, at_site, tmp_path):
     )
     upload(page, at_site, file)
     expect(page.locator("#ab-preview")).to_contain_text("<script>window.bad=2</script>")
-    expect(page.locator("#ab-rejected")).to_contain_text("<img src=")
+    expect(page.locator("#ab-found")).to_contain_text("<img src=")
     page.locator("#ab-create").click()
     expect(page.locator("#ab-strip")).to_contain_text("hostile")
     page.get_by_role("tab", name="Data").click()

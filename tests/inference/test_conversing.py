@@ -30,7 +30,7 @@ def conversing(*questions: str, **settings: object) -> Conversing:
     config = SimpleNamespace(retrieval=RetrievalConfig(**settings))  # type: ignore[arg-type]
     study = SimpleNamespace(config=config)
     index = SimpleNamespace(facts=facts)
-    return Conversing.of(study, SimpleNamespace(index=index))  # type: ignore[arg-type]
+    return Conversing.of(study, SimpleNamespace(index=index, corrects=lambda text: False))  # type: ignore[arg-type]
 
 
 class Asked:

@@ -466,7 +466,7 @@ def one_fact_session(text: str) -> ChatSession:
     session = grounded_session(text)
     grounded = session._grounded["lora"]
     assert grounded.rule is not None
-    session._grounded["lora"] = replace(grounded, rule=replace(grounded.rule, one_fact=True))
+    session._grounded["lora"] = replace(grounded, rule=replace(grounded.rule, values="answer"))
     return session
 
 

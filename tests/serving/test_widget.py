@@ -248,6 +248,15 @@ def test_the_start_has_texts_in_the_language_of_the_page(site):
     assert english["title"] == "library"
 
 
+def test_an_empty_conversation_has_a_greeting_and_examples_of_the_data(site):
+    german, english = (
+        site.post("/widget/start", {"language": code}).json() for code in ("de", "en")
+    )
+    assert english["greeting"] == "Hello! Ask me a question."
+    assert german["greeting"].startswith("Hallo")
+    assert english["examples"] and all(each.endswith("?") for each in english["examples"])
+
+
 def test_script_and_page_are_small_and_ask_nobody_else(site):
     script, page = httpx.get(f"{site.url}/widget.js"), httpx.get(f"{site.url}/chat")
     assert len(script.content) <= 20 * 1024

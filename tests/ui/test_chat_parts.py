@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from assistant_builder.chat.client import Reply, WorkerPool
@@ -22,11 +25,13 @@ from assistant_builder.ui.chat import settings as settings_module
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
-from assistant_builder.ui.chat.tab import ChatTab, _trained_mark, can_answer
+from assistant_builder.ui.chat.tab import ChatTab, _examples, _trained_mark, can_answer
 from assistant_builder.ui.refresh import StudyView, browser_state
 from assistant_builder.ui.study_snapshot import answering_arms
 from tests.synthetic_study import LARGE, new_study, running, trained, with_data
 from tests.ui.blocks import inside_blocks
+
+SHEET = Path(__file__).parents[1] / "retrieval" / "marl_street_baths.csv"
 
 
 def test_the_browser_keeps_under_one_key_across_starts_and_only_the_owner_reads_it(home):
@@ -179,7 +184,7 @@ def test_an_untrained_study_answers_from_its_data_and_says_that_it_is_not_traine
     assert pool.asked == [("copy", "Where?")]
     answer = last[tab.talk.panes["copy"]]["value"]
     assert "By the gate." in answer and "Looked up, not trained" in answer
-    assert "Fix the answer" not in answer, "corrections are for retraining"
+    assert "Fix the answer" in answer, "it is served at once"
     back = tab.talk.conversation(last[tab.talk.kept], study.name, mark)
     assert back.turns[0].answers["copy"].text == "By the gate."
     trained(with_data(study))
@@ -192,6 +197,45 @@ def test_an_untrained_study_answers_from_its_data_and_says_that_it_is_not_traine
 def _is_shown(updates: dict[Any, Any]) -> bool:
     (update,) = updates.values()
     return bool(update["visible"])
+
+
+def test_a_correction_of_a_copied_answer_is_served_and_undone_below_it(monkeypatch):
+    monkeypatch.setattr("assistant_builder.ui.chat.tab.inform", lambda text, *_, **__: None)
+    study = new_study()
+
+    def build() -> ChatTab:
+        tab = ChatTab(Answers())
+        with gr.Tabs() as tabs:
+            gr.Tab("chat", id="chat")
+        tab.wire(gr.Dropdown(), tabs)
+        return tab
+
+    tab = inside_blocks(build)
+    held = Conversation((Turn("Where?", {"copy": Answer("By the gate.")}),))
+    shown = tab._restore("library:untrained", {}, {})
+    values = {box: tab.settings.restored("library", {})[box] for box in tab.settings.inputs}
+    kept = tab.talk.stored_with({}, study.name, "library:untrained", held)
+    values |= {tab._picker: study.name, tab.mark: "library:untrained", tab.talk.kept: kept}
+
+    def click(action: str, **more: str) -> str:
+        sent = {"action": action, "turn": 0, "side": "copy", **more}
+        event = gr.EventData(None, sent)
+        updates = tab._pane_clicked(values, SimpleNamespace(session_hash="w"), event)
+        return updates[tab.talk.panes["copy"]]["value"]
+
+    assert shown[tab.body]["visible"]
+    saved = click("save", question="Where?", answer="By the pier.")
+    assert "This question is answered so from now on" in saved and 'data-action="undo"' in saved
+    assert [each.answer for each in read_corrections(study)] == ["By the pier."]
+    assert tab.corrections.updates(study)[tab.corrections.retrain]["visible"] is False
+    assert "Your correction" not in click("undo") and not read_corrections(study)
+
+
+def test_an_untrained_study_offers_questions_of_its_file(monkeypatch):
+    study = new_study()
+    monkeypatch.setattr(Study, "source", SHEET)
+    offered = _examples(study)
+    assert len(offered) == 4 and all(question.endswith("?") for question in offered)
 
 
 def test_copied_answers_stand_beside_those_of_the_assistants():

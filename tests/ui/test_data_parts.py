@@ -21,7 +21,11 @@ from assistant_builder.ui.data.row_editor import (
     editor_view,
     left_out_download,
 )
-from assistant_builder.ui.data.tab import study_left_out, study_template_preview
+from assistant_builder.ui.data.tab import (
+    study_data_panel,
+    study_left_out,
+    study_template_preview,
+)
 from assistant_builder.ui.data.view import (
     bins,
     brief_view,
@@ -246,3 +250,24 @@ def test_a_study_shows_only_training_rows_and_reports_a_missing_model():
         turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20
     )
     assert (study_left_out(study) is None) == (not study.split_file("rejected").read_text())
+
+
+def test_the_data_begin_with_what_is_answered_and_left_out_and_fold_the_rest(tmp_path):
+    lines = [f"Question {number}?,Answer {number} is this." for number in range(40)]
+    path = tmp_path / "sheet.csv"
+    path.write_text("\n".join(["question,answer", *lines, "Empty?,"]) + "\n")
+    findings = check_pairs(load_pairs(path))
+    view = findings_view(findings.to_record())
+    first, _, folded = view.partition("<details")
+    assert "40 of 41 questions will be answered" in first
+    assert "the answer is empty" in first
+    assert "Near-duplicates" not in first and "Near-duplicates" in folded
+    for term in ("token F1", "ROUGE", "seed"):
+        assert term not in view
+
+
+def test_the_data_of_a_study_fold_the_split_and_the_columns():
+    study = with_data(new_study())
+    shown = study_data_panel(study)
+    first = shown.partition("<details")[0]
+    assert "will be answered" in first and "ab-split" not in first and "ab-split" in shown

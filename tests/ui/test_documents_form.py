@@ -1,6 +1,7 @@
 """The documents on the Data tab."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -9,6 +10,7 @@ pytest.importorskip("pypdfium2", reason="needs the extra documents")
 
 from assistant_builder.chat.conversation import Answer
 from assistant_builder.data.types import RowNumbers
+from assistant_builder.documents.sources import read_files
 from assistant_builder.documents.store import Documents
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import sources_view
@@ -45,6 +47,29 @@ def test_the_page_reads_documents_and_takes_decisions(folder):
     assert not Documents(study).undecided
     assert "0 changes were decided" in form._decide("drop", name, None)
     assert "there is no document yet" in form._read(picker, tabs, name, "", [])[form.message]
+
+
+def test_a_website_is_read_from_the_address_that_was_typed(folder, monkeypatch):
+    read: list[tuple[str, int]] = []
+
+    def read_site(address, progress, *, most):
+        read.append((address, most))
+        progress(0, 1, address)
+        return SimpleNamespace(
+            readings=read_files({address: folder / "pool.md"})[0],
+            problems={},
+            covers=lambda known: True,
+        )
+
+    monkeypatch.setattr("assistant_builder.documents.site.read_site", read_site)
+    form, picker, tabs = inside_blocks(lambda: (DocumentsForm(), gr.Dropdown(), gr.Tabs()))
+    shown = form._read(picker, tabs, None, "", None, " www.baths.example ", 30)
+    assert read == [("www.baths.example", 30)] and "1 document was read" in shown[form.message]
+    assert shown[picker]["value"] == "baths-example" and shown[tabs].selected == "chat"
+    both = form._read(picker, tabs, None, "", [str(folder / "pool.md")], "www.baths.example")
+    assert "Read one after the other" in both[form.message]
+    wrong = form._read(picker, tabs, None, "", None, "ftp://baths.example")[form.message]
+    assert "is no address of a website" in wrong and "--site" not in wrong
 
 
 def test_the_page_shows_what_changed_with_what_rests_on_it(folder):

@@ -27,6 +27,7 @@ from assistant_builder.ui.evaluate.view import (
 )
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import Snapshot, report_conclusion, take_snapshot
+from evals.report.charts import interval_panel
 from evals.report.conclusion import Bar, conclude
 from tests.synthetic_study import done, evaluated, new_study, reported, running, trained, with_data
 from tests.texts import plain
@@ -192,6 +193,13 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report):
     picture = verdict_picture(as_report(report))
     assert "0.03 nats per token, it counts as no worse." in picture
     assert picture.count('class="margin"') == 1 and picture.count('class="point"') == 1
+    # figures grow to the right, as on every axis
+    row = next(each for each in report["contrasts"] if each["metric"] == "exact_match")
+    marks = interval_panel([{**row, "label": "", "margin": 0.05}], "", "", "", ascending=True)
+    worse, better = marks["ticks"][0]["text"], marks["ticks"][-1]["text"]
+    assert worse.startswith("−") and not better.startswith("−")
+    start, width = marks["rows"][0]["allowed"]
+    assert start == marks["rows"][0]["margin"] < marks["zero"] and start + width == 100
     assert verdict_picture(as_report({**report, "contrasts": []})) == ""
     assert specialists_title(as_report(report)).startswith("For specialists (")
     assert specialists_title(as_report(None)) == "For specialists"

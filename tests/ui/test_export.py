@@ -22,7 +22,10 @@ from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import Rescore
 from assistant_builder.export_formats import ExportSpec, export_specs
-from assistant_builder.serving.endpoint_process import EndpointState
+from assistant_builder.serving.auth import check_access
+from assistant_builder.serving.endpoint_process import EndpointState, Websites
+from assistant_builder.serving.website import Website
+from assistant_builder.serving.widget import site_token
 from assistant_builder.study import Study
 from assistant_builder.ui.export import use
 from assistant_builder.ui.export.tab import ExportTab
@@ -96,12 +99,74 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     return job
 
 
-def test_before_training_the_tab_says_what_to_do():
+def test_without_data_the_tab_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(Study, "source", None)
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, new_study())
     assert "Train both assistants" in shown["export-body"][1]["value"]
     assert not shown["export-body"][2]["visible"]
     assert all(shown[f"export-{spec.name}"][1] == "" for spec in export_specs())
+
+
+def test_before_training_copied_answers_can_be_used():
+    study, tab = new_study(), inside_blocks(ExportTab)
+    shown = drawn(tab, study)
+    assert shown["export-body"][2]["visible"] and not shown["export-all"][1]["visible"]
+    assert "Looked up, not trained" in shown["use-warning"][1]
+    assert shown["use-ollama"][1] == "" and not shown["use-ollama"][3]["visible"]
+    tab.cards.endpoint._endpoints = endpoints = OneEndpoint()
+    tab.cards.endpoint._start(study.name, HERE)
+    assert endpoints.started == [("library", "copy")]
+
+
+class Bubbles(Websites):
+    """Websites whose processes are only counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: list[tuple[str, str]] = []
+
+    def start(self, study: Study, arm: str) -> None:
+        self.started.append((study.name, arm))
+        url = f"http://127.0.0.1:{Website.of(study).port}/v1"
+        self._states[study.name] = EndpointState("running", url, study.name, token="site-x")
+
+
+def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_valid(monkeypatch):
+    study, tab = new_study(), inside_blocks(ExportTab)
+    form = tab.cards.website
+    form._websites = bubbles = Bubbles()
+    monkeypatch.setattr(use, "WEBSITES", bubbles)
+    fields = ["Linde", "www.example.com", "http://chat.example.com", "", True]
+    assert "no https address" in form._publish(study.name, *fields) and not bubbles.started
+    assert "is no address" in form._publish(study.name, "Linde", "x y", "", "", True)
+    assert "is no address" in form._publish(study.name, "Linde", "localhost", "", "", True)
+    fields[2] = "chat.example.com/"
+    form._publish(study.name, *fields)
+    assert bubbles.started == [("library", "copy")]
+    shown = drawn(tab, study)["use-website"]
+    website = Website.of(study)
+    assert website.running and website.port and website.origin == "https://www.example.com"
+    line = f"data-site=&#34;{site_token(study)}&#34;"
+    assert line in shown[1] and "https://chat.example.com/widget.js" in shown[1]
+    assert f"http://127.0.0.1:{website.port}" in shown[1] and shown[3] == "Linde"
+    served = website.config()
+    assert (served.allow_host, served.remember) == (("chat.example.com",), "texts")
+    assert check_access(served, None) == [
+        "only the paths of the widget are served; for /v1 set a key in ASSISTANT_BUILDER_API_KEY"
+    ]
+    # another start of the page
+    bubbles.started.clear()
+    use.resume_websites()
+    assert bubbles.started == [("library", "copy")]
+    trained(with_data(study))
+    form._publish(study.name, *fields)
+    assert bubbles.started[-1] == ("library", "lora") and Website.of(study).port == website.port
+    assert line in drawn(tab, study)["use-website"][1]
+    form._withdraw(study.name)
+    bubbles.started.clear()
+    use.resume_websites()
+    assert not bubbles.started and not Website.of(study).running
 
 
 def test_every_state_is_drawn_and_the_latest_is_chosen():
@@ -153,7 +218,7 @@ def test_only_a_grounded_study_offers_its_facts(monkeypatch):
     for name in ("memory", "grounded"):
         study = trained(with_data(new_study(name, approaches=[name])))
         shown = drawn(tab, study)
-        offered = shown["export-choice"][1 + tab.sections()[1].outputs.index(tab.with_data)]
+        offered = shown["export-choice"][1 + tab.sections()[2].outputs.index(tab.with_data)]
         assert (offered["visible"], offered["value"]) == (name == "grounded", False)
         assert ("look nothing up" in shown["export-lora-merged"][1]) is (name == "grounded")
         panel._start(study.name, True)
@@ -260,7 +325,7 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
     assert "4321" not in str(before)
     assert [update["visible"] for update in before[4:]] == [True, True, True, False]
     started = cards._start(study.name, HERE)
-    computer, website, programs, *buttons = in_order(started, cards.outputs)
+    website, computer, programs, *buttons = in_order(started, cards.outputs)
     assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
     assert [update["visible"] for update in buttons] == [False, False, False, True]
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
@@ -269,15 +334,15 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
     assert "chat.example.com/widget.js" in website
     assert "site-x" in website
     assert "serve library --widget" in website
-    assert "Open the chat" not in in_order(cards.updates(study.name, local=False), cards.outputs)[1]
+    assert "Open the chat" not in in_order(cards.updates(study.name, local=False), cards.outputs)[0]
     assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
     assert drawn(tab, study)["use-endpoint"][0] != before[0]
     assert (
         "Only programs on the computer"
-        in in_order(cards.updates(study.name, local=False), cards.outputs)[0]
+        in in_order(cards.updates(study.name, local=False), cards.outputs)[1]
     )
     ended = cards._end(study.name, HERE)
-    assert "curl" not in in_order(ended, cards.outputs)[0]
+    assert "curl" not in in_order(ended, cards.outputs)[1]
 
 
 def test_the_lines_of_the_endpoint_are_valid():
@@ -301,7 +366,7 @@ def test_the_cards_of_files_write_and_offer_them(key, name, monkeypatch):
     study, tab = finished_study(), inside_blocks(ExportTab)
     card = next(job for job in tab.cards.jobs if job._key == key)
     spec = card._spec_of(study)
-    _, shown, download, start, cancel = drawn(tab, study)[f"use-{key}"]
+    _, shown, download, start, cancel, _ = drawn(tab, study)[f"use-{key}"]
     assert spec.name == name and "about" in shown and start["visible"] and not download["visible"]
     card._begin(study.name, HERE)
     assert started == [name]
@@ -318,7 +383,7 @@ def test_the_cards_of_files_write_and_offer_them(key, name, monkeypatch):
     assert "/secret/place" in drawn(tab, study)[f"use-{key}"][1]
     assert "/secret/place" not in drawn(tab, study, local=False)[f"use-{key}"][1]
     finish(study, spec)
-    _, shown, download, start, cancel = drawn(tab, study)[f"use-{key}"]
+    _, shown, download, start, cancel, _ = drawn(tab, study)[f"use-{key}"]
     assert download["visible"] and start["value"] == "Write it again" and not cancel["visible"]
     assert f"{job.files}" in shown
     if key == "ollama":

@@ -363,9 +363,13 @@ def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAns
         return {}
     return {
         (one.asked or one.question, one.wrong): CorrectedAnswer(
-            one.answer, taught_pair(study, one.question, one.answer) if study else None
+            one.answer,
+            taught_pair(study, one.question, one.answer),
+            study.serves_corrections,
+            one.time,
         )
         for one in found
+        if study
     }
 
 

@@ -12,6 +12,7 @@ from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.chat.feedback import (
     Correction,
     TaughtPair,
+    correction_rows,
     create_retraining_study,
     heldout_matches,
     plan_retraining,
@@ -27,9 +28,11 @@ from assistant_builder.runner.run import rerender_report
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.view import corrections_list, retrained_note
 from assistant_builder.ui.data.preview import unused_title
-from assistant_builder.ui.html import copy_script, error_callout, fragment
+from assistant_builder.ui.html import copy_script, error_callout, fragment, hint
 from assistant_builder.ui.refresh import QUIET, Updates, chosen_study, inform
+from assistant_builder.ui.study_snapshot import answering_arms
 from assistant_builder.ui.train.actions import start_unless_asked
+from assistant_builder.ui.uploads import offer_bytes
 from evals.report.other_results import report_lacks_votes
 
 _TO_REPORT = N_("Add the votes to the report")
@@ -177,7 +180,11 @@ class Corrections:
         with gr.Accordion(
             t("Corrections"), open=False, visible=False, elem_id="ab-corrections"
         ) as self.fold:
+            self.about = gr.HTML()
             self.list = gr.HTML(corrections_list([], ()), js_on_load=pane_script())
+            self.rows = gr.DownloadButton(
+                t("Download them as rows for your spreadsheet"), size="sm", elem_id="ab-rows"
+            )
             self.longer = gr.Checkbox(
                 True,
                 label=t("Train twice as long"),
@@ -202,7 +209,10 @@ class Corrections:
     @property
     def outputs(self) -> list[Any]:
         """Components set by :meth:`updates`."""
-        return [self.fold, self.list, self.longer, self.retrain, self.name]
+        return [
+            *(self.fold, self.about, self.list, self.rows),
+            *(self.longer, self.retrain, self.name),
+        ]
 
     def updates(self, study: Study | None, *, opened: bool | None = None) -> Updates:
         """Show the list, and propose a name; ``opened`` sets whether the list is unfolded."""
@@ -221,7 +231,17 @@ class Corrections:
             view = corrections_list(corrections, heldout, taught)
         except AssistantBuilderError as error:
             view = error_callout(error.to_record())
-        number = len(corrections)
+        number, trained = len(corrections), bool(study and answering_arms(study))
+        about, rows = "", None
+        if study and corrections and study.serves_corrections:
+            about = hint(
+                t(
+                    "They are served already. Training again is for when many have come together; a sheet that "
+                    "has them as rows keeps them for other projects."
+                )
+            )
+        if study and corrections:
+            rows = offer_bytes(correction_rows(corrections), f"{study.name}-corrections.csv")
         retrain = tn(
             "Retrain with {count} correction as a new project",
             "Retrain with {count} corrections as a new project",
@@ -233,16 +253,18 @@ class Corrections:
                 visible=bool(corrections),
                 **({} if opened is None else {"open": opened}),
             ),
+            self.about: about,
             self.list: view,
-            self.longer: gr.update(visible=bool(taught)),
-            self.retrain: gr.update(value=retrain, interactive=True),
-            self.name: self.proposed_name(study),
+            self.rows: gr.update(value=rows, visible=rows is not None),
+            self.longer: gr.update(visible=bool(taught) and trained),
+            self.retrain: gr.update(value=retrain, interactive=True, visible=trained),
+            self.name: gr.update(value=self.proposed_name(study), visible=trained),
         }
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components."""
         self.list.click(
-            self._remove, picker, [self.fold, self.list, self.longer, self.retrain], **QUIET
+            self._remove, picker, [part for part in self.outputs if part is not self.name], **QUIET
         )
         self.retrain.click(
             self._retrain,

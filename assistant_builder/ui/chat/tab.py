@@ -17,6 +17,7 @@ from assistant_builder.chat.conversation import Choice, Conversation
 from assistant_builder.chat.feedback import (
     add_correction,
     corrections_asked_again,
+    remove_correction,
     save_asked_again,
 )
 from assistant_builder.data import load_split
@@ -27,7 +28,11 @@ from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
-from assistant_builder.ui.chat.conversation import ConversationPanel, editing_notice
+from assistant_builder.ui.chat.conversation import (
+    ConversationPanel,
+    corrected_answers,
+    editing_notice,
+)
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
 from assistant_builder.ui.chat.settings import ALL, GREEDY, ChatSettings, ReplySettings
 from assistant_builder.ui.chat.view import (
@@ -39,6 +44,7 @@ from assistant_builder.ui.chat.view import (
     loading_view,
     sides,
 )
+from assistant_builder.ui.data.preview import inspect_file
 from assistant_builder.ui.html import Markup, empty
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, inform
 from assistant_builder.ui.study_snapshot import (
@@ -326,7 +332,16 @@ class ChatTab:
                 asked=turn.question,
             )
             lists = self.corrections.updates(study)
-            inform(t("Saved. When you have corrected what you want, retrain under “Corrections”."))
+            inform(
+                t("Saved: it is answered so from now on. “Undo” below the answer takes it back.")
+                if study.serves_corrections
+                else t("Saved. When you have corrected what you want, retrain under “Corrections”.")
+            )
+        if event.action == "undo":
+            asked = turn.question, turn.answers[speaker].text.strip()
+            if (found := corrected_answers(study).get(asked)) is not None:
+                remove_correction(study, found.time)
+            lists = self.corrections.updates(study)
         return {**talk.updates(study, conversation, settings, editing=editing, note=note), **lists}
 
     def _redraw(self, values: Values, request: gr.Request) -> Updates:
@@ -396,7 +411,7 @@ class ChatTab:
             self.ready: "",
             self.asked_again: "",
             **self.votes.tally_updates(study if arms else None, blind=settings.blind),
-            **self.corrections.updates(study if arms else None, opened=False),
+            **self.corrections.updates(study, opened=False),
             self.body: gr.update(visible=study is not None),
         }
 
@@ -465,10 +480,16 @@ class ChatTab:
 
 
 def _examples(study: Study | None) -> list[str]:
-    """Example questions of a study; empty before its data are split."""
-    if study is None or study.step("data").state != "succeeded":
+    """Example questions of a study: of its training data, before its data are split of its file."""
+    if study is None:
         return []
-    return _examples_of(study.folder / "data", study.split_file("train").stat().st_mtime_ns)
+    if study.step("data").state == "succeeded":
+        return _examples_of(study.folder / "data", study.split_file("train").stat().st_mtime_ns)
+    source = study.source
+    if source is None or source.stat().st_size > _PREPARED_BYTES:
+        return []
+    findings = inspect_file(source, study.config.data.columns).findings
+    return example_questions(findings.usable, ()) if findings else []
 
 
 @functools.lru_cache(maxsize=8)

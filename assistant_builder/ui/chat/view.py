@@ -93,10 +93,12 @@ class PaneState:
 
 @dataclass(frozen=True)
 class CorrectedAnswer:
-    """The correction of an answer, and the training pair that has it already."""
+    """The correction of an answer, the training pair that has it already, and whether it is served at once."""
 
     answer: str
     taught: TaughtPair | None = None
+    served: bool = False
+    time: str = ""  # identifies it
 
 
 def sides() -> tuple[str, ...]:
@@ -170,13 +172,13 @@ def _answer(
         suggestions=() if hidden else answer.suggestions,
         why=[] if hidden else [render(text_of(record, text)) for text, record in answer.why],
         declined=answer.declined,
-        corrected=corrected and _corrected(corrected) or "",
+        corrected=corrected and _corrected(corrected, index, side) or "",
         form=form,
         ending=t(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else "",
         index=index,
         side=side,
         title=title,
-        fixable=not hidden and bool(state.arms),  # corrections are for retraining
+        fixable=not hidden,
     )
 
 
@@ -195,9 +197,9 @@ def _status(reply: Reply) -> str:
     return t(_STATUS_TEXTS[reply.state])
 
 
-def _corrected(correction: CorrectedAnswer) -> Markup:
-    note = taught_note(correction.taught) if correction.taught else ""
-    return fragment("chat.corrected", correction.answer, note)
+def _corrected(correction: CorrectedAnswer, index: int, side: str) -> Markup:
+    note = taught_note(correction.taught) if correction.taught and not correction.served else ""
+    return fragment("chat.corrected", correction.answer, note, correction.served, index, side)
 
 
 def taught_note(pair: TaughtPair) -> str:
@@ -454,9 +456,7 @@ def corrections_list(
     if not corrections:
         return empty(
             t("No corrections yet"),
-            t(
-                "Press “Fix the answer” below an answer to write a better one, then train a new project on them."
-            ),
+            t("Press “Fix the answer” below an answer to write a better one."),
         )
     return fragment("chat.corrections", corrections, heldout, taught)
 

@@ -11,6 +11,7 @@ from assistant_builder.chat.stale_answers import KINDS as ANSWER_KINDS
 from assistant_builder.chat.stale_answers import answers_resting_on
 from assistant_builder.documents.changes import Change, Decision
 from assistant_builder.documents.reading import KINDS
+from assistant_builder.documents.site import MAX_PAGES, normal_address
 from assistant_builder.documents.store import Documents, Update
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import m, t, tn
@@ -30,6 +31,7 @@ from assistant_builder.ui.html import (
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, chosen_study
 
 _SHOWN_CHARACTERS = 120
+_SITE = "https://www.example.com"
 _PRIVATE = {"api_visibility": "private"}
 
 
@@ -37,7 +39,9 @@ class DocumentsForm:
     """Components of the documents of a study, or of a new study from documents."""
 
     def __init__(self) -> None:
-        with gr.Accordion(t("Documents"), open=False, elem_id="ab-documents") as self.body:
+        with gr.Accordion(
+            t("Documents or a website"), open=False, elem_id="ab-documents"
+        ) as self.body:
             gr.HTML(
                 hint(
                     t(
@@ -52,6 +56,24 @@ class DocumentsForm:
                 file_types=sorted(KINDS),
                 height=130,
                 elem_id="ab-documents-files",
+            )
+            self.site = gr.Textbox(
+                label=t("Or the address of your website"),
+                placeholder=_SITE,
+                info=t(
+                    "Its pages are read as its robots.txt allows, from this address on and on the same host; nothing "
+                    "else leaves this computer."
+                ),
+                max_lines=1,
+                elem_id="ab-documents-site",
+            )
+            self.pages = gr.Number(
+                MAX_PAGES,
+                label=t("Pages that are read at most"),
+                precision=0,
+                minimum=1,
+                maximum=2000,
+                elem_id="ab-documents-pages",
             )
             self.name = gr.Textbox(label=t("Name of the project"), elem_id="ab-documents-name")
             self.read = gr.Button(
@@ -108,7 +130,7 @@ class DocumentsForm:
         """Connect the buttons; the region redraws what they change."""
         self.read.click(
             partial(self._read, picker, tabs),
-            [picker, self.name, self.files],
+            [picker, self.name, self.files, self.site, self.pages],
             [picker, tabs, self.files, self.message],
             show_progress_on=self.message,
             **_PRIVATE,
@@ -126,14 +148,31 @@ class DocumentsForm:
         name: str | None,
         new_name: str | None,
         files: list[str] | None,
+        site: str | None = None,
+        pages: float | None = None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008 - gradio requires it
     ) -> Updates:
+        address = (site or "").strip()
         try:
-            if not files:
-                raise DataError(m("there is no document yet"), remedy=m("Upload one first"))
-            title = name or unused_title((new_name or "").strip() or Path(files[0]).stem)
-            study, update = open_documents(files, name=title)
+            if bool(files) == bool(address):
+                raise DataError(
+                    m("there are files and an address") if files else m("there is no document yet"),
+                    remedy=m("Read one after the other")
+                    if files
+                    else m("Upload one, or name a website"),
+                )
+            own = (new_name or "").strip() or (Path(files[0]).stem if files else _host(address))
+            study, update = open_documents(
+                files or [],
+                site=address or None,
+                pages=int(pages or MAX_PAGES),
+                name=name or unused_title(own),
+                progress=lambda done, total, page: progress((done, total), desc=page),
+            )
         except AssistantBuilderError as error:
-            return {self.message: error_callout(error.to_record())}
+            record = error.to_record()
+            option = record.get("where") == "--site"  # of the command line
+            return {self.message: error_callout({**record, "where": ""} if option else record)}
         done = {self.message: update_view(update), self.files: None}
         if name:
             return done
@@ -148,6 +187,10 @@ class DocumentsForm:
             "good" if decided else "info",
             tn("{count} change was decided", "{count} changes were decided", len(decided)),
         )
+
+
+def _host(address: str) -> str:
+    return normal_address(address).split("/")[2].removeprefix("www.")
 
 
 def update_view(update: Update) -> Markup:

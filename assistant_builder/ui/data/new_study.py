@@ -16,6 +16,7 @@ from assistant_builder.data.edit import AddedPair, Edits, append_pairs, write_pa
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import (
     UNUSED,
@@ -54,7 +55,7 @@ from assistant_builder.ui.data.wordings import (
     once_view,
     wording_lines,
 )
-from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, heading
+from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, fragment, heading
 from assistant_builder.ui.refresh import QUIET, Updates, Values, chosen_study
 from assistant_builder.ui.settings_form import OptionForm, keys_of
 from assistant_builder.ui.uploads import new_folder
@@ -111,7 +112,7 @@ class DataSource:
                 t("Try the example"), visible=bool(self.shipped), elem_id="ab-example"
             )
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
-            gr.HTML(heading(t("2 · Name and split")))
+            gr.HTML(heading(t("2 · Name")))
             self.name = gr.Textbox(label=t("Name of the project"), elem_id="ab-name")
             gr.HTML(heading(t("What is your assistant called, and for whom?")))
             with gr.Row():
@@ -124,8 +125,8 @@ class DataSource:
                     min_width=160,
                     elem_id="ab-whom",
                 )
-            self.form.show(["data.system"])
-            with gr.Accordion(t("Test and split"), open=False):
+            with gr.Accordion(t("For specialists: instruction, test and split"), open=False):
+                self.form.show(["data.system"])
                 self.form.show(
                     keys_of("data", without=("data.source", "data.columns", "data.system"))
                 )
@@ -175,7 +176,9 @@ class TemplatePreview:
     """Components that ``template_preview`` fills; ``place`` is the prefix of their element ids."""
 
     def __init__(self, place: str) -> None:
-        with gr.Column(visible=False, elem_classes="ab-modelview") as self.body:
+        with gr.Accordion(
+            t("As the model sees them"), open=False, visible=False, elem_classes="ab-modelview"
+        ) as self.body:
             self.rows = gr.Radio(
                 [(tn("{count} row", "{count} rows", number), number) for number in ROWS],
                 value=ROWS[1],
@@ -224,11 +227,10 @@ class NewStudyForm:
                     self.upload = DataSource()
                 with gr.Column(scale=7, min_width=300):
                     self.header = ColumnHeader()
+                    self.found = gr.HTML(nothing_yet(), elem_id="ab-found")
                     self.once = gr.HTML(elem_id="ab-once")
                     self.wordings = WordingsForm()
-                    self.found = gr.HTML(nothing_yet(), elem_id="ab-found")
                     self.split = gr.HTML(elem_id="ab-split")
-            self.rejected = gr.HTML(elem_id="ab-rejected")
             with gr.Row(elem_classes="ab-actions"):
                 self.left_out = gr.DownloadButton(
                     t("Download the rows left out"), size="sm", visible=False, elem_id="ab-left-out"
@@ -321,7 +323,7 @@ class NewStudyForm:
         extra.stop.click(None, None, None, cancels=[drafting])
         upload.create.click(
             partial(self._create, picker, tabs),
-            {upload.name, self.base, *edit},
+            {upload.name, upload.called, self.base, *edit},
             [picker, tabs, upload.message],
             show_progress_on=upload.message,
             **_PRIVATE,
@@ -345,7 +347,6 @@ class NewStudyForm:
             self.found,
             self.split,
             self.once,
-            self.rejected,
             self.left_out,
             self.editor.body,
             self.editor.message,
@@ -470,7 +471,7 @@ class NewStudyForm:
         parts = (self.left_out, upload.naming, self.editor.body, upload.add_pasted, extra.body)
         return {
             self.found: view,
-            **dict.fromkeys((self.split, self.rejected, self.once, extra.message), ""),
+            **dict.fromkeys((self.split, self.once, extra.message), ""),
             **dict.fromkeys(parts, gr.update(visible=False)),
         }
 
@@ -495,13 +496,11 @@ class NewStudyForm:
         findings, record = seen.findings, seen.findings.to_record()
         csv = left_out_download(path, columns, path.name.split(".")[0])
         split, once = self._split_of(seen, values)
+        left_out = rejected_view(findings.left_out, findings.dataset.rows, findings.dataset.numbers)
         return {
             upload.brief: brief_view(record),
-            self.found: card(t("Findings in {name}", name=path.name), findings_view(record)),
+            self.found: card(t("Your data"), findings_view(record), left_out),
             self.split: split,
-            self.rejected: rejected_view(
-                findings.left_out, findings.dataset.rows, findings.dataset.numbers
-            ),
             self.left_out: gr.update(value=csv, visible=csv is not None),
             upload.naming: gr.update(visible=findings.can_start()),
             self.editor.body: gr.update(visible=True),
@@ -552,7 +551,9 @@ class NewStudyForm:
         record = split.to_record()
         leaks = leaks_view(record["leaks"], record["leaks_removed"], seen.findings.dataset.numbers)
         once = once_view(count_wordings(record), config)
-        return card(t("Split"), split_view(record, heldout_power(record))) + leaks, once
+        title = t("What is trained, and what is asked in the test")
+        folded = fragment("data.folds", [(title, split_view(record, heldout_power(record)))])
+        return folded + leaks, once
 
     def _model_view(self, values: Values) -> Updates:
         try:
@@ -667,6 +668,8 @@ class NewStudyForm:
                 or (start.data.system if base else system_prompt(config.shown_name, "", "")),
             }
             study = Study.create(parse_config(tree, where="settings"), source)
+            if called := (values.get(self.upload.called) or "").strip():
+                Website(title=called[:80]).save(study)
         except AssistantBuilderError as error:
             return {self.upload.message: error_callout(error.to_record())}
         return {

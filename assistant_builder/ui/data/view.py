@@ -46,10 +46,13 @@ def findings_view(record: Mapping[str, Any]) -> Markup:
     numbers = RowNumbers.of_record(record)
     with use_row_numbers(numbers.shown):
         problems = [_problem(problem, numbers) for problem in record.get("problems", ())]
+    urgent = [problem for problem in problems if problem[0] != "info"]
     return fragment(
         "data.findings",
+        record,
         fragment("data.figures", record),
-        problems,
+        urgent,
+        [problem for problem in problems if problem[0] == "info"],
         _examples(record.get("details", {}), numbers),
         render(numbers.note),
         list(map(render, _notes(record))),
@@ -285,17 +288,23 @@ def study_data_view(
             once.remedy and " ".join((once.remedy, t("Press “Edit a copy for a new project”."))),
         )
     )
+    of = findings["rows"] if findings else len(rejected)
+    folds = [
+        (t("How well the answers are found"), lookup_view(recall, approach)),
+        (t("What is trained, and what is asked in the test"), split and split_view(split, power)),
+        (
+            t("Which columns were read"),
+            findings and table((t("Role"), t("Column in the file")), roles),
+        ),
+    ]
     return join(
         (
-            helps,
-            card(t("Findings"), findings_view(findings)) if findings else "",
-            card(t("Split"), split_view(split, power)) if split else "",
-            leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers),
-            lookup_view(recall, approach),
-            rejected_view(rejected, findings["rows"] if findings else len(rejected), numbers),
-            card(t("Columns"), table((t("Role"), t("Column in the file")), roles))
+            card(t("Your data"), findings_view(findings), rejected_view(rejected, of, numbers))
             if findings
-            else "",
+            else rejected_view(rejected, of, numbers),
+            helps,
+            leaks_view(leaks, sum(leak["removed"] for leak in leaks), numbers),
+            fragment("data.folds", [(title, content) for title, content in folds if content]),
         )
     )
 

@@ -398,9 +398,10 @@ def verdict_picture(report: Report) -> Markup:
         "Up to the dashed line, {margin}, it counts as no worse.",
         margin=margin(metric, verdict.margin),
     )
-    return intervals(
-        [interval_panel(rows, t("← better"), t("worse →"), t("Compact minus full, 95 % interval"))]
-    ) + hint(key)
+    higher = rows[0]["higher_is_better"]
+    sides = (t("← worse"), t("better →")) if higher else (t("← better"), t("worse →"))
+    heading = t("Compact minus full, 95 % interval")
+    return intervals([interval_panel(rows, *sides, heading, ascending=True)]) + hint(key)
 
 
 def intervals(panels: Sequence[dict[str, Any]]) -> Markup:

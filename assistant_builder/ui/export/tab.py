@@ -31,6 +31,7 @@ from assistant_builder.models.bundled import EMBEDDER_BUNDLE
 from assistant_builder.serving.endpoint_process import Endpoints
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
+from assistant_builder.ui.chat.tab import can_answer
 from assistant_builder.ui.export.use import UseCards, download_update, job_buttons
 from assistant_builder.ui.export.view import (
     advice_card,
@@ -50,7 +51,7 @@ from assistant_builder.ui.refresh import (
     StudyView,
     Updates,
     is_local,
-    trained_region,
+    ready_region,
 )
 from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
 
@@ -243,7 +244,9 @@ class ExportTab:
         self.empty = gr.HTML(needs_study(t(EMPTY)))
         with gr.Column(visible=False) as self.body:
             self.cards = UseCards(Endpoints())
-            with gr.Accordion(t("All assistants and formats"), open=False, elem_id="ab-export-all"):
+            with gr.Accordion(
+                t("All assistants and formats"), open=False, elem_id="ab-export-all"
+            ) as self.all:
                 self._place_exports()
 
     def _place_exports(self) -> None:
@@ -293,7 +296,13 @@ class ExportTab:
             self.quality,
         ]
         return [
-            trained_region("export-body", self.empty, self.body, EMPTY, _untrained),
+            ready_region("export-body", self.empty, self.body, EMPTY, _untrained, can_answer),
+            LiveRegion(
+                "export-all",
+                [self.all],
+                lambda view: str(view.trained),
+                lambda view: {self.all: gr.update(visible=view.trained)},
+            ),
             # changes only with the study and the report, so that the user's choice is kept
             LiveRegion(
                 "export-choice",

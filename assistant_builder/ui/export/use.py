@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.export.export import read_export
 from assistant_builder.export.job import ZIP_LIMIT, ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, shipped_file
 from assistant_builder.i18n import N_, t
-from assistant_builder.serving.endpoint_process import Endpoints
+from assistant_builder.retrieval.copying import COPY
+from assistant_builder.serving.endpoint_process import Endpoints, Websites
+from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
+from assistant_builder.study.versions import root_of, served_version
 from assistant_builder.ui.export.view import (
     ENDPOINT_STARTS,
     endpoint_card,
     job_card,
     not_ready_warning,
+    website_view,
 )
-from assistant_builder.ui.html import copy_script
+from assistant_builder.ui.html import copy_script, error_callout
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
-from assistant_builder.ui.study_snapshot import log_tail, study_report
+from assistant_builder.ui.study_snapshot import answering_arms, log_tail, stamp, study_report
 from assistant_builder.ui.uploads import offer
 from evals.report.format import size
 
@@ -35,17 +42,18 @@ class EndpointCards:
         self._shown: dict[str, gr.HTML] = {}
         self._starts: dict[str, gr.Button] = {}
 
-    def place(self, key: str) -> None:
-        """Place one of :data:`ENDPOINT_STARTS`; the first one also stops the endpoint."""
+    def place(self, key: str, more: Callable[[], object] = lambda: None) -> None:
+        """Place one of :data:`ENDPOINT_STARTS`, and ``more`` below it; “On this computer” also stops it."""
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
             self._shown[key] = gr.HTML(js_on_load=copy_script())
             self._starts[key] = gr.Button(
                 t(ENDPOINT_STARTS[key]), variant="primary", elem_id=f"ab-use-{key}-start"
             )
-            if len(self._shown) == 1:
+            if key == "computer":
                 self._stop = gr.Button(
                     t("Stop"), variant="stop", visible=False, elem_id="ab-use-stop"
                 )
+            more()
 
     @property
     def outputs(self) -> list[Any]:
@@ -87,7 +95,7 @@ class EndpointCards:
 
     def _start(self, name: str | None, request: gr.Request) -> Updates:
         study = Study.open(name or "").recommended
-        self._endpoints.start(study, advice(study_report(study), study.config.arms).adapter)
+        self._endpoints.start(study, answering_assistant(study))
         return self.updates(name, local=is_local(request))
 
     def _end(self, name: str | None, request: gr.Request) -> Updates:
@@ -95,12 +103,144 @@ class EndpointCards:
         return self.updates(name, local=is_local(request))
 
 
+def answering_assistant(study: Study) -> str:
+    """The recommended arm of a study; before it is trained, answers are copied."""
+    if not answering_arms(study):
+        return COPY
+    return advice(study_report(study), study.config.arms).adapter
+
+
+WEBSITES = Websites()
+"""The bubbles on websites that this page serves."""
+
+
+def resume_websites() -> None:
+    """Serve the bubbles that were served when the page ended."""
+    for study in Study.all():
+        with contextlib.suppress(AssistantBuilderError):  # a damaged study, which the list shows
+            if Website.of(study).running:
+                WEBSITES.start(study, answering_assistant(served_version(study).recommended))
+
+
+_SITE, _CHAT = "https://www.example.com", "https://chat.example.com"
+_HELP = "help@example.com"
+
+
+class WebsiteForm:
+    """The fields with which a bubble is put on a website, without a terminal."""
+
+    def __init__(self, websites: Websites) -> None:
+        self._websites = websites
+
+    def place(self) -> None:
+        """Place the components."""
+        self._shown = gr.HTML(js_on_load=copy_script(), elem_id="ab-website")
+        with gr.Accordion(t("Put it on my website"), open=False) as self._fold:
+            self._title = gr.Textbox(
+                label=t("Name in the bubble"), max_length=80, elem_id="ab-website-title"
+            )
+            self._origin = gr.Textbox(
+                label=t("Your website"),
+                placeholder=_SITE,
+                elem_id="ab-website-origin",
+            )
+            self._address = gr.Textbox(
+                label=t("Address of the chat"),
+                placeholder=_CHAT,
+                info=t("An address of your own that leads to this computer; the steps say how."),
+                elem_id="ab-website-address",
+            )
+            self._contact = gr.Textbox(
+                label=t("Whom visitors can ask instead"),
+                placeholder=_HELP,
+                info=t("It is shown where the assistant declines."),
+                max_length=200,
+                elem_id="ab-website-contact",
+            )
+            self._remember = gr.Checkbox(
+                label=t("Keep what visitors ask, for the Inbox"), elem_id="ab-website-remember"
+            )
+            self._start = gr.Button(t("Put it on my website"), elem_id="ab-website-start")
+            self._end = gr.Button(
+                t("Take it off"), variant="stop", visible=False, elem_id="ab-website-end"
+            )
+
+    @property
+    def _fields(self) -> list[Any]:
+        return [self._title, self._origin, self._address, self._contact, self._remember]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """The components that the region sets."""
+        return [self._shown, self._fold, *self._fields, self._start, self._end]
+
+    def section(self) -> LiveRegion:
+        """The region that follows the settings and the process."""
+
+        def mark(view: StudyView) -> str:
+            root = root_of(view.study) if view.study else None
+            settings = stamp([root.folder / "website.json"]) if root else ""
+            return f"{view.name}:{settings}:{self._websites.state(root.name if root else None)}"
+
+        return LiveRegion("use-website", self.outputs, mark, self._draw)
+
+    def _draw(self, view: StudyView) -> Updates:
+        if view.study is None:
+            return {self._shown: ""}
+        root = root_of(view.study)
+        try:
+            website = Website.of(root)
+        except AssistantBuilderError as error:
+            return {self._shown: error_callout(error.to_record())}
+        state = self._websites.state(root.name)
+        on = state.phase in ("starting", "running")
+        again = t("Serve it again with these values") if on else t("Put it on my website")
+        return {
+            self._shown: website_view(website, state, root) if website.port else "",
+            self._title: website.title or root.title,
+            self._origin: website.origin,
+            self._address: website.address,
+            self._contact: website.contact,
+            self._remember: website.remember,
+            self._start: again,
+            self._end: gr.update(visible=on or website.running),
+        }
+
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the buttons; the region redraws the form."""
+        self._start.click(self._publish, [picker, *self._fields], self._shown, **QUIET)
+        self._end.click(self._withdraw, picker, self._shown, **QUIET)
+
+    def _publish(self, name: str | None, *fields: Any) -> Any:
+        study = root_of(Study.open(name or ""))
+        title, origin, address, contact, remember = fields
+        try:
+            website = replace(
+                Website.of(study),
+                title=title or "",
+                origin=origin or "",
+                address=address or "",
+                contact=contact or "",
+                remember=remember is True,
+            )
+            self._websites.publish(
+                study, website, answering_assistant(served_version(study).recommended)
+            )
+        except AssistantBuilderError as error:
+            return error_callout(error.to_record())
+        return gr.skip()
+
+    def _withdraw(self, name: str | None) -> Any:
+        self._websites.withdraw(root_of(Study.open(name or "")))
+        return gr.skip()
+
+
 class JobCard:
     """A card that writes an export of the recommended assistant."""
 
     def __init__(self, key: str, start: str, spec_of: Callable[[Study], ExportSpec]) -> None:
         self._key, self._start_label, self._spec_of = key, start, spec_of
-        with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
+        with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}") as self._card:
             self._shown = gr.HTML(js_on_load=copy_script())
             self._download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
             self._start = gr.Button(t(start), variant="primary", elem_id=f"ab-use-{key}-start")
@@ -108,7 +248,7 @@ class JobCard:
 
     @property
     def _outputs(self) -> list[Any]:
-        return [self._shown, self._download, self._start, self._cancel]
+        return [self._shown, self._download, self._start, self._cancel, self._card]
 
     def section(self) -> LiveRegion:
         """The region that follows the export."""
@@ -145,6 +285,7 @@ class JobCard:
             self._shown: card,
             self._download: download_update(job, export),
             **job_buttons(job, self._start, self._cancel, start, written=bool(export)),
+            self._card: gr.update(visible=True),
         }
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -168,12 +309,12 @@ class UseCards:
 
     def __init__(self, endpoints: Endpoints) -> None:
         self.warning = gr.HTML(elem_id="ab-use-warning")
-        self.endpoint = EndpointCards(endpoints)
+        self.endpoint, self.website = EndpointCards(endpoints), WebsiteForm(WEBSITES)
         with gr.Row(elem_classes="ab-use"):
+            self.endpoint.place("website", self.website.place)
             self.endpoint.place("computer")
-            self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec)]
-            self.endpoint.place("website")
             self.endpoint.place("programs")
+            self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec)]
             self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec))
 
     def sections(self) -> list[LiveRegion]:
@@ -182,20 +323,25 @@ class UseCards:
             LiveRegion(
                 "use-warning",
                 [self.warning],
-                lambda view: view.stamp("report.json"),
+                lambda view: f"{view.trained}:{view.stamp('report.json')}",
                 self._draw_warning,
             ),
             self.endpoint.section(),
+            self.website.section(),
             *(job.section() for job in self.jobs),
         ]
 
     def _draw_warning(self, view: StudyView) -> Updates:
-        study = view.served if view.trained else None
-        return {self.warning: not_ready_warning(study_report(study)) if study else ""}
+        study = view.served
+        if study is None:
+            return {self.warning: ""}
+        report = study_report(study) if view.trained else None
+        return {self.warning: not_ready_warning(report, trained=view.trained)}
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the cards."""
         self.endpoint.wire(picker)
+        self.website.wire(picker)
         for job in self.jobs:
             job.wire(picker)
 

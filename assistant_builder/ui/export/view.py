@@ -24,7 +24,8 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.i18n import N_, render, t, text_of
 from assistant_builder.serving.endpoint_process import EndpointState
-from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding
+from assistant_builder.serving.website import Website
+from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding, site_token
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, card, fragment, table
 from assistant_builder.ui.study_snapshot import report_conclusion
@@ -42,9 +43,23 @@ ENDPOINT_STARTS = {
 _KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
 
-def not_ready_warning(report: Report | None) -> Markup:
+def not_ready_warning(report: Report | None, *, trained: bool = True) -> Markup:
     """A warning above the cards unless the report says that the assistant is good enough."""
-    return fragment("export.warning", report, report_conclusion(report) if report else None)
+    conclusion = report_conclusion(report) if report else None
+    return fragment("export.warning", report, conclusion, trained)
+
+
+def website_view(website: Website, state: EndpointState, study: Study) -> Markup:
+    """How the bubble of a website is served, and the steps that are left to its owner."""
+    line = embedding(website.address, site_token(study))
+    return fragment(
+        "export.website",
+        website=website,
+        state=state,
+        error=render(state.error),
+        line=line,
+        target=f"http://127.0.0.1:{website.port}",
+    )
 
 
 def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> Markup:

@@ -39,6 +39,18 @@ _MENUS = """const close = (event) => element.querySelectorAll("details[open]").f
 document.addEventListener("click", close);
 element.addEventListener("keydown", close);"""
 """Closes the menus of the cards on a click outside and on Escape."""
+_CHOSEN = """element.addEventListener("click", (event) => {
+  window.abDocuments = event.target.closest('[data-action="documents"]') !== null;
+}, true);"""
+_TO_DOCUMENTS = """() => setTimeout(() => {
+  if (!window.abDocuments) return;
+  window.abDocuments = false;
+  const form = document.querySelector("#ab-documents");
+  const head = form?.querySelector("button");
+  if (head && !head.classList.contains("open")) head.click();
+  form?.scrollIntoView({ block: "start" });
+}, 300)"""
+"""JavaScript that opens the form for documents after its button on the home screen."""
 _NAME_LABELS = {
     "rename": N_("New name of “{name}”"),
     "duplicate": N_("Name of the copy of “{name}”"),
@@ -50,7 +62,7 @@ class HomeScreen:
     """Components of the screen, created in the open column."""
 
     def __init__(self) -> None:
-        self.welcome = gr.HTML("", js_on_load=CLICKS, elem_id="ab-welcome")
+        self.welcome = gr.HTML("", js_on_load=f"{CLICKS}\n{_CHOSEN}", elem_id="ab-welcome")
         self.pending = gr.State(("", ""))
         with gr.Group(visible=False, elem_id="ab-naming", elem_classes="ab-group") as self.naming:
             self.new_name = gr.Textbox(label=t("New name"), elem_id="ab-new-name", max_lines=1)
@@ -86,7 +98,7 @@ class HomeScreen:
                 None,
                 [picker, tabs, *dialog, self.welcome, self.list],
                 **QUIET,
-            )
+            ).then(None, None, None, js=_TO_DOCUMENTS)
         gr.on(
             [self.confirm.click, self.new_name.submit],
             self._name,
@@ -131,7 +143,7 @@ class HomeScreen:
             )
             start_run(study.name)
             return study.name, "train"
-        if action == "new":
+        if action in ("new", "documents"):
             return NEW_STUDY, "data"
         study = Study.open(name)
         return study.name, {"chat": "chat", "results": "evaluate"}.get(action) or summarize(

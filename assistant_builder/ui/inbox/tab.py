@@ -34,7 +34,7 @@ from assistant_builder.ui.refresh import (
     Updates,
     chosen_study,
     inform,
-    trained_region,
+    ready_region,
 )
 from assistant_builder.ui.study_snapshot import needs_study, stamp
 from assistant_builder.ui.train.actions import start_unless_asked
@@ -125,7 +125,7 @@ class InboxTab:
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when visitors ask, and when a version changes."""
         return [
-            trained_region("inbox-body", self.empty, self.body, EMPTY, _untrained),
+            ready_region("inbox-body", self.empty, self.body, EMPTY, _untrained, has_inbox),
             LiveRegion(
                 "inbox-list", self._list, _list_mark, lambda view: self._draw_list(view.study)
             ),
@@ -342,6 +342,11 @@ def _candidate(root: Study) -> str:
 def _with_suggestion(answer: str, event: gr.EventData) -> str:
     """The answer in the form, followed by the suggestion whose button was pressed."""
     return f"{answer}\n{event.name}".strip()
+
+
+def has_inbox(view: StudyView) -> bool:
+    """Whether visitors may have asked: the study is trained, or copies answers on a website and keeps questions."""
+    return view.trained or (view.study is not None and log_file(view.study).is_file())
 
 
 def _untrained(study: Study) -> str:

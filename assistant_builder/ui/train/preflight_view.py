@@ -130,12 +130,15 @@ def _losing_note(result: PreflightResult) -> str:
 def _time_basis_note(result: PreflightResult) -> str:
     if result.plan is None or result.training_seconds is None:
         return ""
+    slower = t("Other programs that run meanwhile slow it down.")
     if result.plan.measured_runs.flops(result.plan.machine, result.config.arms[0]) is not None:
-        return t("The time is estimated from earlier training runs on this machine.")
-    return t(
+        known = t("The time is estimated from earlier training runs on this machine.")
+        return f"{known} {slower}"
+    rough = t(
         "The time is a rough estimate from the number of operations and the speed of the processor, because no "
         "model of this size has been trained on this machine yet. It can be off by a factor of two."
     )
+    return f"{rough} {slower}"
 
 
 def rounded_duration(seconds: float) -> str:

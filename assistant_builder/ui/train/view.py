@@ -97,9 +97,10 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
 def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     last, progress = training.last, snapshot.progress.get(training.step.step)
     lines: list[tuple[str, str]] = []
+    details: list[tuple[str, str]] = []
     if last is not None:
-        lines = [
-            (t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"])),
+        lines = [(t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"]))]
+        details = [
             (t("Epoch"), localize(f"{last['epoch']:.2f}")),
             (t("Training loss"), localize(f"{last['loss']:.3f}")),
             *_validation(training),
@@ -126,7 +127,7 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     if training.step.node is not None:
         lines.append((t("Node"), training.step.node))
     meter = last["step"] / last["steps"] if last is not None else None
-    return fragment("train.arm", arm, training.step.state, meter, lines)
+    return fragment("train.arm", arm, training.step.state, meter, lines, details)
 
 
 def _validation(training: ArmSnapshot) -> list[tuple[str, str]]:

@@ -1,0 +1,104 @@
+"""Settings of a chat bubble that the page serves for a website.
+
+They are ``website.json`` in the study's folder. Port and token of the widget stay the same, so that the line in the
+website's pages is valid after a restart. Without a key only the paths of the widget are served.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+
+from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.config.serving import ServingConfig
+from assistant_builder.errors import ConfigError
+from assistant_builder.i18n import m
+from assistant_builder.study import Study
+
+_PROXY = "127.0.0.1"  # the program on this computer that has the https address
+
+
+@dataclass(frozen=True)
+class Website:
+    """Settings of the bubble of a study.
+
+    Attributes:
+        title: Name of the assistant in the bubble; empty for that of the study.
+        origin: Address of the website whose pages have the bubble.
+        address: The https address under which these pages reach the server.
+        contact: Line that is shown where the assistant declines.
+        remember: Whether questions are kept for the inbox.
+        port: Port on this computer; 0 before the first start.
+        running: Whether it is served while the page runs.
+    """
+
+    title: str = ""
+    origin: str = ""
+    address: str = ""
+    contact: str = ""
+    remember: bool = False
+    port: int = 0
+    running: bool = False
+
+    @classmethod
+    def of(cls, study: Study) -> Website:
+        """The settings of a study."""
+        path = _file(study)
+        return read_json(path, cls) if path.is_file() else cls()
+
+    def save(self, study: Study) -> None:
+        """Keep the settings with the study."""
+        write_json(_file(study), asdict(self))
+
+    def checked(self) -> Website:
+        """The settings with complete addresses.
+
+        Raises:
+            ConfigError: An address is missing or wrong.
+        """
+        found = replace(self, origin=_address(self.origin), address=_address(self.address))
+        if urlsplit(found.address).scheme != "https":
+            raise ConfigError(
+                m("{address} is no https address", address=found.address),
+                remedy=m("Visitors' browsers need https: write it as https://chat.example.com"),
+            )
+        found.config()
+        return found
+
+    def config(self) -> ServingConfig:
+        """The settings of its server."""
+        try:
+            return ServingConfig(
+                port=self.port,
+                widget=True,
+                allow_origin=(self.origin,),
+                allow_host=(urlsplit(self.address).hostname or "",),
+                proxy=_PROXY,
+                title=self.title.strip(),
+                contact=self.contact.strip(),
+                remember="texts" if self.remember else "nothing",
+            )
+        except ValidationError as error:
+            texts = "; ".join(str(each["msg"]) for each in error.errors())
+            raise ConfigError(texts, remedy=m("Correct the fields")) from error
+
+
+def _file(study: Study) -> Path:
+    return study.folder / "website.json"
+
+
+def _address(text: str) -> str:
+    """The scheme and host of what somebody writes as an address."""
+    text = text.strip().rstrip("/")
+    parts = urlsplit(text if "://" in text else f"https://{text}")
+    with suppress(ValueError):  # of the port
+        if parts.hostname and "." in parts.hostname and parts.port != 0 and not parts.username:
+            return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
+    raise ConfigError(
+        m("{text!r} is no address of a website", text=text),
+        remedy=m("Write both addresses, such as https://www.example.com"),
+    )
