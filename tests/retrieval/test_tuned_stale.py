@@ -11,6 +11,7 @@ from assistant_builder.data import Message
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents
 from assistant_builder.inference.chunks import Chunk
+from assistant_builder.inference.conversing import Conversing
 from assistant_builder.inference.grounded import Generation, Grounded
 from assistant_builder.models import embedding
 from assistant_builder.retrieval import train_embedder
@@ -103,5 +104,9 @@ def test_an_assistant_that_reads_statements_reads_what_they_are_now():
     assert (served.sources[0]["row"], served.sources[0]["page"]) == (None, 4)
     tell(study, POOL.replace("31", "30"), "Soup is served at noon.")
     assert ask(study, QUESTION).declined
+    far = ask(study, "xylophone zebra quartz")
+    assert far.declined and not far.judged["suggestions"]  # a statement is no question
+    known = Conversing.of(study, tuned_retriever(study, None))
+    assert known.known == frozenset() and known.examples == () and known.divides
     Documents(study).decide(None, "drop")  # nothing rests on it; the new statement is served
     assert ask(study, QUESTION).text_delta == POOL.replace("31", "30")
