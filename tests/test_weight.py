@@ -21,7 +21,7 @@ assistant_builder/i18n                680   405
 assistant_builder/inference          3440  1970
 assistant_builder/models             3630  1890
 assistant_builder/planning           2710  1470
-assistant_builder/quantization       1180   630
+assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4220  2215
 assistant_builder/runner             1900  1075
 assistant_builder/serving            3660  2015

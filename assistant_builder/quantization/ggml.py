@@ -2,10 +2,11 @@
 
 Which type a tensor gets follows llama.cpp's ``llama-quantize`` without an importance matrix (``src/llama-quant.cpp``:
 ``tensor_allows_quantization``, ``llama_tensor_get_type_impl``, ``tensor_type_fallback``) with one exception: where it
-takes Q6_K for the output matrix, Q8_0 is taken, because the package ``gguf`` cannot write K-quants. llama.cpp itself
-takes Q8_0 there if the width of the model is not a multiple of 256.
+takes Q6_K for the output matrix of a file that is no K-quant, Q8_0 is taken, because the package ``gguf`` cannot write
+K-quants. llama.cpp itself takes Q8_0 there if the width of the model is not a multiple of 256.
 
-A K-quant file is written by llama.cpp, if it is installed (:func:`quantize`).
+A K-quant file is written with the package ``libgguf`` (:mod:`assistant_builder.quantization.k_quants`), or without it
+by llama.cpp, if that is installed (:func:`quantize`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from assistant_builder.child_process import (
     run_program,
     without_secrets,
 )
-from assistant_builder.errors import ConfigError, ModelError
+from assistant_builder.errors import ConfigError, ModelError, install_command
 from assistant_builder.i18n import Text, m
+from assistant_builder.quantization import k_quants
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +64,7 @@ class GgufType:
     name: str  # value of ``--type``
     bits: float  # bits of a weight with its block constants, in a file without exceptions
     file_type: int  # ``general.file_type`` (``llama_ftype``)
-    by_llama_cpp: bool = False  # whether only llama.cpp itself can write it
+    k_quant: bool = False  # whether the package gguf cannot write it
 
     @property
     def lossy(self) -> bool:
@@ -74,7 +76,7 @@ class GgufType:
         """Whether its block scales can be chosen by an importance matrix."""
         from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES
 
-        return self.name in WEIGHTED_TYPES
+        return self.name in WEIGHTED_TYPES or (self.k_quant and k_quants.is_installed())
 
 
 GGUF_TYPES: dict[str, GgufType] = {
@@ -82,12 +84,13 @@ GGUF_TYPES: dict[str, GgufType] = {
     for each in (
         GgufType("BF16", 16, 32),
         GgufType("Q8_0", 8.5, 7),
-        GgufType("Q6_K", 6.57, 18, by_llama_cpp=True),
+        GgufType("Q6_K", 6.57, 18, k_quant=True),
         GgufType("Q5_1", 6, 9),
-        GgufType("Q5_K_M", 5.68, 17, by_llama_cpp=True),
+        GgufType("Q5_K_M", 5.68, 17, k_quant=True),
         GgufType("Q4_1", 5, 3),
-        GgufType("Q4_K_M", 4.85, 15, by_llama_cpp=True),
+        GgufType("Q4_K_M", 4.85, 15, k_quant=True),
         GgufType("Q4_0", 4.5, 2),
+        GgufType("Q3_K_M", 3.91, 12, k_quant=True),
     )
 }
 """The types of a file, largest first."""
@@ -270,14 +273,17 @@ class _Header:
 # quantizing
 
 
-def tensor_type(tensor: GgufTensor, wanted: str, *, tied: bool, experts: int) -> str:
-    """The GGML type of a tensor in a file of the type ``wanted``, which llama.cpp need not write.
+def tensor_type(
+    tensor: GgufTensor, wanted: str, *, tied: bool, experts: int, layers: int = 0
+) -> str:
+    """The GGML type of a tensor in a file of the type ``wanted``.
 
     Args:
         tensor: The tensor in the 16-bit file.
         wanted: Name of the file's type.
         tied: Whether the output matrix is the embedding matrix.
         experts: Number of experts in a layer; 0 without.
+        layers: Number of layers.
     """
     name = tensor.name
     if tensor.type != "F16" or len(tensor.shape) < 2:
@@ -286,6 +292,10 @@ def tensor_type(tensor: GgufTensor, wanted: str, *, tied: bool, experts: int) ->
         return "BF16"
     if not name.endswith("weight") or any(part in name for part in _KEPT):
         return tensor.type
+    if GGUF_TYPES[wanted].k_quant:
+        return k_quants.k_type(
+            name, tensor.shape[-1], wanted, k_quants.Model(layers, experts, tied)
+        )
     head = name == "output.weight" or (tied and name == "token_embd.weight")
     attention = experts == 8 and name.endswith(_ATTENTION_OF_EXPERTS)
     if tensor.shape[-1] % 32:
@@ -323,7 +333,7 @@ def quantize(
         )
     read_gguf(source)
     try:
-        if GGUF_TYPES[type].by_llama_cpp:
+        if GGUF_TYPES[type].k_quant and not k_quants.is_installed():
             _with_llama_cpp(source, target, type, report)
         else:
             _with_numpy(source, target, type, report, importance or {})
@@ -342,8 +352,9 @@ def _with_numpy(
     known = read_gguf(source)
     tied = all(tensor.name != "output.weight" for tensor in known.tensors)
     experts = int(known.metadata.get(f"{known.architecture}.expert_count", 0))
+    layers = int(known.metadata.get(f"{known.architecture}.block_count", 0))
     chosen = {
-        tensor.name: tensor_type(tensor, type, tied=tied, experts=experts)
+        tensor.name: tensor_type(tensor, type, tied=tied, experts=experts, layers=layers)
         for tensor in known.tensors
     }
     reader = GGUFReader(source)
@@ -386,6 +397,7 @@ def _copy_metadata(reader: Any, writer: Any, file_type: int) -> None:
 _QUANTIZATION_VERSION = 2  # ``GGML_QNT_VERSION`` in ggml.h
 # values that are quantized at a time, so that a large matrix needs little memory besides the file
 _GROUP_VALUES = 1 << 24
+_BY_LIBGGUF = ("Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q5_0", "IQ4_NL")  # parts of K-quant files
 _SEARCHED_VALUES = 1 << 20  # the same for a search of scales, which has more intermediate results
 
 
@@ -401,7 +413,11 @@ def _stored(tensor: Any, kind: str, weights: NDArray[Any] | None) -> NDArray[Any
     if wanted == tensor.tensor_type:
         return values
     rows = values.reshape(-1, values.shape[-1])
-    if weights is not None and kind in WEIGHTED_TYPES and len(weights) == rows.shape[-1]:
+    if weights is not None and len(weights) != rows.shape[-1]:
+        weights = None
+    if kind in _BY_LIBGGUF:
+        group, convert = _GROUP_VALUES, lambda part: k_quants.quantize_rows(part, kind, weights)
+    elif weights is not None and kind in WEIGHTED_TYPES:
         group, convert = _SEARCHED_VALUES, lambda part: quantize_weighted(part, kind, weights)
     else:
         group, convert = _GROUP_VALUES, lambda part: quantize(part, wanted)
@@ -417,19 +433,23 @@ def require_writer(type: str, where: str = "--type") -> None:
     Raises:
         ConfigError: Only llama.cpp writes it, and neither its Python package nor its program is installed.
     """
-    if GGUF_TYPES[type].by_llama_cpp and _llama_cpp_command(Path(), Path(), type) is None:
-        own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.by_llama_cpp)
+    if (
+        GGUF_TYPES[type].k_quant
+        and not k_quants.is_installed()
+        and _llama_cpp_command(Path(), Path(), type) is None
+    ):
+        own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.k_quant)
         raise ConfigError(
             m(
-                "{type} is written by llama.cpp alone, and neither its program llama-quantize is on the PATH nor is "
-                "llama-cpp-python installed",
+                "{type} needs the package {package}, which is not installed, and neither is llama.cpp",
                 type=type,
+                package=k_quants.PACKAGE,
             ),
             where=where,
             remedy=m(
-                "Install one of them (llama-cpp-python compiles llama.cpp with cmake and a C++ compiler), or choose "
-                "one of {own}",
+                "Install it with {install_command}, or choose one of {own}",
                 own=own,
+                install_command=install_command("gguf"),
             ),
         )
 

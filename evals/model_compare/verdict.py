@@ -169,6 +169,8 @@ def verdict_sentence(verdict: Mapping[str, Any], a: str, b: str) -> Message:
 
 def advice_of(verdict: Mapping[str, Any]) -> Message:
     """How many more questions would decide an open verdict; empty if it is decided, or none would."""
+    if verdict["outcome"] != "inconclusive":
+        return joined([])
     needed, n, clusters = verdict["needed"], verdict["n"], verdict["n_clusters"]
     decision = Decision(verdict["outcome"], (), (), needed["questions"], needed["clusters"])
     return more_questions(decision, n, clusters)

@@ -21,7 +21,7 @@ from assistant_builder.quantization.ggml import (
 from tests.tiny_gguf import LAYERS, write_tiny_gguf
 
 MATRICES = 7 * LAYERS
-OWN = [each.name for each in GGUF_TYPES.values() if not each.by_llama_cpp]
+OWN = [each.name for each in GGUF_TYPES.values() if not each.k_quant]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_a_cancelled_file_is_removed(source, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_k_quants_need_llama_cpp(source, tmp_path, monkeypatch):
+def test_k_quants_need_a_package(source, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for write in (
@@ -181,8 +181,7 @@ def test_k_quants_need_llama_cpp(source, tmp_path, monkeypatch):
         with pytest.raises(ConfigError) as caught:
             write()
         assert str(caught.value).startswith(
-            "--type: Q4_K_M is written by llama.cpp alone, and neither its program llama-quantize is on the PATH nor "
-            "is llama-cpp-python installed. Install one of them"
+            "--type: Q4_K_M needs the package libgguf, which is not installed, and neither is llama.cpp. Install it"
         )
         assert str(caught.value).endswith("or choose one of BF16, Q8_0, Q5_1, Q4_1, Q4_0")
     require_writer("Q4_0")

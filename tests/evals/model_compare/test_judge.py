@@ -181,6 +181,7 @@ def test_a_model_that_answers_wrong_is_worse(questions, start):
     judged = ab.judge(questions, f"a@{good.endpoint}", f"b@{bad.endpoint}", **QUICK)
     assert judged.outcomes == ["worse"]
     assert "is worse than A" in judged.sentence
+    assert judged.verdicts[0]["advice"] == ""  # it is decided
 
 
 def test_the_candidate_and_not_the_reference_is_judged(tmp_path, start):
