@@ -31,6 +31,7 @@ from assistant_builder.retrieval.staleness import rests_on
 from assistant_builder.study import Study
 from benchmarks.make_documents import EXAMPLE, write_documents
 from benchmarks.paths import temporary_home
+from evals.metrics.text import token_f1
 
 INDEXED, FLAGGED, SECONDS = 0.9, 9, 60.0
 """Targets: share of gold statements with the right page, flagged answers of ten edits, and the time for it."""
@@ -180,9 +181,28 @@ def _questions() -> None:
                 place = (best.get("document"), best.get("page")) == (each["file"], each["page"])
                 right = place and all(words.casefold() in text for words in each["needs"])
             counts.setdefault(each["kind"], []).append(right)
+        reading = _reading(copier)
     print("before any training, answered by the right passage, or rightly declined:")
     for kind, rights in counts.items():
         print(f"  {kind}: {sum(rights)} of {len(rights)}")
+    print(
+        "questions of reading.jsonl, before any training: token F1, answers with all values, declined"
+    )
+    for kind, rows in reading.items():
+        f1, values, declined = (sum(column) for column in zip(*rows, strict=True))
+        answered = f"{f1 / len(rows):.1%}, {values}" if kind != "unanswerable" else "-, -"
+        print(f"  {kind} ({len(rows)}): {answered}, {declined}")
+
+
+def _reading(copier: Copier) -> dict[str, list[tuple[float, bool, bool]]]:
+    """Scores of copying the best statement on the questions that a trained assistant is tested with."""
+    scores: dict[str, list[tuple[float, bool, bool]]] = {}
+    for each in gold("reading"):
+        copied = copier.answer([Message("user", each["question"])])
+        f1 = token_f1(copied.text, each["answer"]) if each["answer"] else 0.0
+        values = all(value.casefold() in copied.text.casefold() for value in each["values"])
+        scores.setdefault(each["kind"], []).append((f1, values, copied.declined))
+    return scores
 
 
 def _sample(readings: Sequence[Reading]) -> list[tuple[str, str, str, str]]:

@@ -10,13 +10,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4690  2490
-assistant_builder/chat               2700  1540
+assistant_builder/chat               2710  1550
 assistant_builder/cli                2470  1250
 assistant_builder/cluster            1010   595
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
-assistant_builder/documents          2690  1560
+assistant_builder/documents          2700  1570
 assistant_builder/i18n                680   405
 assistant_builder/inference          3440  1970
 assistant_builder/models             3630  1890

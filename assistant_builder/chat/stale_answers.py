@@ -9,6 +9,7 @@ from typing import Any, Literal
 from assistant_builder.chat.visitor_log import log_file, read_questions
 from assistant_builder.data import Pair, load_pairs, load_split
 from assistant_builder.documents.changes import Change
+from assistant_builder.documents.questions import PEOPLE, Questions
 from assistant_builder.i18n import N_
 from assistant_builder.retrieval.index import facts_of
 from assistant_builder.retrieval.staleness import rests_on
@@ -53,6 +54,11 @@ def _answers(study: Study) -> Iterator[StaleAnswer]:
         yield from _of_pairs(load_split(folder, "heldout"), "test question")
     elif study.source is not None:
         yield from _of_pairs(load_pairs(study.source, columns=study.config.data.columns).pairs)
+    else:
+        for each in Questions(study).all():
+            if each.answer and each.state in ("accepted", "training"):
+                kind: Kind = "test question" if each.origin == PEOPLE else "pair"
+                yield StaleAnswer(kind, each.question, each.answer)
     if log_file(study).is_file():
         for asked in read_questions(study):
             if asked.question and asked.answer and not asked.declined:

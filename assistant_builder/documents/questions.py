@@ -27,8 +27,8 @@ from assistant_builder.study import Study
 FILE, TRAINED = "questions.jsonl", "statements.jsonl"
 PEOPLE = "people"
 """Origin of a question that a person asked."""
-BETWEEN = "; "
-"""Between the parts of an answer from two statements."""
+BETWEEN = "\n"
+"""Between the parts of an answer from two statements, each of which is checked alone before it is shown."""
 QuestionKind = Literal["statement", "part", "two", "unanswerable"]
 """What the answer is: a statement, a part of one, parts of two, or none."""
 QuestionState = Literal["proposed", "accepted", "training", "dropped"]

@@ -65,8 +65,9 @@ class Conversing:
 
     @classmethod
     def of(cls, study: Study, retriever: Retriever | None) -> Conversing:
-        """What a study's data and settings say; a study of documents alone has no retriever of pairs."""
-        facts = () if retriever is None else retriever.index.facts
+        """What a study's data and settings say; statements of documents are no questions."""
+        known = () if retriever is None else retriever.index.facts
+        facts = [fact for fact in known if not fact.is_passage]
         config = study.config.retrieval
         several = sum(len(parts_of(fact.question)) > 1 for fact in facts)
         return cls(

@@ -71,9 +71,11 @@ class Found:
 
     @property
     def suggestions(self) -> list[str]:
-        """The questions of :attr:`near`, without those that are far from everything."""
+        """The questions of :attr:`near`, without those that are far from everything; a statement is no question."""
         return [
-            hit.fact.question for hit in self.near if hit.score >= NEAR and not hit.fact.history
+            hit.fact.question
+            for hit in self.near
+            if hit.score >= NEAR and not hit.fact.history and not hit.fact.is_passage
         ]
 
     @property

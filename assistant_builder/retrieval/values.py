@@ -81,7 +81,7 @@ def values_of(text: str) -> Values:
     numbers = {(_readings(number), _unit(unit)) for number, unit in _NUMBER.findall(rest) if number}
     words = bare_words(rest)
     exact.update(_CALENDAR & set(words))
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words, ""][1:], strict=True):
         if word in _COUNTED:
             numbers.add((frozenset({_COUNTED[word]}), _unit(after)))
     names = set() if language_of(text) == "de" else _names(rest)

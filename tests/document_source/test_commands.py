@@ -13,6 +13,7 @@ import assistant_builder as ab
 from assistant_builder.chat.stale_answers import answers_resting_on
 from assistant_builder.cli import app
 from assistant_builder.config import StudyConfig
+from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import StudyError
 from assistant_builder.runner.open_documents import names_documents
@@ -47,9 +48,10 @@ def test_a_folder_becomes_a_study_that_answers_and_is_not_trained(folder):
     assert read["read"] == ["pool.md", "shop.txt"] and read["statements"] == read["added"] == 2
     assert [each["document"] for each in read["problems"]] == ["empty.md"]
     assert Study.open("guide").source is None
-    with pytest.raises(StudyError, match="documents and no pairs") as caught:
+    with pytest.raises(StudyError, match="0 questions to train on and 0 to test with") as caught:
         ab.open("guide").run()
     assert "answers from its documents already" in str(caught.value.remedy)
+    assert Study.open("guide").source is None and not trained_file(Study.open("guide")).exists()
 
 
 def test_documents_are_added_to_a_study_of_pairs_which_keeps_its_data(folder):

@@ -2,10 +2,12 @@
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from assistant_builder.chat.stale_answers import answers_resting_on
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.documents.changes import Change
 from assistant_builder.documents.questions import (
@@ -81,7 +83,7 @@ def test_a_row_is_asked_for_each_cell_and_two_rows_of_one_subject_are_joined():
     assert drafted(statements) == [
         ("part", "How long is the Lathe?", "4 hours"),
         ("part", "How much does Lathe cost?", "£36"),
-        ("two", "How long is the Lathe, and how much does Lathe cost?", "4 hours; £36"),
+        ("two", "How long is the Lathe, and how much does Lathe cost?", "4 hours\n£36"),
     ]
 
 
@@ -229,3 +231,17 @@ def test_a_question_of_a_changed_statement_is_used_only_where_somebody_kept_it()
 
     assert used(None) == used("drop") == [("New?", (new.key,))]
     assert used("keep") == [("How warm?", (new.key,)), ("New?", (new.key,))]
+
+
+def test_questions_that_rest_on_a_change_are_listed_before_any_training():
+    study = Study.create(StudyConfig(name="guide"))
+    old, new = texts("The pool has 31 degrees.", "The pool has 30 degrees.")
+    asked = [
+        DocumentQuestion("How warm is the pool?", "31 degrees", (old.key,), "part", *how)
+        for how in (("template", "accepted"), ("people", "accepted"), ("template", "dropped"))
+    ]
+    for question, name in zip(asked, ("How warm", "How hot", "What warmth"), strict=True):
+        Questions(study).add([replace(question, question=f"{name} is the pool?")])
+    ((first, second),) = answers_resting_on(study, [Change(old, new)])
+    assert (first.kind, first.question) == ("pair", "How warm is the pool?")
+    assert (second.kind, second.question) == ("test question", "How hot is the pool?")

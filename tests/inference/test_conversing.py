@@ -10,6 +10,7 @@ from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.data import Message
 from assistant_builder.inference.chunks import Chunk
 from assistant_builder.inference.conversing import Conversing
+from assistant_builder.retrieval.index import Fact
 
 NOT_KNOWN = "I can't say."
 ANSWERS = {
@@ -21,8 +22,8 @@ ANSWERS = {
 SURE = {"An adult ticket costs 9 pounds.": 0.9}
 
 
-def fact(question: str, answer: str) -> SimpleNamespace:
-    return SimpleNamespace(question=question, answer=answer, answerable=True, history="")
+def fact(question: str, answer: str) -> Fact:
+    return Fact(1, 0, question, answer, "", None, None, answerable=True)
 
 
 def conversing(*questions: str, **settings: object) -> Conversing:
