@@ -18,11 +18,11 @@ assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
 assistant_builder/documents          2700  1570
 assistant_builder/i18n                680   405
-assistant_builder/inference          3440  1970
+assistant_builder/inference          3450  1970
 assistant_builder/models             3630  1890
 assistant_builder/planning           2710  1470
 assistant_builder/quantization       1305   705
-assistant_builder/retrieval          4220  2215
+assistant_builder/retrieval          4230  2215
 assistant_builder/runner             1900  1075
 assistant_builder/serving            3660  2015
 assistant_builder/store              1140   745
