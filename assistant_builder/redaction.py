@@ -7,14 +7,20 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from string import ascii_uppercase
 
 API_KEY, PASSWORD = "ASSISTANT_BUILDER_API_KEY", "ASSISTANT_BUILDER_PASSWORD"
 JUDGE_KEY, DRAFT_KEY = "ASSISTANT_BUILDER_JUDGE_KEY", "ASSISTANT_BUILDER_DRAFT_KEY"
+KEY_PASSWORD = "ASSISTANT_BUILDER_KEY_PASSWORD"  # of the key that signs a bundle
+CANDIDATE_KEY = "ASSISTANT_BUILDER_KEY_"
+"""Of the endpoint of a judged model, with its letter at the end."""
 SECRET_VARIABLES = (
     API_KEY,
     PASSWORD,
     JUDGE_KEY,
     DRAFT_KEY,
+    KEY_PASSWORD,
+    *(CANDIDATE_KEY + letter for letter in ascii_uppercase),
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
     "AWS_SECRET_ACCESS_KEY",

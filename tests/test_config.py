@@ -145,7 +145,8 @@ def test_types_of_gguf_files_that_cannot_be_are_refused(types, problem):
     assert "\n" not in message
     assert len(message) < 600
     assert (
-        "a list of BF16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q4_1, Q4_K_M, Q4_0, each at most once" in message
+        "a list of BF16, Q8_0, Q6_K, Q5_1, Q5_K_M, Q4_1, Q4_K_M, Q4_0, Q3_K_M, each at most once"
+        in message
     )
 
 

@@ -442,7 +442,7 @@ def test_a_further_language_is_its_catalog_alone(pseudo, home):
 KEPT = re.compile(
     r"Assistant Builder|[a-z]+|[\w.-]*[\d_./:-][\w./:-]*|https?:.*|.*\(4-bit\).*|.*\(16-bit\).*|"
     r"Q[DR]|QTM?|L[MR]|[A-Z0-9 ]+ GB.*|[\w -]+ \d+ GB.*|0\. .*|Python|_+|a-z 0-9 . _ -|"
-    r"[\w .-]+ · [\w. ]+ · .*"
+    r"[\w .-]+ · [\w. ]+ · .*|\S+@\S+"
 )
 """Names, and what users wrote, which stay as they are."""
 

@@ -9,8 +9,7 @@ from assistant_builder.atomic_io import write_text
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.i18n import m
-
-PASSWORD = "ASSISTANT_BUILDER_KEY_PASSWORD"
+from assistant_builder.redaction import KEY_PASSWORD as PASSWORD
 
 
 @documented(password=PASSWORD)

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Se
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -252,7 +252,7 @@ class Widget:
         self._proxies = TrustedProxies(config.proxy)
         self._title = config.title or Website.of(root).title or root.title
         self._greeting = assistant.study.config.retrieval.greeting
-        self._examples = opening_examples(assistant.study)
+        self._study, self._examples = assistant.study, cast("list[str] | None", None)
         self._shows_sources, self._mode = (
             assistant.shows_sources and assistant.grounded,
             assistant.mode,
@@ -295,8 +295,10 @@ class Widget:
             address = client_key(self._proxies.client(scope))
             if path == ASK_PATH:
                 response = await self._ask(body, address)
+            elif path == FEEDBACK_PATH:
+                response = self._vote(body, address)
             else:
-                response = self._vote(body, address) if path == FEEDBACK_PATH else self._start(body)
+                response = await self._start(body)
             response.headers.update(cors(origin))
             return response, replay_body(body, receive)
         except ClientDisconnect:
@@ -342,8 +344,11 @@ class Widget:
             raise ApiError(401, "the token of the site is missing or wrong", code="invalid_api_key")
         return found
 
-    def _start(self, body: bytes) -> Response:
+    async def _start(self, body: bytes) -> Response:
         """What the script shows: title, texts in the language of the visitor, and the contact line."""
+        self._checked(body)
+        if self._examples is None:  # reading the data of a study that is not split takes seconds
+            self._examples = await asyncio.to_thread(opening_examples, self._study)
         with use_language(negotiate(str(self._checked(body).get("language", ""))[:_MAX_LANGUAGES])):
             return JSONResponse(
                 {

@@ -12,10 +12,9 @@ from urllib.parse import urlsplit
 from assistant_builder.chat_endpoint import ChatEndpoint, EndpointError, RetryPolicy
 from assistant_builder.errors import ConfigError, EvaluationError
 from assistant_builder.i18n import Message, m
+from assistant_builder.redaction import CANDIDATE_KEY
 from evals.model_compare.candidates import Candidate, Item, Receive, Result
 
-KEY = "ASSISTANT_BUILDER_KEY_"
-"""Environment variable of an endpoint's key, followed by the letter of the candidate, so that no other one gets it."""
 AT_ONCE = 4
 GIVE_UP_AFTER = 5
 """Consecutive items without an answer after which the endpoint counts as stopped."""
@@ -66,7 +65,7 @@ class EndpointCandidate(Candidate):
 
     @property
     def _key_name(self) -> str:
-        return KEY + self.letter
+        return CANDIDATE_KEY + self.letter
 
     @property
     def name(self) -> str:

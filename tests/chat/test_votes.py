@@ -69,6 +69,7 @@ def test_a_vote_is_recorded_completely_in_one_line(study):
             "top_p": 1.0,
             "seed": 9,
             "look_up": True,
+            "corrected": True,
         },
         "model": model_of(study),
     }

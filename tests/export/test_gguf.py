@@ -165,12 +165,13 @@ def test_files_of_a_study_are_written_together_and_once(study, monkeypatch):
 
 def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypatch, tmp_path):
     monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
+    monkeypatch.setattr("assistant_builder.quantization.k_quants.is_installed", lambda: False)
     monkeypatch.setattr("assistant_builder.export.gguf.require_extra", lambda *_: None)
     study = finished_study()
     (study.arm_folder("lora") / "adapter").mkdir(exist_ok=True)
     (study.arm_folder("lora") / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
     job = ExportJob(study, parse_export("lora", "gguf", "Q4_K_M"))
-    with pytest.raises(ConfigError, match="neither its program llama-quantize is on the PATH nor"):
+    with pytest.raises(ConfigError, match="needs the package libgguf, which is not installed"):
         job.start(tmp_path / "out")
     assert job.record() is None and not (tmp_path / "out").exists()
 
@@ -184,6 +185,7 @@ def test_a_k_quant_is_written_by_the_program_on_the_path(study, tmp_path, monkey
     program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("assistant_builder.quantization.k_quants.is_installed", lambda: False)
     record = export(study, "Q4_K_M", tmp_path / "out")
     assert record["type"] == "Q4_K_M"
     assert only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
@@ -191,7 +193,7 @@ def test_a_k_quant_is_written_by_the_program_on_the_path(study, tmp_path, monkey
 
 @pytest.mark.parametrize(
     ("format", "type"),
-    [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0"), ("gguf", "Q4_K_M")],
+    [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0")],
 )
 def test_an_importance_matrix_needs_block_scales(format, type):
     study, spec = finished_study(), parse_export("lora", format, type)

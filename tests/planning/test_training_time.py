@@ -98,11 +98,11 @@ def test_remaining_time_decreases_to_the_final_validation():
 def test_metrics_log_estimates_the_remaining_time(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", step=0, work=WorkRemaining(100, 100_000))
     for step in range(1, 6):
-        left = log.record_step(step, tokens=200, seconds=2.0, values={})
+        left = log.record_step(step, tokens=200, seconds=2.0, values={"loss": 0.5})
     # 0.01 s a token, though the clock has hardly moved
     assert left == pytest.approx(0.01 * 99_000, rel=0.01)
     again = MetricsLog(tmp_path / "metrics.jsonl", step=5, work=WorkRemaining(100, 100_000))
-    assert again.record_step(6, tokens=1000, seconds=10.0, values={}) == pytest.approx(
+    assert again.record_step(6, tokens=1000, seconds=10.0, values={"loss": 0.5}) == pytest.approx(
         0.01 * 98_000, rel=0.01
     )
 

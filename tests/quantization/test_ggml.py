@@ -197,6 +197,7 @@ def test_k_quants_are_written_by_the_program_on_the_path(source, tmp_path, monke
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("assistant_builder.quantization.k_quants.is_installed", lambda: False)
     assert quantize(source, tmp_path / "out.gguf", "Q6_K").path.read_bytes() == source.read_bytes()
     with pytest.raises(ModelError, match="could not quantize to Q4_K_M: bad type"):
         quantize(source, tmp_path / "other.gguf", "Q4_K_M")

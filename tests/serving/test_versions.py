@@ -1,5 +1,6 @@
 """A server follows the published version: no answer is lost or mixed, and the old version ends."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -156,7 +157,8 @@ def test_the_widget_keeps_its_token_and_its_visitors_over_versions(versions, ser
 
     assert "shop:hello" in ask()
     publish(versions.root, "shop-v2")
-    wait_until(lambda: "shop-v2:hello" in ask(), 30)
+    # seldom, as a visitor may ask only so often
+    wait_until(lambda: "shop-v2:hello" in ask() or time.sleep(1), 30)
     wait_until(
         lambda: (
             {each.model for each in read_questions(versions.root)} == {"shop-lora", "shop-v2-lora"}
