@@ -10,7 +10,7 @@ from tests.commands import QUICK, command, record_of, refusal_of, set_words
 from tests.export.tiny import tiny_base
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.train
 def test_documents_are_trained_with_enough_questions(bundled_models, tmp_path):
     documents = EXAMPLE / "documents"
