@@ -237,7 +237,7 @@ class _Attempt:
     def checked(
         self, cut: Callable[[str], tuple[str, int, Finish]], *, each: bool
     ) -> Iterator[Chunk]:
-        """The chunks of :meth:`rest`, a sentence at a time, until one has values that stand in no fact."""
+        """The chunks of :meth:`rest`, a sentence at a time, until one has values that no fact contains."""
         facts = [(hit.fact.question, hit.fact.answer) for hit in self.found.sources]
         whole = shown = ""
         for chunk in self.rest():

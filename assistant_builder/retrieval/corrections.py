@@ -1,6 +1,6 @@
 """Corrected answers (``corrections.jsonl``), which are served at once where facts are looked up.
 
-A correction is a fact of the index that is served, beside those of the data. The very question that was corrected gets
+A correction is a further fact of the index that is served. The very question that was corrected gets
 the corrected answer without a model. Facts with that question, or with the wrong answer of which the correction is an
 edit, have the new answer in all their wordings. Nothing that is measured has corrections, and removing one undoes it.
 """

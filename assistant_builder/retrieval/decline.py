@@ -135,8 +135,8 @@ class DeclineRule:
         follow_up_threshold: Confidence below which the second look of a follow-up is not answered.
         named_threshold: The same where the fact has all the words of the question.
         own_words: Whether an answer is replaced by the fact that it repeats.
-        values: Where the values of an answer must stand: all in one fact, those of each sentence in one (the statements
-            of a document are joined), or anywhere.
+        values: What must contain the values of an answer: one fact, one for each sentence (answers join the statements
+            of a document), or anything.
     """
 
     __pydantic_config__ = {"extra": "forbid"}

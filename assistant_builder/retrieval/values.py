@@ -1,8 +1,8 @@
 """Numbers, names and codes of an answer, and whether one fact has them all, in English, German, French and Spanish.
 
 An assistant that repeats a fact can blend it with another one ("open until 9" of one bath and "on Monday" of another),
-or with a number of the question. The values of what it says are therefore looked for in each fact of its prompt. An
-answer whose values stand in no single fact is not shown; the best fact is, in its own words.
+or with a number of the question. The values of an answer are therefore compared with those of each fact of its prompt.
+An answer whose values no single fact contains is replaced by the best fact, in the fact's own words.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from assistant_builder.retrieval.lexical import bare_words, content_words
-from assistant_builder.retrieval.yes_no import language_of
+from assistant_builder.retrieval.yes_no import COUNTED, language_of
 
 _CALENDAR = frozenset(
     "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september "
@@ -22,18 +22,10 @@ _CALENDAR = frozenset(
     "avril juin juillet aout septembre octobre novembre decembre lunes martes miercoles jueves viernes sabado "
     "domingo enero febrero marzo abril mayo junio julio agosto septiembre octubre noviembre diciembre".split()
 )
-_COUNTED = {
-    word: str(number)
-    for words in (
-        "two three four five six seven eight nine ten eleven twelve",
-        "zwei drei vier funf sechs sieben acht neun zehn elf zwolf",
-        "deux trois quatre cinq six sept huit neuf dix onze douze",
-        "dos tres cuatro cinco seis siete ocho nueve diez once doce",
-    )
-    for number, word in enumerate(words.split(), start=2)
-}
-"""Without the words for one, which are articles in three languages, and months (``mars``, ``mai``) stay months."""
-_ADDRESS = re.compile(r"\S+@\S+\w|(?:https?://|www\.)\S*\w", re.IGNORECASE)
+_SEVERAL = {word: number for word, number in COUNTED.items() if number != "1"}
+"""Number words but those for one, which are articles in three languages."""
+# bounded, so that a long word without an @ takes linear time
+_ADDRESS = re.compile(r"[^\s@]{1,64}@\S+\w|(?:https?://|www\.)\S*\w", re.IGNORECASE)
 _HALF = re.compile(r"(?<=\d)\s*([ap])\.?\s?m\b\.?", re.IGNORECASE)
 _CODE = re.compile(r"\b(?=\w*[^\W\d_])(?=\w*\d)\w+(?:-\w+)*|\b[^\W\d_]+-\d[\w-]*")
 _QUANTITY = re.compile(r"\d+[^\W\d_]+")  # 5mg, 2nd, 24h
@@ -82,8 +74,8 @@ def values_of(text: str) -> Values:
     words = bare_words(rest)
     exact.update(_CALENDAR & set(words))
     for word, after in zip(words, [*words, ""][1:], strict=True):
-        if word in _COUNTED:
-            numbers.add((frozenset({_COUNTED[word]}), _unit(after)))
+        if word in _SEVERAL:
+            numbers.add((frozenset({_SEVERAL[word]}), _unit(after)))
     names = set() if language_of(text) == "de" else _names(rest)
     return Values(frozenset(exact), frozenset(numbers), frozenset(names))
 
@@ -108,7 +100,7 @@ def _readings(number: str) -> frozenset[str]:
 
 
 def _unit(word: str) -> str:
-    return "".join(content_words(word))[:_UNIT] if word and word not in _COUNTED else ""
+    return "".join(content_words(word))[:_UNIT] if word and word not in _SEVERAL else ""
 
 
 def _names(text: str) -> set[str]:
@@ -144,7 +136,7 @@ class Checked(NamedTuple):
 def in_one_fact(
     text: str, facts: Sequence[tuple[str, str]], *, complete: bool = True, each: bool = False
 ) -> Checked:
-    """The sentences of an answer that are shown: those whose values stand in one fact.
+    """The sentences of an answer that are shown: those whose values one fact contains.
 
     The first sentence whose values do not is replaced by the answer of the best fact that has those before it, and the
     answer ends.

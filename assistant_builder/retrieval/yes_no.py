@@ -55,7 +55,7 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;:!?()\n]|\.(?!\d)|(?<!\d)\.")
-_COUNTED = {
+COUNTED = {
     word: str(number)
     for words in (
         "one two three four five six seven eight nine ten eleven twelve",
@@ -65,6 +65,7 @@ _COUNTED = {
     )
     for number, word in enumerate(words.split(), start=1)
 }
+"""Number words up to twelve, without accents → the number."""
 _ARTICLES = frozenset("one ein un".split())
 _STEM = 4  # characters by which longer words are compared
 
@@ -175,7 +176,7 @@ def _denied(clause: Sequence[str], word: str) -> bool:
 
 
 def _number(word: str) -> str | None:
-    return word if word.isdigit() else None if word in _ARTICLES else _COUNTED.get(word)
+    return word if word.isdigit() else None if word in _ARTICLES else COUNTED.get(word)
 
 
 def _has(words: Sequence[str], word: str) -> bool:

@@ -319,8 +319,8 @@ def _follow(
         return _opened(dict(parse_qsl(str(address).removeprefix("?"), keep_blank_values=True)))[1]
 
     # Not queued: the queue records every event, and a running study causes one per second.
-    # Gradio tells every output of an event of each state of every event. Here few components are told instead: the
-    # tabs, because of several that are closed at once gradio 6.31 keeps the last one unless it is told of them again.
+    # By default gradio sets the status of every output at each state of an event, and each takes a walk through all
+    # components. The tabs need it: of several that one event disables, gradio 6.31 disables only the last.
     quiet = {**QUIET, "queue": False, "show_progress_on": [seen, *items]}
     refresh_button = gr.Button("Refresh", visible="hidden", elem_id=REFRESH_BUTTON_ID)
     return_button = gr.Button("Return", visible="hidden", elem_id=_RETURN_ID)

@@ -30,7 +30,7 @@ LINES = (
 ).split()
 LOSS = "nll_per_token"
 MAX_ITEMS, MAX_COMPARISONS, MAX_WORK = 200_000, 5_000, 5e9
-_FIGURES = ("delta", "ci_low", "ci_high", "p_value", "n", "n_clusters")
+FIGURES = ("delta", "ci_low", "ci_high", "p_value", "n", "n_clusters")
 _OF_TEXT = {"exact_match": exact_match, "token_f1": token_f1}
 """Metrics that are computed again from answer and reference where both are in the bundle."""
 _OPTIONS = {
@@ -251,7 +251,7 @@ class _Check:
             )
         except AssistantBuilderError as error:
             raise Refused(place, str(error)[:200]) from error
-        for name in _FIGURES:
+        for name in FIGURES:
             _same(record["result"][name], getattr(result, name), f"{place}.result.{name}")
         if record["result"]["verdict"] != result.verdict:
             raise Refused(f"{place}.result.verdict", f"it is {result.verdict!r} by the scores")
@@ -271,7 +271,7 @@ class _Check:
             names = [self._cells[of[side]]["name"] for side in ("baseline", "candidate")]
             if [row["baseline"], row["candidate"], row["metric"]] != [*names, of["metric"]]:
                 raise Refused(place, "its cells or its metric are not those of the comparison")
-            for name in _FIGURES:
+            for name in FIGURES:
                 _same(row[name], getattr(result, name), f"{place}.{name}")
         return len(rows)
 

@@ -21,7 +21,7 @@ from evals.bundle.auditor import auditor_document
 from evals.bundle.container import SEAL, digest_of, line_of, seal_of
 from evals.bundle.sbom import bill_of_materials
 from evals.bundle.signature import KeyProblem, sign
-from evals.bundle.verify import FORMAT, LINES, LOSS
+from evals.bundle.verify import FIGURES, FORMAT, LINES, LOSS
 from evals.compare import Comparison
 from evals.model_compare.candidates import Result
 from evals.model_compare.declare import declaration_hash
@@ -30,6 +30,7 @@ from evals.model_compare.run import FILE as JUDGEMENT
 from evals.model_compare.run import QUESTIONS, judgements_folder, read_pairs, rules_of
 from evals.model_compare.verdict import compare
 from evals.report.build import build_report
+from evals.report.contrasts import figures_of
 from evals.report.load import Cell
 from evals.report.rules import Call, recorded_calls
 from evals.report.schema import Report
@@ -141,14 +142,8 @@ _UNKNOWN = object()
 
 def result_of(result: Comparison) -> dict[str, Any]:
     """The figures of a comparison."""
-    return {
-        "delta": float(result.delta),
-        "ci_low": float(result.ci_low),
-        "ci_high": float(result.ci_high),
-        "p_value": float(result.p_value),
-        "n": int(result.n),
-        "n_clusters": result.n_clusters,
-    }
+    figures = figures_of(result)
+    return {key: figures[key] for key in FIGURES}
 
 
 def write_bundle(

@@ -51,7 +51,7 @@ def not_verbatim(
     Returns:
         ``answers`` that are shown, ``generated`` in other words than a fact, ``generated_right`` of these exactly
         right; ``shown`` in other words, ``right`` of these; ``own_words``, whether others are replaced by the fact that
-        they repeat; ``values``, in what the values of others must stand; and the counts of validation by which that was
+        they repeat; ``values``, what must contain the values of others; and the counts of validation by which that was
         decided, ``validation``.
     """
     rules = [
@@ -158,7 +158,7 @@ def _other_words(words: NotVerbatim) -> str:
         )
     if number and words["values"] != "anywhere":
         first += " " + t(
-            "A sentence with a number, a name or a code that stands in no single fact is replaced by the best fact."
+            "A sentence with a number, a name or a code that no single fact contains is replaced by the best fact."
         )
     values = {"verbatim": decided["verbatim"], "shown": decided["shown"]}
     second = (

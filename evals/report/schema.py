@@ -816,7 +816,7 @@ class NotVerbatim(Record):
     own_words: bool = False
     """Whether the fact that such an answer repeats is shown instead."""
     values: str = "anywhere"
-    """In what the values of other answers must stand: one fact for an ``answer``, or one for each ``sentence``."""
+    """What must contain the values of other answers: one fact for an ``answer``, or one for each ``sentence``."""
     validation: VerbatimCounts = VerbatimCounts()
 
 

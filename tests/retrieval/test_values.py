@@ -1,4 +1,6 @@
-"""Values of answers in four languages: each has to stand in one fact of the prompt."""
+"""Values of answers in four languages: one fact of the prompt has to contain them."""
+
+import time
 
 import pytest
 
@@ -82,3 +84,10 @@ def test_what_is_streamed_is_never_taken_back():
             if replaced:
                 break
         assert shown == in_one_fact(whole, FACTS).text
+
+
+def test_a_long_word_takes_linear_time():
+    """An address is looked for at each character; without a bound this takes minutes."""
+    started = time.process_time()
+    assert not stands_in("a" * 200_000 + " 7", "b" * 200_000)
+    assert time.process_time() - started < 5
