@@ -90,13 +90,18 @@ class Website:
         return found
 
     def config(self) -> ServingConfig:
-        """The settings of its server."""
+        """The settings of its server.
+
+        Raises:
+            ConfigError: One of them is wrong.
+        """
+        host = urlsplit(_address(self.address)).hostname
         try:
             return ServingConfig(
                 port=self.port,
                 widget=True,
-                allow_origin=(self.origin,),
-                allow_host=(urlsplit(self.address).hostname or "",),
+                allow_origin=(_address(self.origin),),
+                allow_host=(host or "",),
                 proxy=_PROXY,
                 title=self.title.strip(),
                 contact=self.contact.strip(),
@@ -127,8 +132,8 @@ def _file(study: Study) -> Path:
 def _address(text: str) -> str:
     """The scheme and host of what somebody writes as an address."""
     text = text.strip().rstrip("/")
-    parts = urlsplit(text if "://" in text else f"https://{text}")
-    with suppress(ValueError):  # of the port
+    with suppress(ValueError):  # of the host or the port
+        parts = urlsplit(text if "://" in text else f"https://{text}")
         if parts.hostname and "." in parts.hostname and parts.port != 0 and not parts.username:
             return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
     raise ConfigError(
