@@ -24,7 +24,7 @@ assistant_builder/planning           2710  1470
 assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4230  2215
 assistant_builder/runner             1900  1075
-assistant_builder/serving            3700  2040
+assistant_builder/serving            3720  2050
 assistant_builder/store              1140   745
 assistant_builder/study              2360  1400
 assistant_builder/sweep              1190   640

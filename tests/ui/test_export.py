@@ -141,7 +141,8 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     fields = ["Linde", "www.example.com", "http://chat.example.com", "", True]
     assert "no https address" in form._publish(study.name, *fields) and not bubbles.started
     assert "is no address" in form._publish(study.name, "Linde", "x y", "", "", True)
-    assert "is no address" in form._publish(study.name, "Linde", "localhost", "", "", True)
+    for wrong in ("localhost", "https://[x", "https://a.b;}<script>", "https://*.example.com"):
+        assert "is no address" in form._publish(study.name, "Linde", wrong, "", "", True)
     fields[2] = "chat.example.com/"
     form._publish(study.name, *fields)
     assert bubbles.started == [("library", "copy")]
