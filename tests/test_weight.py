@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4700  2490
+assistant_builder                    4710  2495
 assistant_builder/chat               2710  1550
 assistant_builder/cli                2470  1250
 assistant_builder/cluster            1010   595
@@ -29,7 +29,7 @@ assistant_builder/store              1140   745
 assistant_builder/study              2360  1400
 assistant_builder/sweep              1190   640
 assistant_builder/training           2730  1625
-assistant_builder/ui               14030  6735
+assistant_builder/ui                14040  6740
 assistant_builder/web                1990  1160
 evals                                3875  1945
 evals/bundle                         1475   820
