@@ -29,13 +29,13 @@ assistant_builder/store              1140   745
 assistant_builder/study              2360  1400
 assistant_builder/sweep              1190   640
 assistant_builder/training           2730  1625
-assistant_builder/ui                14040  6740
+assistant_builder/ui                14210  6840
 assistant_builder/web                1990  1160
 evals                                3875  1945
 evals/bundle                         1475   820
 evals/judge                           440   220
 evals/metrics                        1150   500
-evals/model_compare                  1670   840
+evals/model_compare                  1810   930
 evals/report                        10530  4605
 evals/stats                          1290   610
 evals/study_compare                   820   355
