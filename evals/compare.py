@@ -33,7 +33,6 @@ from assistant_builder.i18n import Message, joined, m, written
 from evals.stats.cluster_checks import (
     correlation_p_value,
     crossed_correlation_p_value,
-    leave_one_out_range,
 )
 from evals.stats.cluster_robust import (
     StandardError,
@@ -51,10 +50,10 @@ from evals.stats.intervals import (
     outer,
     rare_interval,
 )
-from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
+from evals.stats.significance import holm, mcnemar_exact, sign_flip_test
 from evals.stats.units import Floats, Units, crosses, joint_labels, make_units, units_of_items
 
-__all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
+__all__ = ["Comparison", "Verdict", "holm", "paired_comparison"]
 
 Verdict = Literal["no worse", "worse", "inconclusive"]
 Labels = Sequence[Hashable]
@@ -82,7 +81,6 @@ class Comparison:
         method: Description of interval and test.
         n_clusters: Number of clusters; ``None`` if items are the units; of several labels the smallest number.
         clustered_by: Names of the labels by which the items were clustered.
-        leave_one_out: Smallest and largest ``delta`` if one unit is left out; by the label with the fewest clusters.
         correlation: Label that is no cluster → p-value of the permutation test whether differences within it are alike.
         limits: Limitations, one sentence each.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
@@ -104,7 +102,6 @@ class Comparison:
     margin: float
     higher_is_better: bool
     clustered_by: tuple[str, ...] = ()
-    leave_one_out: tuple[float, float] = (math.nan, math.nan)
     correlation: Mapping[str, float] = field(default_factory=dict)
     clusters_needed: int | None = None
 
@@ -260,7 +257,6 @@ def paired_comparison(
         margin=margin,
         higher_is_better=higher_is_better,
         clustered_by=tuple(names),
-        leave_one_out=leave_one_out_range(units),
         correlation=correlation,
         clusters_needed=needed,
     )

@@ -12,7 +12,7 @@ LIMITS = """
 assistant_builder                    4700  2490
 assistant_builder/chat               2710  1550
 assistant_builder/cli                2470  1250
-assistant_builder/cluster            1010   595
+assistant_builder/cluster            1000   590
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
@@ -20,9 +20,9 @@ assistant_builder/documents          2700  1570
 assistant_builder/i18n                680   405
 assistant_builder/inference          3450  1970
 assistant_builder/models             3630  1890
-assistant_builder/planning           2710  1470
+assistant_builder/planning           2660  1460
 assistant_builder/quantization       1305   705
-assistant_builder/retrieval          4230  2215
+assistant_builder/retrieval          4220  2215
 assistant_builder/runner             1900  1075
 assistant_builder/serving            3670  2020
 assistant_builder/store              1140   745
@@ -31,13 +31,13 @@ assistant_builder/sweep              1190   640
 assistant_builder/training           2730  1625
 assistant_builder/ui               14030  6735
 assistant_builder/web                1990  1160
-evals                                3875  1945
-evals/bundle                         1475   820
+evals                                3860  1930
+evals/bundle                         1470   820
 evals/judge                           440   220
-evals/metrics                        1150   500
+evals/metrics                        1140   495
 evals/model_compare                  1670   840
-evals/report                        10530  4605
-evals/stats                          1290   610
+evals/report                         9630  4320
+evals/stats                          1240   585
 evals/study_compare                   820   355
 evals/tasks                           540   235
 """

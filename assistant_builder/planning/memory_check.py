@@ -6,7 +6,7 @@ but not the memory that is currently free, the user gets a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -270,8 +270,6 @@ def _measured_lengths(study: Study) -> Lengths | None:
     return Lengths(mean, longest, mean / 2, longest // 2)
 
 
-# keys of the values that are both predicted and measured
-_COMPARED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 PLAN_FILE = "plan.json"
 
 
@@ -356,21 +354,3 @@ def measured_seconds(arm_folder: Path) -> float | None:
         return None
     steps = read_jsonl(arm_folder / "metrics.jsonl", Step)
     return extrapolated_seconds(steps, read_json(path, _PlanFile).ahead)
-
-
-def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compare predicted and measured values of a run's ``summary.json``; empty if the run has no plan.
-
-    Entries are ``{"quantity", "predicted", "measured", "error"}``; ``error`` is (predicted − measured) / measured.
-    """
-    predicted = summary.get("predicted") or {}
-    return [
-        {
-            "quantity": name,
-            "predicted": predicted[name],
-            "measured": summary[name],
-            "error": (predicted[name] - summary[name]) / summary[name],
-        }
-        for name in _COMPARED
-        if predicted.get(name) and summary.get(name)
-    ]

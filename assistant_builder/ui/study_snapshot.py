@@ -185,7 +185,6 @@ _SHOWN = {
     "contrasts",
     "items",
     "primary_metric",
-    "reliability",
     "resources",
     "seeds",
     "verdict",

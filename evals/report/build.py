@@ -43,12 +43,11 @@ from evals.report.load import (
 from evals.report.other_results import beats_untuned, judged, votes
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_questions
-from evals.report.reliability import reliability
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
 from evals.report.schema import VERSION, Report, in_files
-from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
+from evals.report.stability import fidelity, noise_floor, seed_cells, seeds
 from evals.report.study_facts import (
     arm_records,
     curves,
@@ -145,14 +144,12 @@ def _build_report(study: Study) -> dict[str, Any]:
         "flips": found_flips
         and {**found_flips, "noise_floor": noise_floor(study, cells, usable, found_flips, rules)},
         "fidelity": fidelity(study),
-        "worst": worst_items(study, cells),
         "tasks": task_records(study, cells),
-        "reliability": reliability(cells, served_cells(config.arms)),
         "seeds": found_seeds,
         "judge": judged(study, cells),
         "votes": votes(study),
         "declining": declining(cells),
-        "power": power(rows_of_headline, items, primary, margin),
+        "power": power(rows_of_headline, primary, margin),
         "data": data_summary(study),
         "items": items,
         "steps": [

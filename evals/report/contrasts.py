@@ -263,7 +263,6 @@ def verdict(
         "look": rules.declared.look,
         "estimand": rules.declared.estimand,
         "clustered_by": list(result.clustered_by),
-        "leave_one_out": list(result.leave_one_out),
         "uncovered": uncovered,
         "frozen": rules.record(),
         "seeds": seeds["count"],

@@ -68,12 +68,11 @@ _OF_COMPARISONS = frozenset(
         "bounds",
         "flips",
         "fidelity",
-        "worst",
         "judge",
         "votes",
         "power",
         "noise",
-        "waterfall",
+        "steps",
         "twins",
     }
 )

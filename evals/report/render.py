@@ -42,7 +42,7 @@ from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
 from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
-from evals.report.items import answer_groups, cut, twin_runs
+from evals.report.items import answer_groups, cut
 from evals.report.load import lead_arm, lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
@@ -54,7 +54,7 @@ from evals.report.schema import Report
 from evals.report.study_facts import flatten
 from evals.report.summary import number_of
 from evals.report.to_come import later_sections, to_come_text
-from evals.report.verdict import as_row, harm_text, leave_one_out_text, level_of, meaning
+from evals.report.verdict import as_row, level_of, meaning
 from evals.report.warnings import by_weight
 from evals.tasks.general_knowledge import TASK as RETENTION
 
@@ -148,7 +148,6 @@ def _environment() -> Environment:
         "scale": rows.scale,
         "scored_metrics": rows.scored_metrics,
         "task_panel": charts.task_panel,
-        "twin_runs": twin_runs,
         "retention": RETENTION,
         "approach_names": approaches.NAMES,
         "format_verdicts": formats.VERDICTS,
@@ -282,8 +281,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "first_warnings": first,
         "more_warnings": more,
         "bounds": rows.bound_rows(report),
-        "left_out": leave_one_out_text(report.verdict),
-        "harm": harm_text(report),
         "judged": as_row(report.verdict) if compared else None,
         "memory": [row for row in resources if row["key"] in ("base_bytes", "peak_memory_bytes")],
         "lead_arm": lead_arm(report.trained_arms),
@@ -312,7 +309,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         ),
         "in_short": rows.in_short(report),
         "power": rows.power_sentences(report),
-        "planned": rows.planned_sentence(report),
         "scored_at": rows.scored_at(report),
         "own": own_texts(report),
         "risk": charts.risk_chart(report.risk_coverage),
@@ -328,13 +324,9 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         # further measurements
         "fidelity_note": fidelity.message("sentence") if fidelity else "",
         "floor": flips.noise_floor.message("sentence") if flips and flips.noise_floor else "",
-        "calibration": charts.reliability_chart(report.reliability),
-        "preference": charts.preference_bar(report.judge),
         "seeds_note": seeds.message("sentence"),
-        "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
-        "waterfall": charts.waterfall(report.attribution),
         "identities": rows.identity_line(report),
         "contrast_panels": charts.contrast_panels(report),
         "every_difference": rows.every_difference(report),
@@ -347,7 +339,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "validations": rows.validation_rows(report),
         "resources": [row for row in resources if row["key"] not in _BARS],
         "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
-        "graded": rows.graded_rows(report),
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 

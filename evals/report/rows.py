@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from assistant_builder.arms import LORA, QLORA
-from assistant_builder.arms import label as label_of
 from assistant_builder.i18n import N_, render, t, tn
-from assistant_builder.planning.memory_check import plan_accuracy
 from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
@@ -20,7 +18,6 @@ from evals.report.format import (
     difference,
     interval,
     number,
-    percent,
     plain,
     shown,
     signed_percent,
@@ -81,34 +78,6 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
             }
             rows.append(
                 {"label": label, "key": key, "values": values, "texts": texts, "ratio": ratio}
-            )
-    return rows
-
-
-_GRADED = {
-    "base_bytes": (N_("Base weights"), fmt.size),
-    "adapter_bytes": (N_("Adapter"), fmt.size),
-    "peak_memory_bytes": (N_("Peak memory in training"), fmt.size),
-    "train_seconds": (N_("Training time"), fmt.duration),
-}
-
-
-def graded_rows(report: Report) -> list[dict[str, str]]:
-    """The predictions of the plan compared with the measurements, with the error in percent of the measured."""
-    rows = []
-    for arm in report.trained_arms:
-        for grade in plan_accuracy(
-            report.resources[arm].model_dump() if arm in report.resources else {}
-        ):
-            label, text_of = _GRADED[grade["quantity"]]
-            rows.append(
-                {
-                    "quantity": t(label),
-                    "arm": label_of(arm),
-                    "predicted": text_of(grade["predicted"]),
-                    "measured": text_of(grade["measured"]),
-                    "error": signed_percent(grade["error"]),
-                }
             )
     return rows
 
@@ -382,32 +351,3 @@ def power_sentences(report: Report) -> list[str]:
             line = f"{line} {more}"
         lines.append(line)
     return lines
-
-
-def planned_sentence(report: Report) -> str:
-    """The estimate made before the run, and the measured values of its assumptions; empty if not on record."""
-    entry = next((entry for entry in report.power if entry["planned"]), None)
-    if entry is None:
-        return ""
-    plan, seen = entry["planned"], entry["seen"]
-    text = t(
-        "Estimate before the run, assuming that {rate} of the answers flip: {items}, worth about {effective} "
-        "independent ones, detect {difference} points in right answers; {target} points would need {needed} items.",
-        rate=percent(plan["flip_rate"], 0),
-        items=counted(plan["items"], "items"),
-        effective=count(plan["effective_items"]),
-        difference=fmt.two_significant_digits(100 * plan["minimum_detectable"]),
-        target=plain(100 * plan["target"]),
-        needed=count(plan["items_needed"]),
-    )
-    values = {"rate": percent(seen["flip_rate"]), "icc": seen["icc"], "assumed": plan["icc"]}
-    flipped = (
-        t("In the run {rate} flipped.", **values)
-        if plan["clusters"] == plan["items"]
-        else t(
-            "In the run {rate} flipped, and flips within a cluster had an intraclass correlation of {icc:.2f} "
-            "(assumed: {assumed:.2f}).",
-            **values,
-        )
-    )
-    return f"{text} {flipped}"

@@ -176,7 +176,6 @@ class Verdict(_HasInterval):
     possible_harm: list[str] | None = None
     estimand: str = ""
     clustered_by: list[str] = []
-    leave_one_out: list[Number] | None = None
     uncovered: int = 0
     frozen: Frozen = Frozen()
     seeds: int = 1
@@ -392,20 +391,6 @@ class Fidelity(Record):
     sentence: str = ""
 
 
-class WorstItem(Record):
-    """An item whose loss grew most from LoRA to QLoRA; losses in nats."""
-
-    item: str = ""
-    row: int | None = None
-    question: str = ""
-    reference: str = ""
-    tokens: int = 0
-    delta_nll: float = 0.0
-    delta_nll_per_token: float = 0.0
-    kl_mean: Number = None
-    answers: dict[str, Text] = {}
-
-
 class Task(Record):
     """An lm-eval task; one without figures has an ``error``."""
 
@@ -420,35 +405,6 @@ class Task(Record):
     listed: list[dict[str, Any]] = []
     sentence: str = ""
     error: Text = None
-
-
-class ReliabilityBin(Record):
-    """A bin of items by the probability of their reference answers."""
-
-    low: float = 0.0
-    high: float = 0.0
-    n: int = 0
-    mean_probability: float = 0.0
-    correct: float = 0.0
-    ci: Interval = [0.0, 1.0]
-
-
-class ReliabilityCurve(Record):
-    """Calibration of a cell."""
-
-    bins: list[ReliabilityBin] = []
-    ece: float = 0.0
-    brier: float = 0.0
-    n: int = 0
-
-
-class Reliability(Record):
-    """Calibration of the assistants."""
-
-    metric: str = ""
-    correct_means: str = ""
-    cells: dict[str, ReliabilityCurve] = {}
-    about: str = ""
 
 
 class SeedRun(Record):
@@ -502,9 +458,7 @@ class Judge(Record):
     """For QLoRA: a win counts 1, a tie ½."""
     ci: list[Number] | None = None
     p_value: Number = None
-    place_p_value: Number = None
     first_preferred: Number = None
-    first_of_decided: Number = None
     seconds: Number = None
     sentence: str = ""
 
@@ -588,8 +542,6 @@ class Power(Record):
     detectable: Number = None
     target: Number = None
     needed: int | None = None
-    planned: Annotated[Figures | None, AsRead] = None
-    seen: Annotated[Figures | None, AsRead] = None
 
 
 class Leaks(Record):
@@ -848,9 +800,7 @@ class Report(Record):
     curves: dict[str, Curve] = {}
     flips: Flips | None = None
     fidelity: Fidelity | None = None
-    worst: list[WorstItem] = []
     tasks: dict[str, Task] = {}
-    reliability: Reliability | None = None
     seeds: Seeds = Seeds()
     judge: Judge | None = None
     votes: Votes | None = None

@@ -11,22 +11,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
-from assistant_builder.i18n import Message, Text, joined, m, mn
+from assistant_builder.i18n import Message, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.declaration import RIGHT_DECLINES
 from evals.report.format import (
-    both_of,
     either,
     shown,
 )
-from evals.report.load import BASELINE, CANDIDATE, lead_pair, tuned_cells
+from evals.report.load import lead_pair
 from evals.report.measured_warnings import Warned, secondary_warnings
 from evals.report.other_words import is_respelled
 from evals.report.schema import Report, ReportWarning
 from evals.stats.power import (
     TARGET,
-    heldout_power,
-    intraclass_correlation,
     items_needed,
     minimum_detectable_mean,
 )
@@ -34,19 +31,15 @@ from evals.stats.power import (
 _Z95 = 1.959964
 
 
-def power(
-    rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float
-) -> list[dict[str, Any]]:
+def power(rows: list[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
     """What a held-out set of this size can detect, estimated from the spread of the measured differences.
 
     Returns:
         One record for the primary metric and one for exact match: ``detectable``, the true difference that 80 % of such
         studies detect, in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units (clusters,
-        or items without clusters) at which both are equal. For exact match also the estimate made before the run,
-        ``planned``, and the measured values of its assumptions, ``seen``; ``None`` for other metrics.
+        or items without clusters) at which both are equal.
     """
     found = []
-    clusters = [item["cluster"] for item in items]
     for row in rows:
         is_primary, is_exact = row["metric"] == primary, row["metric"] == "exact_match"
         if not (is_primary or is_exact):
@@ -65,30 +58,9 @@ def power(
                 "detectable": minimum_detectable_mean(units, scatter),
                 "target": target,
                 "needed": items_needed(target, variance=scatter**2) if target > 0 else None,
-                "planned": heldout_power(len(items), clusters=clusters).to_record()
-                if is_exact
-                else None,
-                "seen": _flips_seen(items) if is_exact else None,
             }
         )
     return found
-
-
-def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of items that flipped, and the intraclass correlation of flips within clusters."""
-    both = [
-        item
-        for item in items
-        if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))
-    ]
-    flips = [
-        item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"]
-        for item in both
-    ]
-    return {
-        "flip_rate": sum(flip != 0 for flip in flips) / len(flips),
-        "icc": intraclass_correlation(flips, [item["cluster"] for item in both]),
-    }
 
 
 def warnings(report: Report) -> list[dict[str, Any]]:
@@ -128,15 +100,6 @@ def _about_statistics(report: Report) -> Iterator[Warned]:
             )
     if report.seeds.count == 1:
         yield "one_seed", "note", report.seeds.message("sentence")
-    if any("similarity" in report.cells[name].metrics for name in tuned_cells(report.trained_arms)):
-        yield (
-            "similarity_blind",
-            "note",
-            m(
-                "Similarity hardly reacts to negations and numbers: “31 metres” and “13 metres” score almost the same. "
-                "Use exact match or the facts kept to judge correctness."
-            ),
-        )
     if report.flips and not report.flips.noise_floor and "cells" not in report.to_come:
         yield (
             "flip_noise",
@@ -235,17 +198,6 @@ def _about_training(report: Report) -> Iterator[Warned]:
                 "no result, but time and memory of the two arms are not directly comparable."
             ),
         )
-    devices = max((record.get("devices") or 1 for record in report.resources.values()), default=1)
-    if devices > 1:
-        yield (
-            "several_devices",
-            "note",
-            m(
-                "{devices} devices trained each arm together and shared the pairs of each step. Memory is given per "
-                "device. The losses are those of a single device, except for the order in which sums are rounded.",
-                devices=devices,
-            ),
-        )
     by_seed = zip(
         *(record.get("cards") or [] for record in report.resources.values()), strict=False
     )
@@ -259,36 +211,6 @@ def _about_training(report: Report) -> Iterator[Warned]:
                 "dropout masks from the same seed: the arms are paired by data, order and initial adapters, and not by "
                 "dropout. Train both on cards of one model to pair it, too.",
                 cards=sorted(cards),
-            ),
-        )
-    dtypes = sorted(
-        {
-            str(record["compute_dtype"])
-            for record in report.arms.values()
-            if record.get("compute_dtype")
-        }
-    )
-    if dtypes:
-        storages = list(dict.fromkeys(ARMS[arm].storage for arm in report.trained_arms))
-        stored: list[Text] = [
-            storage or (m("in {bits} bits") if place else m("{bits} bits"))
-            for place, storage in enumerate(storages)
-        ]
-        yield (
-            "compute_dtype",
-            "note",
-            m(
-                "Storage and arithmetic are separate: the base is stored in {storages}, and both arms compute in "
-                "{dtypes}.",
-                storages=either(stored),
-                dtypes=both_of(dtypes),
-            )
-            if both
-            else m(
-                "Storage and arithmetic are separate: the base is stored in {storages}, and the arm computes in "
-                "{dtypes}.",
-                storages=either(stored),
-                dtypes=both_of(dtypes),
             ),
         )
 

@@ -461,13 +461,6 @@ class TestSeveralLabels:
         )
         assert result.correlation["family"] > CORRELATED and not result.warnings
 
-    def test_leaving_one_cluster_out(self):
-        before, after = self.scores(by_family=1.0)
-        low, high = paired_comparison(before, after, clusters=self.family.tolist()).leave_one_out
-        differences = after - before
-        left_out = [differences[self.family != family].mean() for family in range(10)]
-        assert (low, high) == pytest.approx((min(left_out), max(left_out)))
-
     def test_labels_of_another_length_are_refused(self):
         with pytest.raises(EvaluationError, match="3 family labels for 160 items"):
             paired_comparison(*self.scores(), related={"family": ["a", "b", "c"]})

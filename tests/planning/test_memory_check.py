@@ -18,7 +18,6 @@ from assistant_builder.planning.memory_check import (
     least_bytes,
     memory_note,
     methods_over_budget,
-    plan_accuracy,
     plan_run,
     prediction,
     require_device,
@@ -235,21 +234,6 @@ def run_of(folder: Path, name: str, arm: str = "lora", **record: Any) -> None:
     )
 
 
-def test_errors_of_a_plan_are_signed_and_relative_to_the_measured_values():
-    rows = plan_accuracy(
-        {
-            "peak_memory_bytes": 100,
-            "train_seconds": 50.0,
-            "base_bytes": 10,
-            "predicted": {"peak_memory_bytes": 90, "train_seconds": 60.0, "base_bytes": 10},
-        }
-    )
-    assert {row["quantity"]: row["error"] for row in rows} == {
-        "base_bytes": 0.0,
-        "peak_memory_bytes": pytest.approx(-0.1),
-        "train_seconds": pytest.approx(0.2),
-    }
-    assert plan_accuracy({"peak_memory_bytes": 100}) == []  # a run without a plan
 
 
 def test_correction_is_the_median_over_the_runs(home):

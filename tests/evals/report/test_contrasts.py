@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
@@ -10,11 +9,9 @@ from evals.compare import holm, paired_comparison
 from evals.metrics import METRICS
 from evals.report.build import build_report
 from evals.report.format import share_lost
-from evals.report.rows import planned_sentence
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of
 from tests.texts import parts
-from tests.typed_report import as_report
 
 RECORD = dict[str, Any]
 
@@ -199,28 +196,6 @@ def test_cost_and_time_of_every_run():
     study.write_config(study.config.with_changes({"eval.price_per_hour": None, "seeds": 1}))
     resources = build_report(study)["resources"]
     assert resources["lora"]["cost"] is None and resources["qlora"]["train_seconds_all"] == [133.9]
-
-
-def test_planned_power_is_compared_with_the_measured_assumptions(report):
-    loss, exact = report["power"]
-    sizes = np.array([25 // 5] * 40 + [1] * 8)
-    effect = 1 + ((sizes**2).sum() / sizes.sum() - 1) * 0.5
-    assert loss["planned"] is None and loss["seen"] is None
-    assert exact["planned"]["minimum_detectable"] == pytest.approx(
-        2.8016 * np.sqrt(0.2 * effect / 208), rel=1e-4
-    )
-    assert (exact["planned"]["items"], exact["planned"]["clusters"]) == (208, 48)
-    flipped = len(report["flips"]["lost"]) + len(report["flips"]["gained"])
-    assert exact["seen"]["flip_rate"] == pytest.approx(flipped / 208)
-    assert 0 <= exact["seen"]["icc"] <= 1
-    exact["seen"]["icc"] = 0.31
-    said = f"In the run {100 * flipped / 208:.1f}% flipped"
-    assert (
-        f"{said}, and flips within a cluster had an intraclass correlation of 0.31 (assumed: 0.50)."
-        in (planned_sentence(as_report(report)))
-    )
-    exact["planned"]["clusters"] = exact["planned"]["items"]
-    assert planned_sentence(as_report(report)).endswith(f"{said}.")
 
 
 def test_scores_of_cells_no_longer_asked_for_are_left_out(full):

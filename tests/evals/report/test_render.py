@@ -170,8 +170,8 @@ def test_charts_say_what_they_show(report):
     for tag, attrs in page.tags:
         if tag == "svg" and attrs.get("role") == "img":
             assert attrs.get("aria-label") or attrs.get("aria-labelledby")
-    # two arms: training, validation, calibration
-    assert sum(tag == "polyline" for tag, _ in page.tags) == 6
+    # two arms: training, validation
+    assert sum(tag == "polyline" for tag, _ in page.tags) == 4
 
 
 def test_user_text_is_shown_as_it_is(hostile):
