@@ -12,7 +12,7 @@ LIMITS = """
 assistant_builder                    4700  2490
 assistant_builder/chat               2710  1550
 assistant_builder/cli                2470  1250
-assistant_builder/cluster            1000   590
+assistant_builder/cluster             990   585
 assistant_builder/config             1395   775
 assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
@@ -28,7 +28,7 @@ assistant_builder/serving            3670  2020
 assistant_builder/store              1140   745
 assistant_builder/study              2360  1400
 assistant_builder/sweep              1190   640
-assistant_builder/training           2730  1625
+assistant_builder/training           2610  1565
 assistant_builder/ui               14030  6735
 assistant_builder/web                1990  1160
 evals                                3860  1930
@@ -36,7 +36,7 @@ evals/bundle                         1470   820
 evals/judge                           440   220
 evals/metrics                        1140   495
 evals/model_compare                  1670   840
-evals/report                         9630  4320
+evals/report                         9620  4320
 evals/stats                          1240   585
 evals/study_compare                   820   355
 evals/tasks                           540   235

@@ -326,7 +326,7 @@ class Plan:
 
     @property
     def _fused(self) -> bool:
-        grouped = self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
+        grouped = self.machine.device == "cpu" or self.config.train.kernels == "fused"
         return self.shards == 1 and grouped
 
     def _work(self, train: TrainConfig, *, checkpointing: bool, full: bool) -> TrainingFlops:

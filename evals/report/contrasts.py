@@ -465,14 +465,9 @@ def _missing(arms: Sequence[str]) -> tuple[str, ...]:
 
 def _action(study: Study, lacks: Text) -> Message:
     config = study.config
-    together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
-    command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
-    kept = (
-        m("Both are then trained, because early stopping ends them at the same step.")
-        if together
-        else m("{arms} as it is trained here is kept.", arms=_named(config.arms))
-    )
+    command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}'"
+    kept = m("{arms} as it is trained here is kept.", arms=_named(config.arms))
     place = where_both_fit(study)
     if place == "here":
         return m(

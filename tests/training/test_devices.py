@@ -10,7 +10,6 @@ import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
 from safetensors import safe_open
-from torch._dynamo import eval_frame
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
     AutoModelForCausalLM,
@@ -320,31 +319,7 @@ def test_the_fused_optimizer_is_not_used_if_steps_may_be_skipped(
         False,
         False,
         lambda: False,
-        lambda *_: "train",
         lambda *_: None,
     )
     model: Any = SimpleNamespace(config=SimpleNamespace(dtype=getattr(torch, dtype)))
     assert sft_arguments(plan, tmp_path, model).optim == optimizer
-
-
-@pytest.mark.parametrize(("kernels", "stance"), [("compile", "force_eager"), ("plain", "default")])
-def test_sample_answers_do_not_run_compiled_layers(monkeypatch, kernels, stance):
-    from assistant_builder.training import trainer
-
-    stances: list[str] = []
-
-    def answer(*_: Any) -> list[str]:
-        stances.append(eval_frame._stance.stance)
-        return []
-
-    monkeypatch.setattr(trainer, "sample_answers", answer)
-    question = SimpleNamespace(row=1, question="?", reference="!")
-    training: Any = SimpleNamespace(
-        plan=SimpleNamespace(samples=[question], train=TrainConfig(kernels=kernels)),
-        model=None,
-        _prompter=None,
-        data_collator=SimpleNamespace(padding=None),
-    )
-    with pytest.raises(ValueError, match="zip"):  # one question, no answer
-        trainer.TwinTrainer.answer_samples(training)
-    assert stances == [stance]

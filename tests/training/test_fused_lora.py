@@ -32,7 +32,6 @@ from tests.tiny_models import SIZES, save_model
 from tests.training import test_determinism
 from tests.training.test_cpu_kernels import adapted, batch, plain
 from tests.training.test_distributed import a_study, assert_same_curves, launch
-from tests.training.test_gpu_kernels import liger
 
 pytestmark = pytest.mark.train
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
@@ -269,25 +268,11 @@ def test_checkpointing_draws_the_same_masks_again(llama):
     ("kernels", "sharded", "attention", "grouped"),
     [
         ("fused", False, "sdpa_without_sync", True),
-        ("liger", False, "sdpa_without_sync", True),
-        ("compile", False, "sdpa_without_sync", False),
         ("fused", True, "sdpa_without_sync", False),
-        ("liger", True, "sdpa_without_sync", False),
         ("plain", False, "sdpa", False),
     ],
 )
 def test_what_each_setting_fuses(llama, monkeypatch, kernels, sharded, attention, grouped):
-    """liger replaces the function of a block that calls gate and up; it calls them with one input, too."""
-
-    def replace(model: Any, **_: Any) -> None:
-        for layer in model.model.layers:
-            mlp = layer.mlp
-            mlp.forward = lambda x, mlp=mlp: mlp.down_proj(
-                nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x)
-            )
-
-    liger(monkeypatch, {"llama": None}, replace)
-    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
     model = adapted(llama, "nf4", "float32", hold=False)
     wanted, gradients = plain(model, batch())
     apply_gpu_kernels(model, kernels, sharded=sharded)

@@ -119,9 +119,6 @@ def test_the_action_names_a_machine_for_the_twin(place, words, monkeypatch):
     assert words in action
     assert "QLoRA as it is trained here is kept" in action
     assert "--redo" not in action
-    study.write_config(study.config.with_changes({"train.early_stopping": True}))
-    action = build_report(study)["verdict"]["action"]
-    assert "--redo" in action and "early stop" in action
 
 
 def test_several_seeds_show_the_spread_of_the_one_arm():
