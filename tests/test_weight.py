@@ -13,14 +13,14 @@ assistant_builder                    4700  2490
 assistant_builder/chat               2710  1550
 assistant_builder/cli                2470  1250
 assistant_builder/cluster             990   585
-assistant_builder/config             1395   775
+assistant_builder/config             1420   785
 assistant_builder/data               5260  2815
 assistant_builder/export             3530  1755
 assistant_builder/documents          2700  1570
 assistant_builder/i18n                680   405
 assistant_builder/inference          3450  1970
 assistant_builder/models             3630  1890
-assistant_builder/planning           2660  1460
+assistant_builder/planning           2620  1435
 assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4220  2215
 assistant_builder/runner             1900  1075

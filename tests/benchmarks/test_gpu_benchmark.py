@@ -1,10 +1,7 @@
 """Logic of the GPU benchmark on a CPU: arguments, rows, the random model, the table, and a run of a tiny shape."""
 
-import json
 import math
-import os
 import re
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,12 +13,10 @@ from transformers import AutoModelForCausalLM
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import ConfigError
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.planning.hardware import Machine
 from benchmarks import gpu
 from benchmarks.candidates import GPU_CANDIDATES
 from benchmarks.gpu import summarize
 from benchmarks.random_model import INDEX, SHAPES, shards_of, write_model
-from benchmarks.unsloth_script import settings
 from tests.commands import python
 from tests.export.tiny import tiny_base
 
@@ -44,13 +39,6 @@ def run(name: str, number: int = 1, tokens: int = 128, **changes: Any) -> dict[s
     }
 
 
-def test_a_missing_gpu_is_reported_in_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(gpu, "this_machine", lambda: Machine("a processor", "cpu", 1, 1))
-    assert gpu.main([]) == 1
-    out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and "no CUDA device" in err and "--device cpu" in err
-
-
 def test_benchmark_starts_as_file_and_as_module():
     for words in (["benchmarks/gpu.py"], ["-m", "benchmarks.gpu"]):
         assert "--shape" in python(*words, "--help", cwd=ROOT).stdout
@@ -62,38 +50,6 @@ def test_commands_of_the_documents_are_accepted(monkeypatch):
         r"^python benchmarks/gpu\.py ([^#>\n]*)", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE
     )
     assert {gpu.parse(words.split()).kernels for words in commands} == {"fused"}
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--candidates", "ours-lora,axolotl-lora"], "axolotl-lora: choose from"),
-        (["--batch", "10", "--micro-batch", "4"], "not a multiple"),
-        (["--tokens", "0"], "not 1 or more"),
-        (["--unsloth", "/no/such/python"], "is not a program"),
-        (["--shape", "9b"], "invalid choice"),
-    ],
-)
-def test_invalid_arguments_are_refused(words, said, capsys):
-    with pytest.raises(SystemExit) as refused:
-        gpu.parse(words)
-    assert refused.value.code == 2 and said in capsys.readouterr().err
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path, capsys):
-    assert gpu.main(["--device", "cpu", "--model", str(tmp_path)]) == 1
-    assert "has no config.json" in capsys.readouterr().err
-
-
-def test_candidates_that_cannot_run_are_named(monkeypatch):
-    monkeypatch.setattr(gpu.importlib.util, "find_spec", lambda name: None)
-    here, said = gpu.available(gpu.parse([]))
-    assert {candidate.family for candidate in here} == {"ours", "plain", "tuned"}
-    assert len(said) == 2 and "Unsloth is not installed" in said[0] and "liger-kernel" in said[1]
-    here, said = gpu.available(gpu.parse(["--unsloth", sys.executable]))
-    assert len(here) == len(GPU_CANDIDATES) and not any("Unsloth" in line for line in said)
-    _, said = gpu.available(gpu.parse(["--device", "cpu"]))
-    assert "Unsloth does not run on a CPU" in said[0]
 
 
 @pytest.mark.parametrize(
@@ -132,27 +88,6 @@ def test_shards_hold_every_tensor_once_and_no_more_than_allowed():
     assert all(one + two > 100 for one, two in pairwise(sizes)), "a shard was closed too early"
 
 
-def test_unsloth_gets_the_settings_of_the_others():
-    job = {
-        "folder": "/m",
-        "model": {"compute_dtype": "bfloat16"},
-        "train": {
-            "rank": 8,
-            "alpha": 16,
-            "dropout": 0.0,
-            "batch_size": 8,
-            "micro_batch_size": 2,
-            "learning_rate": 1e-4,
-            "max_length": 128,
-            "seed": 3,
-        },
-    }
-    asked = settings(job, "qlora")
-    assert asked["load"]["load_in_4bit"] and not settings(job, "lora")["load"]["load_in_4bit"]
-    assert (asked["adapt"]["r"], asked["train"]["gradient_accumulation_steps"]) == (8, 4)
-    assert asked["train"]["bf16"] and not asked["train"]["fp16"]
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("base") / "tiny")
@@ -184,28 +119,3 @@ def test_a_random_model_is_written_in_shards_and_loads(base, tmp_path):
     before = shards[0].stat().st_mtime_ns
     write_model(folder, "tiny", base)
     assert shards[0].stat().st_mtime_ns == before, "what is there is used again"
-
-
-@pytest.mark.long
-@pytest.mark.train
-def test_the_whole_script_runs_on_a_tiny_shape(base, monkeypatch, capsys):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    # the script changes it
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
-    words = (
-        f"--device cpu --shape tiny --tokenizer {base} --tokens 96 --rounds 1 --steps 2 --warmup 1 --batch 4 "
-        "--micro-batch 2 --rank 4 --candidates ours-qlora,tuned-lora --json"
-    )
-    assert gpu.main(words.split()) == 0
-    record = json.loads(capsys.readouterr().out)
-    rows = {row["candidate"]: row for row in record["rows"]}
-    assert set(rows) == {"ours-qlora", "tuned-lora"}
-    assert not any(row["failed"] for row in rows.values())
-    assert len(rows["ours-qlora"]["losses"]) == 3
-    for row in rows.values():
-        assert row["tokens_per_second"]["median"] > 0 and row["peak_memory_bytes"] > 0
-        assert all(math.isfinite(loss) for loss in row["losses"])
-    seen = {each["candidate"]: sum(each["step_tokens"]) for each in record["runs"]}
-    # the same text, packed or not
-    assert seen["tuned-lora"] == pytest.approx(seen["ours-qlora"], rel=0.05)
-    assert record["hardware"]["device"] == "cpu" and "torch" in record["hardware"]["versions"]

@@ -51,7 +51,7 @@ def test_adamw_states_take_eight_bytes_and_8_bit_states_about_two():
 
 def test_components_add_up_to_the_total_and_layers_to_the_weights():
     document = to_document(plan_for("qwen3-8b"))
-    for method in (*document["methods"].values(), document["full_fine_tuning"]):
+    for method in document["methods"].values():
         parts = ("weights", "adapter", "gradient", "optimizer", "activation", "overhead")
         assert method["total_bytes"] == sum(method[f"{part}_bytes"] for part in parts)
         assert method["weights_bytes"] == sum(layer["bytes"] for layer in method["layers"])
