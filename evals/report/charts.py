@@ -210,30 +210,6 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     return smooth[::-1][::every][::-1]
 
 
-def bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One pair of bars for each of the ``resource_rows``, each pair on its own scale from zero."""
-    drawn = []
-    for row in rows:
-        known = {arm: value for arm, value in row["values"].items() if value is not None}
-        top = max(known.values(), default=0.0)
-        if top > 0:
-            drawn.append(
-                {
-                    "label": row["label"],
-                    "ratio": row["ratio"],
-                    "bars": [
-                        {
-                            "arm": arm,
-                            "width": round(100 * value / top, 2),
-                            "text": row["texts"][arm],
-                        }
-                        for arm, value in known.items()
-                    ],
-                }
-            )
-    return drawn
-
-
 _LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
 
 

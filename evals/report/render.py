@@ -52,14 +52,12 @@ from evals.report.own_questions import own_texts
 from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
-from evals.report.summary import number_of
 from evals.report.to_come import later_sections, to_come_text
 from evals.report.verdict import as_row, level_of, meaning
 from evals.report.warnings import by_weight
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 LISTED = 200  # held-out items on the page; ``report.json`` has all of them
-_BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
 def render_html(report: Report, *, listed: int = LISTED) -> str:
@@ -114,7 +112,7 @@ def arm_styles() -> str:
 
 
 _FORMATS = (
-    "count difference duration figure interval level_text nats number p_value percent plain "
+    "count difference duration figure interval level_text nats number p_value percent perplexity plain "
     "rate signed signed_percent size"
 ).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
@@ -162,7 +160,6 @@ def _environment() -> Environment:
         "in_sentence": lambda label: fmt.in_sentence(render(label)),
         "reading": rows.reading,
         "unit_note": rows.unit_note,
-        "perplexity": number_of,
         "expm1": math.expm1,
         "higher_is_better": lambda metric: metric_of(metric).higher_is_better,
         "value": format_value,
@@ -307,8 +304,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
                 ]
             ),
         ),
-        "in_short": rows.in_short(report),
-        "power": rows.power_sentences(report),
         "scored_at": rows.scored_at(report),
         "own": own_texts(report),
         "risk": charts.risk_chart(report.risk_coverage),
@@ -337,8 +332,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         # training, data and method
         "curves": charts.loss_chart(report.curves),
         "validations": rows.validation_rows(report),
-        "resources": [row for row in resources if row["key"] not in _BARS],
-        "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
+        "resources": resources,
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 

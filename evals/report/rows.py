@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from assistant_builder.arms import LORA, QLORA
-from assistant_builder.i18n import N_, render, t, tn
+from assistant_builder.i18n import N_, t, tn
 from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
@@ -18,13 +18,12 @@ from evals.report.format import (
     difference,
     interval,
     number,
-    plain,
     shown,
     signed_percent,
 )
 from evals.report.other_words import decided_outcome, is_respelled
 from evals.report.schema import Difference, Report
-from evals.report.verdict import as_row, harm_interval, level_of
+from evals.report.verdict import as_row, harm_interval
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
@@ -207,34 +206,6 @@ def scored_metrics(records: Mapping[str, Entries]) -> list[str]:
     ]
 
 
-def in_short(report: Report) -> dict[str, str]:
-    """One line each on what 4-bit cost and where the difference comes from."""
-    verdict = report.verdict
-    if not report.compares:
-        return {"did": render(verdict.message("reason")), "from": ""}
-    how = shown(verdict.metric)
-    row = {"ci_low": verdict.ci[0], "ci_high": verdict.ci[1]}
-    failed = [
-        fmt.in_sentence(shown(bound["metric"]).label)
-        for bound in verdict.bounds
-        if not bound["passed"]
-    ]
-    did = t(
-        "{outcome}: {metric} {difference} ({level} interval {interval}), with {margin} allowed.",
-        outcome=t(OUTCOMES[verdict["outcome"]]),
-        metric=fmt.in_sentence(how.label),
-        difference=f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit}",
-        level=level_of(verdict),
-        interval=interval(row, verdict["metric"]),
-        margin=fmt.two_significant_digits(verdict.margin * how.factor),
-    )
-    if failed:
-        open_ones = fmt.enumerated(failed)
-        did += " " + t("Not shown to be within the margin: {metrics}.", metrics=open_ones)
-    came_from = render(report.attribution.message("sentence")) if report.attribution else ""
-    return {"did": did, "from": came_from}
-
-
 def every_difference(report: Report) -> dict[str, Any]:
     """The contrasts by name and metric, and their metrics."""
     rows: dict[str, dict[str, Any]] = {}
@@ -313,41 +284,3 @@ def counted(number: int, unit: str) -> str:
     if unit == "clusters":
         return tn("{count} cluster", "{count} clusters", number)
     return tn("{count} item", "{count} items", number)
-
-
-def power_sentences(report: Report) -> list[str]:
-    """The differences that a held-out set of this size can detect."""
-    lines = []
-    for entry in report.power:
-        how = shown(entry["metric"])
-        line = t(
-            "{metric}: with {units}, 80 of 100 such studies would detect a true difference of {difference}.",
-            metric=how.label,
-            units=counted(entry["units"], entry["unit"]),
-            difference=f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}",
-        )
-        if entry["needed"]:
-            values = {
-                "target": f"{plain(entry['target'] * how.factor)} {how.unit}",
-                "units": counted(entry["needed"], entry["unit"]),
-            }
-            primary = entry["metric"] == report.primary_metric
-            if entry["needed"] <= entry["units"]:
-                more = (
-                    t("That is smaller than the margin ({target}).", **values)
-                    if primary
-                    else t("That is smaller than a difference ({target}).", **values)
-                )
-            elif primary:
-                more = t(
-                    "To detect the margin ({target}) as reliably, about {units} like these are needed.",
-                    **values,
-                )
-            else:
-                more = t(
-                    "To detect a difference ({target}) as reliably, about {units} like these are needed.",
-                    **values,
-                )
-            line = f"{line} {more}"
-        lines.append(line)
-    return lines

@@ -1,49 +1,18 @@
-"""The first answers of a report after its verdict: perplexity, right answers, refusals, and whether tuning helped."""
+"""The first answers of a report after its verdict: how many are right, and how many questions were declined."""
 
 from __future__ import annotations
 
 from assistant_builder.arms import ARMS, CELLS, headline_arms
-from assistant_builder.i18n import Message, Text, joined, m, mn, render
+from assistant_builder.i18n import Message, Text, joined, m, mn
 from evals.report import format as fmt
-from evals.report.load import BASELINE, CANDIDATE, served_cells, tuned_cells
-from evals.report.other_results import NAMES
+from evals.report.load import served_cells, tuned_cells
 from evals.report.other_words import is_respelled
 from evals.report.schema import Report
 
 
 def summary(report: Report) -> list[Text]:
-    """The first answers after the verdict: perplexity, right answers, refusals, and whether tuning helped."""
-    cells = report.cells
-    lines: list[Text] = []
-    change, seeds = report.verdict.perplexity_change, report.seeds
-    if change:
-        shares = {"change": change["share"], "low": change["ci"][0], "high": change["ci"][1]}
-        lines.append(
-            m(
-                "In perplexity: {lora} for 16-bit LoRA, {qlora} for QLoRA, {change} ({low} to {high}).",
-                lora=perplexity_of(cells[BASELINE]["perplexity"]),
-                qlora=perplexity_of(cells[CANDIDATE]["perplexity"]),
-                **{name: fmt.share_of(share, plus=True) for name, share in shares.items()},
-            )
-        )
-    return [
-        *lines,
-        *_right_answers(report),
-        *_declining(report),
-        *_tuning(report),
-        *_untuned(report),
-        *([seeds.message("sentence")] if seeds["count"] > 1 else []),
-    ]
-
-
-def perplexity_of(perplexity: float) -> Message:
-    """A perplexity with about three digits, as a value of messages."""
-    return Message("{value:.2f}" if perplexity < 100 else "{value:,.0f}", {"value": perplexity})
-
-
-def number_of(perplexity: float) -> str:
-    """:func:`perplexity_of` in the current language."""
-    return render(perplexity_of(perplexity))
+    """The first answers after the verdict: right answers, and refusals."""
+    return [*_right_answers(report), *_declining(report)]
 
 
 def _short(cell: str) -> str:
@@ -125,22 +94,6 @@ def _declining(report: Report) -> list[Message]:
     ]
 
 
-def _untuned(report: Report) -> list[Message]:
-    """A line if tuning beats every untuned baseline on all metrics; otherwise there is a warning instead."""
-    found = report.beats_untuned
-    if not found or any(record["not_beaten"] or record["worse"] for record in found):
-        return []
-    rivals = fmt.both_of(
-        [NAMES[name] for name in dict.fromkeys(record["baseline"] for record in found)]
-    )
-    arms = len(report.trained_arms)
-    if arms == 1:
-        return [m("The assistant clearly beats {rivals} by every measure.", rivals=rivals)]
-    if arms == 2:
-        return [m("Both assistants clearly beat {rivals} by every measure.", rivals=rivals)]
-    return [m("All assistants clearly beat {rivals} by every measure.", rivals=rivals)]
-
-
 def _of(share: float, total: int) -> Message:
     return m(
         "{part:,} of {whole:,} ({share})",
@@ -148,21 +101,3 @@ def _of(share: float, total: int) -> Message:
         whole=total,
         share=fmt.share_of(share),
     )
-
-
-def _tuning(report: Report) -> list[Message]:
-    cells = report.cells
-    scored = {row["name"] for row in report.contrasts if row["metric"] == "nll_per_token"}
-    changes = [
-        m(
-            "of {arm} from {before} to {after}",
-            arm=arm.short,
-            before=fmt.value_of(cells[arm.untuned_cell]["nll_per_token"], "nll_per_token"),
-            after=fmt.value_of(cells[arm.cell]["nll_per_token"], "nll_per_token"),
-        )
-        for arm in ARMS.values()
-        if f"{arm.cell}-{arm.untuned_cell}" in scored
-    ]
-    if not changes:
-        return []
-    return [m("Tuning took the loss (nats per token) {changes}.", changes=changes)]
