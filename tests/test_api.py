@@ -234,17 +234,3 @@ def test_the_example_resumes_answers_and_serves(bundled_models):
         httpx.post(url, json=request)
     with pytest.raises(ModelError, match="study example: the server did not start"):
         study.serve("qat")
-
-
-@pytest.mark.train
-@pytest.mark.long
-def test_an_untrained_study_serves_copied_answers(bundled_models):
-    with (
-        ab.Study(Study.create(StudyConfig().named("baths"), SHEET)) as study,
-        study.serve(mode="copy") as server,
-    ):
-        question = [{"role": "user", "content": "how warm is the teaching pool"}]
-        request = {"model": server.model, "messages": question}
-        answer = httpx.post(f"{server.url}/chat/completions", json=request, timeout=120).json()
-    assert answer["choices"][0]["message"]["content"] == "The teaching pool has 31 degrees."
-    assert answer["assistant_builder"]["mode"] == "copy"

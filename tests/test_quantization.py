@@ -1,6 +1,5 @@
 """The registry of quantization methods, and a method that a module outside the product registers."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -155,13 +154,6 @@ def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch):
 
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin")
-def test_doctor_checks_a_method_from_outside():
-    checks = {check.name: check for check in doctor._torch()}
-    assert checks["quantization int8_rows"].value == "INT8 by rows works on the CPU"
-
-
-@pytest.mark.train
-@pytest.mark.usefixtures("plugin")
 def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path):
     import torch
 
@@ -237,40 +229,3 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     ).read_text(encoding="utf-8")
     exported = record_of("export rows --arm qlora --format adapter --to", tmp_path / "out")
     assert exported["rescore"]["outcome"] == "as measured"
-
-
-@pytest.mark.train
-@pytest.mark.usefixtures("bundled_models")
-@pytest.mark.long
-def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path):
-    settings = {
-        **QUICK,
-        **FEW_SCORES,
-        "eval.noise_floor": True,
-        "eval.fidelity": True,
-        "model.base": tiny_base(tmp_path / "base"),
-        "model.quant_type": "int8",
-        "eval.cells": "B16,B4,L16,Q4,LR,QR",
-    }
-    folder = Path(record_of(f"run {SMALL} --name bytes", *set_words(settings))["folder"])
-    trained = read_json(folder / "arms" / "qlora" / "summary.json")
-    assert trained["base_storage"] == "int8"
-    assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
-    report = read_json(folder / "report.json")
-    assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"8-bit"}
-    assert (
-        report["cells"]["QR"]["base_bytes"]
-        == report["cells"]["Q4"]["base_bytes"]
-        == trained["base_bytes"]
-    )
-    for ending in ("md", "html", "json"):
-        text = (folder / f"report.{ending}").read_text(encoding="utf-8").replace("\\", "")
-        assert "8-bit" in text and not re.search(r"\b4-bit|\b4 bits|NF4", text)
-    for kind, cell in (("adapter", "Q4"), ("prequantized", "QR")):
-        type = "--type INT8" if kind == "prequantized" else ""
-        words = f"export bytes --arm qlora --format {kind} {type} --to"
-        exported = record_of(words, tmp_path / kind)
-        assert exported["cell"] == exported["rescore"]["cell"] == cell
-        assert exported["rescore"]["batch_dependent"] == (kind == "adapter")
-        card = (tmp_path / kind / "README.md").read_text(encoding="utf-8")
-        assert "8-bit" in card and "4-bit" not in card and "4 bits" not in card

@@ -175,13 +175,6 @@ def test_tuning_is_set_against_each_baseline():
     assert not any(entry["code"] == "not_better_than_retrieval" for entry in report["warnings"])
 
 
-def test_no_baseline_is_counted_when_baselines_are_off(full):
-    full.write_config(full.config.with_changes({"eval.baselines": False}))
-    report = build_report(full)
-    assert (report["baselines"], report["beats_untuned"]) == ({}, [])
-    assert not any("copy" in row["name"] for row in report["contrasts"])
-
-
 def test_cost_and_time_of_every_run():
     study = write_study(full_recipe(seeds=3, settings={"eval.price_per_hour": 1.5}))
     report = build_report(study)
@@ -205,17 +198,3 @@ def test_scores_of_cells_no_longer_asked_for_are_left_out(full):
     assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
     assert report["identities"] == []
     assert [row["cell"] for row in report["exports"]] == ["Q4", "L16"]
-
-
-def test_a_study_without_all_that_still_reports(report):
-    assert report["baselines"] == {}
-    assert report["identities"] == []
-    assert report["beats_untuned"] == []
-    assert report["tasks"] == {}
-    for key in ("attribution", "fidelity", "judge"):
-        assert report[key] is None
-    assert report["flips"]["noise_floor"] is None
-    assert report["seeds"]["count"] == 1 and report["seeds"]["spread"] is None
-    codes = {entry["code"] for entry in report["warnings"]}
-    assert {"one_seed", "flip_noise"} <= codes
-    assert "uncovered" not in report and report["verdict"]["frozen"]["sha256"] is None

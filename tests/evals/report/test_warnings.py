@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json, write_json
 from evals.report.build import build_report
 from evals.report.measured_warnings import secondary_warnings
 from evals.report.render import render_html, render_markdown
-from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
+from tests.evals.report.synthetic_study import full_recipe, write_study
 from tests.measured_study import with_judge, with_noise, with_seeds, with_tasks
 from tests.typed_report import as_report
 
@@ -183,15 +182,6 @@ def test_values_within_the_limits_give_no_warning(clean, spoil):
     assert codes(clean) == {}
 
 
-def test_flips_within_the_noise_floor_give_a_warning():
-    study = write_study(full_recipe(flips=0.01))
-    with_noise(study, every=10)
-    warning = next(
-        entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise"
-    )
-    assert "changes 20 answers of one assistant between right and wrong" in warning["text"]
-
-
 @pytest.mark.parametrize(
     ("known", "code", "level"),
     [
@@ -215,18 +205,6 @@ def test_more_seeds_and_a_measured_floor_replace_their_warnings(full_report, rep
         found = {entry["code"] for entry in each["warnings"]}
         assert ({"one_seed", "flip_noise"} <= found) == expected
         assert bool({"one_seed", "flip_noise"} & found) == expected
-
-
-def test_disagreeing_seeds_give_a_warning_end_to_end():
-    study = write_study(Recipe(seeds=2))
-    with_seeds(study, 2, move=lambda run, cell: 0.2 if cell == "Q4" else 0.0)
-    report = build_report(study)
-    assert [run["verdict"] for run in report["seeds"]["runs"]] == ["no worse", "worse"]
-    warning = next(entry for entry in report["warnings"] if entry["code"] == "seeds_disagree")
-    assert "“no worse” with seed 1, “worse” with seed 2" in warning["text"]
-    path = study.arm_folder("qlora-2") / "config.json"
-    write_json(path, {**read_json(path), "compute_dtype": "float32"})
-    assert "seeds_not_twins" in {entry["code"] for entry in build_report(study)["warnings"]}
 
 
 def test_declining_is_in_the_summary(report):
