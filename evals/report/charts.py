@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.arms import CELLS
 from assistant_builder.i18n import localize, t
 from assistant_builder.study.contents import Entries
 from evals.metrics import metric_of
@@ -19,12 +18,9 @@ from evals.report.format import (
     difference,
     interval,
     number,
-    percent,
     plain,
     shown,
 )
-from evals.report.rows import reading
-from evals.report.schema import Report, Task
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -208,95 +204,6 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
         smooth.append((float(step), total / min(index + 1, window)))
     every = max(1, math.ceil(len(smooth) / _MOST_POINTS))
     return smooth[::-1][::every][::-1]
-
-
-_LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
-
-
-def contrast_panels(report: Report) -> list[dict[str, Any]]:
-    """Every difference on the metric of the verdict, with the margin, on one axis or two.
-
-    The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
-    times as large.
-    """
-    metric, records = report.primary_metric, {**report.cells, **report.baselines}
-    compared = [row for row in report.contrasts if row.metric == metric]
-    reach = [max(abs(row.ci_low), abs(row.ci_high)) for row in compared]
-    limit = _LARGE * max(
-        report.verdict.margin, reach[0] if report.compares else max(reach, default=0.0)
-    )
-    near: list[dict[str, Any]] = []
-    far: list[dict[str, Any]] = []
-    for row, furthest in zip(compared, reach, strict=True):
-        ends = (
-            number(records[cell]["metrics"].get(metric), metric)
-            for cell in (row.baseline, row.candidate)
-        )
-        (near if furthest <= limit else far).append(
-            {
-                **row,
-                "label": f"{row.candidate} − {row.baseline}",
-                "about": row.message("meaning"),
-                "primary": "verdict" in row,
-                "margin": report.verdict.margin if report.compares else None,
-                "note": f"{' → '.join(ends)}; {reading(row)}",
-            }
-        )
-    names = (
-        t("← the first is better"),
-        t("the first is worse →"),
-        t("Difference (95% interval)"),
-    )
-    return [interval_panel(rows, *names) for rows in (near, far) if rows]
-
-
-def task_panel(task: Task) -> dict[str, Any]:
-    """The differences of an lm-eval task, of which there is one at least, with their intervals."""
-    rows = [
-        {
-            **row,
-            "label": f"{row['candidate']} − {row['baseline']}",
-            "about": row.message("meaning"),
-        }
-        for row in task.contrasts
-    ]
-    sides = t("← the first scores better"), t("the first scores worse →")
-    return interval_panel(rows, *sides, t("Difference (95% interval)"))
-
-
-def risk_chart(record: Entries | None) -> dict[str, Any] | None:
-    """Share of wrong answers over the share of questions that are answered, with the chosen point of each assistant."""
-    if not record:
-        return None
-    highest = max(
-        point["risk"]
-        for cell in record["cells"].values()
-        for point in (*cell["points"], cell["chosen"])
-    )
-    across, up = Scale(0, 1), Scale(0, max(0.1, math.ceil(highest * 10) / 10), mirrored=True)
-    lines = [
-        {
-            "arm": CELLS[name].adapter,
-            "name": name,
-            "points": " ".join(
-                f"{across(point['coverage'])},{up(point['risk'])}" for point in cell["points"]
-            ),
-            "x": across(cell["chosen"]["coverage"]),
-            "y": up(cell["chosen"]["risk"]),
-            "text": t(
-                "{answered} answered, {wrong} wrong",
-                answered=percent(cell["chosen"]["coverage"]),
-                wrong=percent(cell["chosen"]["risk"]),
-            ),
-        }
-        for name, cell in record["cells"].items()
-    ]
-    marks = (0, 0.25, 0.5, 0.75, 1)
-    return {
-        "lines": lines,
-        "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
-        "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in ticks(0, up.high, 4)],
-    }
 
 
 def size_chart(formats: Sequence[Entries] | None) -> dict[str, Any] | None:

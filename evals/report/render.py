@@ -49,7 +49,6 @@ from evals.report.method import REFERENCES, contents, subscripts
 from evals.report.method import formulas as formulas_of
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_texts
-from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
 from evals.report.to_come import later_sections, to_come_text
@@ -145,7 +144,6 @@ def _environment() -> Environment:
         "metrics_in": rows.metrics_in,
         "scale": rows.scale,
         "scored_metrics": rows.scored_metrics,
-        "task_panel": charts.task_panel,
         "retention": RETENTION,
         "approach_names": approaches.NAMES,
         "format_verdicts": formats.VERDICTS,
@@ -306,9 +304,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         ),
         "scored_at": rows.scored_at(report),
         "own": own_texts(report),
-        "risk": charts.risk_chart(report.risk_coverage),
-        "risk_lines": [
-            *risk_sentences(report.risk_coverage),
+        "further_lines": [
             *document_questions.sentences(report),
             *in_conversation.sentences(report),
         ],
@@ -323,7 +319,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
         "identities": rows.identity_line(report),
-        "contrast_panels": charts.contrast_panels(report),
         "every_difference": rows.every_difference(report),
         "exports": rows.export_table(report),
         "untuned": sorted(

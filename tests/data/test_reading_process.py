@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assistant_builder import limited_process
 from assistant_builder.data import load_pairs, reading_process
 from assistant_builder.data.load import pairs_of_file, rows_of_file, table_of_file
 from assistant_builder.data.reading_process import load_rows, read_table
@@ -24,7 +25,7 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import render, use_language
 from tests.fuzz.targets import expect_sentence, in_workbook
 
-Start = Callable[..., reading_process._ReadingProcess]
+Start = Callable[..., limited_process.ReadingProcess]
 SPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 STYLES = (
     f'<styleSheet xmlns="{SPACE}"><numFmts count="1"><numFmt numFmtId="200" formatCode="{{}}"/></numFmts>'
@@ -44,15 +45,15 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def start(
         memory: int = reading_process.MEMORY_BYTES, seconds: float = 30.0
-    ) -> reading_process._ReadingProcess:
-        monkeypatch.setattr(reading_process, "SECONDS", seconds)
-        monkeypatch.setattr(reading_process, "SECONDS_PER_MIB", 0.0)
-        process = reading_process._ReadingProcess(
+    ) -> limited_process.ReadingProcess:
+        monkeypatch.setattr(limited_process, "SECONDS_PER_MIB", 0.0)
+        process = limited_process.ReadingProcess(
             "assistant_builder.data.reading_worker",
-            (),
             memory=memory,
             seconds=seconds,
+            most=2**28,
             reply_bytes=2**28,
+            remedy=reading_process.REMEDY,
         )
         monkeypatch.setattr(reading_process, "_process", process)
         started.append(process)

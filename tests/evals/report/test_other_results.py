@@ -137,17 +137,6 @@ def test_tasks_are_paired_by_document(full):
     assert "tuning made it forget" in task["sentence"] and "On 120 questions" in task["sentence"]
 
 
-def test_forgotten_documents_are_listed_those_of_both_arms_first(full_report):
-    task = full_report["tasks"]["ab_retention"]
-    forgotten = [set(task["flips"][name]["lost"]) for name in ("L16-B16", "Q4-B4")]
-    both, either = forgotten[0] & forgotten[1], forgotten[0] | forgotten[1]
-    listed = [entry["doc_id"] for entry in task["listed"]]
-    assert listed == [*sorted(both), *sorted(either - both)][:12]
-    entry = task["listed"][0]
-    assert entry["lost_in"] == ["L16-B16", "Q4-B4"]
-    assert entry["chosen"]["B16"] == entry["document"]["answer"] != entry["chosen"]["L16"]
-
-
 def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full):
     with_tasks(full, "arc_made_up", 40)
     for cell, level in (("B16", 9.0), ("L16", 12.0), ("Q4", 12.5)):
@@ -173,7 +162,6 @@ def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full):
     assert wiki["label"] == "wiki"
     assert wiki["metric"] == "word_perplexity"
     assert wiki["flips"] == {}
-    assert wiki["listed"] == []
     assert [row["name"] for row in wiki["contrasts"]] == ["L16-B16", "Q4-L16"]
     assert not wiki["contrasts"][0]["higher_is_better"]
     assert "worse after tuning" in wiki["sentence"] and "forget" not in wiki["sentence"]

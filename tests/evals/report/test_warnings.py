@@ -205,11 +205,3 @@ def test_more_seeds_and_a_measured_floor_replace_their_warnings(full_report, rep
         found = {entry["code"] for entry in each["warnings"]}
         assert ({"one_seed", "flip_noise"} <= found) == expected
         assert bool({"one_seed", "flip_noise"} & found) == expected
-
-
-def test_declining_is_in_the_summary(report):
-    cells = report["declining"]["cells"]
-    assert (
-        f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
-        f"{cells['Q4']['declined']}; of the 200 that should be answered, they declined 0 and 0."
-    ) in report["summary"]
