@@ -491,15 +491,8 @@ def _limits(
     if span is None and units.rare and units.items_differing:
         found.append(
             m(
-                "too few items: only {differing} of {count} clusters differ, and for a score without limits a 95% "
-                "interval then covers less than 95%",
-                differing=units.differing,
-                count=units.count,
-            )
-            if units.clustered
-            else m(
-                "too few items: only {differing} of {count} items differ, and for a score without limits a 95% "
-                "interval then covers less than 95%",
+                "too few items: only {differing} of {count} independent ones differ, and for a score without limits a "
+                "95% interval then covers less than 95%",
                 differing=units.differing,
                 count=units.count,
             )
@@ -528,41 +521,25 @@ def _too_few(units: Units, factor: float) -> Message | None:
     # half a standard error more, because few units show less skewness than there is
     needed = factor * (abs(units.skewness) + math.sqrt(1.5 / units.count)) ** 2
     if units.count < enough:
-        values = {"count": units.count, "enough": enough}
-        if units.clustered:
-            return m(
-                "too few items: {count} clusters, and with fewer than {enough} similar clusters a 95% interval covers "
-                "less than 95%",
-                **values,
-            )
         return m(
-            "too few items: {count}, and with fewer than {enough} a 95% interval covers less than 95%",
-            **values,
+            "too few items: {count} independent ones, and with fewer than {enough} similar ones a 95% interval covers "
+            "less than 95%",
+            count=units.count,
+            enough=enough,
         )
     if units.effective < (0.75 if units.clustered else 0.5) * enough:
-        weights = {"count": units.count, "effective": units.effective}
-        if units.clustered:
-            return m(
-                "too few items: the weights of the {count} clusters are so uneven that they count as only "
-                "{effective:.0f} equal ones",
-                **weights,
-            )
         return m(
-            "too few items: the weights of the {count} items are so uneven that they count as only {effective:.0f} "
-            "equal ones",
-            **weights,
+            "too few items: the weights of the {count} independent ones are so uneven that they count as only "
+            "{effective:.0f} equal ones",
+            count=units.count,
+            effective=units.effective,
         )
     if units.count < needed:
-        skewed = {"count": units.count, "skewness": units.skewness, "needed": needed}
-        if units.clustered:
-            return m(
-                "too few items: the differences of the {count} clusters are so uneven (skewness {skewness:.1f}) that "
-                "with fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
-                **skewed,
-            )
         return m(
-            "too few items: the differences of the {count} items are so uneven (skewness {skewness:.1f}) that with "
-            "fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
-            **skewed,
+            "too few items: the differences of the {count} independent ones are so uneven (skewness {skewness:.1f}) "
+            "that with fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
+            count=units.count,
+            skewness=units.skewness,
+            needed=needed,
         )
     return None

@@ -24,7 +24,7 @@ from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
 from evals.report.approaches import add_approaches
-from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
+from evals.report.contrasts import attribution, verdict_alone
 from evals.report.formats import formats_of
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.in_conversation import conversation
@@ -132,7 +132,6 @@ def _build_report(study: Study) -> dict[str, Any]:
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
         "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
         "contrasts": rows,
-        "identities": identities(rows),
         "resources": resources(study, summaries),
         "twins": twins(configs, summaries),
         "arms": {
@@ -192,7 +191,6 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["verdict"]["estimand"] = "respelled"
     elif config.compares:
         report["other_claim"] = in_files(other_claim(by_seed, decisive[primary], rules))
-    open_questions = [] if config.compares else not_compared(config.arms)
     if unlike:
         report["uncovered"] = {
             "items": len(unlike),
@@ -212,7 +210,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     report = in_files(
         report
         | {
-            "attribution": attribution(rows, report["cells"], primary),
+            "attribution": attribution(rows, primary),
             "exports": exports(
                 compared,
                 report["cells"],
@@ -223,7 +221,6 @@ def _build_report(study: Study) -> dict[str, Any]:
             ),
             "beats_untuned": beats_untuned(rows, figures),
         }
-        | ({"not_compared": open_questions} if open_questions else {})
     )
     typed = Report.model_validate(report)
     report["warnings"] = [in_files(warning) for warning in warnings(typed)]

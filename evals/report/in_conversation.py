@@ -39,7 +39,7 @@ def conversation(cells: Mapping[str, Cell], served: Sequence[str]) -> dict[str, 
 
 
 def sentences(report: Report) -> list[str]:
-    """What both records say, for the report, in the current language."""
+    """What the record says, for the report, in the current language."""
     lines = []
     for name, found in (report.conversation or {"cells": {}})["cells"].items():
         turns = [key for key in found["right"] if key != "0"]

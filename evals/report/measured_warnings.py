@@ -26,7 +26,6 @@ from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 Warned = tuple[str, str, Text]  # code, level and text of a warning
-IDENTITY_TOLERANCE = 1e-12  # largest rounding error at which an identity holds
 _FAILURE_SHARE = 0.1
 _CUT_SHARE = (
     0.02  # share of answers that stop at the limit of tokens above which the scores are in doubt
@@ -95,19 +94,6 @@ def _untuned(report: Report) -> Iterator[Warned]:
 
 
 def _arithmetic(report: Report) -> Iterator[Warned]:
-    broken = [entry for entry in report.identities if entry["error"] > IDENTITY_TOLERANCE]
-    if broken:
-        yield (
-            "identity_broken",
-            "serious",
-            m(
-                "{text} does not hold on {metric}: it is off by {error:.1e}. The figures of these cells are "
-                "inconsistent. Score the {study} again with --redo.",
-                text=broken[0]["text"],
-                metric=broken[0]["metric"],
-                error=broken[0]["error"],
-            ),
-        )
     if report.fidelity and report.fidelity.skipped:
         yield "fidelity_skipped", "note", report.fidelity.message("sentence")
 

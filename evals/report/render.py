@@ -318,7 +318,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "seeds_note": seeds.message("sentence"),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
-        "identities": rows.identity_line(report),
         "every_difference": rows.every_difference(report),
         "exports": rows.export_table(report),
         "untuned": sorted(

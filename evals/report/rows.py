@@ -220,24 +220,6 @@ def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
     return [name for name in METRICS if name in names]
 
 
-def identity_line(report: Report) -> str:
-    """Which identities hold, on how many metrics, and with what error; empty without identities."""
-    found = report.identities
-    if not found:
-        return ""
-    texts = list(dict.fromkeys(entry["text"] for entry in found))
-    metrics = {entry["metric"] for entry in found}
-    largest = max(abs(entry["error"]) for entry in found)
-    values = {
-        "texts": "; ".join(texts),
-        "metrics": tn("{count} metric", "{count} metrics", len(metrics)),
-        "error": f"{largest:.0e}".replace("-", "\N{MINUS SIGN}"),
-    }
-    if largest == 0:
-        return t("{texts}: checked on {metrics}, they hold exactly.", **values)
-    return t("{texts}: checked on {metrics}, they hold with an error of {error} at most.", **values)
-
-
 def export_table(report: Report) -> dict[str, Any] | None:
     """The exports with their size and whether they keep the measured quality; ``None`` if no export was compared."""
     exports = report.exports

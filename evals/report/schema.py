@@ -233,14 +233,6 @@ class OtherClaim(Difference):
     clustered_by: list[str] = []
 
 
-class Identity(Record):
-    """The rounding error of an identity of differences on a metric."""
-
-    text: str = ""
-    metric: str = ""
-    error: float = 0.0
-
-
 class Resources(Record):
     """Memory in bytes, time in seconds and speed in tokens per second of an arm's training."""
 
@@ -595,23 +587,10 @@ class StepTime(Record):
     peak_memory_bytes: int | None = None
 
 
-class AttributionStep(Record):
-    """A level of a cell, or the difference between two cells."""
-
-    key: str = ""
-    kind: Literal["level", "step"] = "level"
-    label: str = ""
-    value: Number = None
-    delta: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
-
-
 class Attribution(Record):
     """The difference between the twins in two steps."""
 
     metric: str = ""
-    steps: list[AttributionStep] = []
     sentence: str = ""
 
 
@@ -770,7 +749,6 @@ class Report(Record):
     cells: dict[str, CellFigures] = {}
     baselines: dict[str, CellFigures] = {}
     contrasts: list[Difference] = []
-    identities: list[Identity] = []
     resources: dict[str, Resources] = {}
     twins: Twins | None = None
     arms: dict[str, ArmStorage] = {}
@@ -803,7 +781,6 @@ class Report(Record):
     objection: str = ""
     sentence: str = ""
     basis: list[str] = []
-    not_compared: list[str] = []
     risk_coverage: RiskCoverage | None = None
     conversation: Conversation | None = None
     own_questions: OwnQuestions | None = None

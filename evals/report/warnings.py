@@ -13,7 +13,6 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import Message, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.declaration import RIGHT_DECLINES
 from evals.report.format import (
     either,
     shown,
@@ -189,15 +188,6 @@ def _about_training(report: Report) -> Iterator[Warned]:
                 "and libraries, so it shrinks much less than the weights do. On a GPU the weights dominate."
             ),
         )
-    if len({record.get("gradient_checkpointing") for record in report.resources.values()}) > 1:
-        yield (
-            "checkpointing_differs",
-            "note",
-            m(
-                "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. This changes "
-                "no result, but time and memory of the two arms are not directly comparable."
-            ),
-        )
     by_seed = zip(
         *(record.get("cards") or [] for record in report.resources.values()), strict=False
     )
@@ -236,16 +226,6 @@ def _about_data(report: Report) -> Iterator[Warned]:
             ),
         )
     leaks = report.data.leaks
-    if leaks["removed"]:
-        yield (
-            "leaks_removed",
-            "note",
-            m(
-                "{questions} of the held-out set occurred in training in the same or nearly the same words and left "
-                "the set.",
-                questions=mn("{count} question", "{count} questions", leaks["removed"]),
-            ),
-        )
     if leaks["left"]:
         questions = mn("{count} held-out question", "{count} held-out questions", leaks["left"])
         yield (
@@ -293,40 +273,9 @@ def _about_data(report: Report) -> Iterator[Warned]:
                 missing=missing,
             ),
         )
-    unanswerable = sum(not row["answerable"] for row in report.items)
-    if unanswerable:
-        yield (
-            "unanswerable",
-            "note",
-            m(
-                "{declined} of {items:,} should be declined. They count in right declines alone, and not in the loss "
-                "or any other metric.",
-                declined=mn("{count} item", "{count} items", unanswerable),
-                items=len(report["items"]),
-            ),
-        )
-    rows = [
-        row
-        for row in report.contrasts
-        if row["name"] == "-".join(lead_pair(report)) and row["metric"] != RIGHT_DECLINES
-    ]
-    everything = max((row["n"] for row in rows), default=0)
-    for row in rows:
-        if row["n"] < everything:
-            yield (
-                "fewer_items",
-                "note",
-                m(
-                    "{label} is computed on {n:,} of {everything:,} items; the others have no such score.",
-                    label=Message(shown(row["metric"]).label),
-                    n=row["n"],
-                    everything=everything,
-                ),
-            )
 
 
 _BY_WEIGHT = (
-    "identity_broken",
     "respelled",
     "twins_differ",
     "twins_unknown",

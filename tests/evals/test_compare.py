@@ -471,7 +471,7 @@ def test_few_differences_of_a_score_without_limits_are_named():
     after = before.copy()
     after[:6] += [0.1, 0.4, 0.2, 3.0, 0.3, 0.2]
     result = paired_comparison(before, after, higher_is_better=False, margin=0.1)
-    assert any("only 6 of 120 items differ" in warning for warning in result.warnings)
+    assert any("only 6 of 120 independent ones differ" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("clustered", [False, True])

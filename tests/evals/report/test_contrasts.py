@@ -6,7 +6,6 @@ import pytest
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
 from evals.compare import holm, paired_comparison
-from evals.metrics import METRICS
 from evals.report.build import build_report
 from evals.report.format import share_lost
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
@@ -18,27 +17,6 @@ RECORD = dict[str, Any]
 
 def rows_of(report: RECORD, name: str) -> dict[str, RECORD]:
     return {row["metric"]: row for row in report["contrasts"] if row["name"] == name}
-
-
-def test_identities_hold_on_every_metric():
-    report = build_report(write_study(full_recipe(forced=())))
-    metrics = set(report["cells"]["Q4"]["metrics"])
-    assert metrics == set(METRICS)
-    texts = {
-        "Q4 − L16 = (L4 − L16) + (Q4 − L4)",
-        "QR − Q4 = (QR − QD) + (QD − Q4)",
-        "LR − L16 = (LR − LM) + (LM − L16)",
-    }
-    assert {(entry["text"], entry["metric"]) for entry in report["identities"]} == {
-        (text, metric) for text in texts for metric in metrics
-    }
-    assert max(entry["error"] for entry in report["identities"]) <= 1e-12
-    whole, first, second = (rows_of(report, name) for name in ("LR-L16", "LR-LM", "LM-L16"))
-    for entry in report["identities"]:
-        if entry["text"].startswith("LR"):
-            metric = entry["metric"]
-            deltas = [rows[metric]["delta"] for rows in (whole, first, second)]
-            assert entry["error"] == abs(deltas[0] - (deltas[1] + deltas[2]))
 
 
 def test_every_delta_is_the_difference_of_the_figures_also_against_baselines(full_report):
@@ -65,16 +43,6 @@ def test_holm_goes_over_the_metrics_of_a_pair(full_report):
 
 def test_attribution_leads_from_one_level_to_the_other(full_report):
     attribution = full_report["attribution"]
-    first, storing, training, last = attribution["steps"]
-    assert [step["key"] for step in attribution["steps"]] == ["L16", "L4-L16", "Q4-L4", "Q4"]
-    assert first["value"] + storing["delta"] + training["delta"] == pytest.approx(
-        last["value"], abs=1e-12
-    )
-    assert first["value"] == full_report["cells"]["L16"]["nll_per_token"]
-    for step in (storing, training):
-        row = rows_of(full_report, step["key"])["nll_per_token"]
-        assert (step["ci_low"], step["ci_high"]) == (row["ci_low"], row["ci_high"])
-        assert step["label"] in attribution["sentence"]
     assert "a clear loss" in attribution["sentence"] and "a clear gain" in attribution["sentence"]
 
 
@@ -196,5 +164,4 @@ def test_scores_of_cells_no_longer_asked_for_are_left_out(full):
     full.write_config(full.config.with_changes({"eval.cells": ["B16", "B4", "L16", "Q4"]}))
     report = build_report(full)
     assert set(report["cells"]) == {"B16", "B4", "L16", "Q4"}
-    assert report["identities"] == []
     assert [row["cell"] for row in report["exports"]] == ["Q4", "L16"]

@@ -84,14 +84,6 @@ def test_arms_of_different_cards_are_not_paired_by_dropout(study, cards, said):
     assert all("A100, RTX 4090" in text and "dropout" in text for text in texts)
 
 
-def test_checkpointing_in_one_arm_leaves_them_twins(study):
-    path = study.arm_folder("lora") / "summary.json"
-    write_json(path, {**read_json(path), "gradient_checkpointing": True})
-    report = build_report(study)
-    assert report["twins"]["matched"]
-    assert any(entry["code"] == "checkpointing_differs" for entry in report["warnings"])
-
-
 def test_a_step_logged_twice_counts_once(study):
     append_jsonl(
         study.arm_folder("lora") / "metrics.jsonl",

