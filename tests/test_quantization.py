@@ -15,7 +15,7 @@ from assistant_builder.export_formats import LoadingContext
 from assistant_builder.planning.memory_check import require_device
 from assistant_builder.quantization import METHODS, method_of, quantizing
 from assistant_builder.ui.settings_form import study_options
-from tests.commands import FEW_SCORES, QUICK, python, record_of, set_words, with_plugin
+from tests.commands import FEW_SCORES, QUICK, record_of, set_words, with_plugin
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
 
@@ -72,14 +72,6 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_loaded", set())
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.delitem(sys.modules, "int8_plugin", raising=False)
-
-
-def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods():
-    code = (
-        "import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
-        "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])"
-    )
-    assert python("-c", code).stdout == "[]\n"
 
 
 def test_methods_that_quantize_are_the_choices_of_a_study():

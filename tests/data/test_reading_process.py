@@ -2,16 +2,11 @@
 
 import decimal
 import io
-import os
-import signal
-import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -156,52 +151,6 @@ def test_a_file_that_needs_too_much_memory_is_a_sentence(write, limited):
         write("rows.json", "[" + "[]," * 6_000_000 + "[]]"), "needs more than 0.375 GB of memory"
     )
     assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
-
-
-def test_a_file_that_takes_too_long_is_a_sentence(write, limited):
-    """The library that reads workbooks needs 44 seconds for this number format, and holds the interpreter."""
-    limited(seconds=2.0)
-    path = write("format.xlsx", in_workbook("xl/styles.xml", STYLES.format("[" * 300_000).encode()))
-    refused(path, "takes longer than 2 seconds")
-    began = time.monotonic()
-    refused(path, "takes longer than 2 seconds")
-    with pytest.raises(DataError, match="takes longer"):
-        read_table(path)
-    assert time.monotonic() - began < 1.0, "it is not read again"
-    path.write_bytes(SAMPLES["book.xlsx"])
-    assert len(load_pairs(path).pairs) == 1, "a changed file is"
-
-
-def test_a_crash_of_a_library_is_a_sentence(write, limited):
-    process = limited()
-    path = write("format.xlsx", in_workbook("xl/styles.xml", STYLES.format("[" * 300_000).encode()))
-
-    def crash() -> None:
-        while not process._ready:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        assert process._child is not None
-        os.kill(process._child.process.pid, signal.SIGSEGV)
-
-    thread = threading.Thread(target=crash)
-    thread.start()
-    refused(path, "SIGSEGV")
-    thread.join()
-    assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
-
-
-def test_the_process_gets_no_secrets(write, limited, monkeypatch):
-    for name in tuple(
-        """
-        HF_TOKEN AWS_SECRET_ACCESS_KEY AWS_PROFILE SOME_API_KEY ASSISTANT_BUILDER_DRAFT_KEY
-    """.split()
-    ):
-        monkeypatch.setenv(name, "canary")
-    process = limited()
-    load_pairs(write("good.csv", "question,answer\nq,a\n"))
-    assert process._child is not None
-    environment = psutil.Process(process._child.process.pid).environ()
-    assert "canary" not in environment.values() and environment["PATH"] == os.environ["PATH"]
 
 
 def spread(text: str, count: int) -> bytes:

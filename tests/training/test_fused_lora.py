@@ -11,7 +11,6 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
-from assistant_builder.models.lora_layers import train_through_rounding
 from assistant_builder.planning.load_architecture import architecture_from_folder
 from assistant_builder.planning.memory import (
     ComputeSettings,
@@ -123,23 +122,6 @@ def test_losses_and_gradients_are_those_of_the_plain_adapters(
             train=TRAIN.model_copy(update={"dropout": dropout}),
         )
     )
-
-
-@pytest.mark.parametrize("kind", ["Q4_0", "NF4"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_arm_that_is_trained_through_rounding_has_the_plain_losses_and_gradients(
-    folder, kind, dropout, monkeypatch
-):
-    same_masks(monkeypatch)
-    model = adapted(
-        folder,
-        "float16",
-        "float32",
-        hold=False,
-        train=TRAIN.model_copy(update={"dropout": dropout}),
-    )
-    train_through_rounding(model, kind)
-    assert_same(model)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

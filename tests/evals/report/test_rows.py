@@ -154,16 +154,6 @@ def test_what_the_verdict_means(outcome, said):
 
 
 @both
-def test_fidelity(render, rich):
-    text = shown(render, rich)
-    for pair in rich["fidelity"]["pairs"]:
-        assert f"{pair['reference']} → {pair['candidate']}" in text and pair["label"] in text
-    for said in ("0.0810", "0.0162", "0.7290", "3.2400", "< 0.0001", "95.3%", "+0.0123", "2,912"):
-        assert said in text
-    assert rich["fidelity"]["sentence"] in text
-
-
-@both
 def test_flips_are_listed_with_the_noise_floor(render, rich):
     text = shown(render, rich)
     for said in parts(
@@ -180,44 +170,6 @@ def test_flips_are_listed_with_the_noise_floor(render, rich):
     )
     lost = rich["flips"]["lost"][0]
     assert text.index(lost["question"]) < text.index("Fidelity:")
-
-
-@both
-def test_tasks(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        62.5% | 58.3% | 53.3% | −4.2 | −8.0 to −0.4 | 0.040 | Tuning forgot 2 of 120. | Which lamp?
-        B16: Accra; L16: Quito | 21.500 | 25.000
-        Cannot be shown: Which lamp? its data set cannot be had
-        """
-    ):
-        assert said in text
-    assert text.index("62.5%") < text.index("21.500")
-
-
-@both
-def test_seeds(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        Seed 2 | 0.910 (sd 0.010) | 0.940 (sd 0.010) | +0.030 (sd 0.002) | +0.025 to +0.035
-        Luck of training moves an arm by 0.010.
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_judge(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        20 of 60 (33.3%) | 26 of 60 (43.3%) | 12 of 60 (20.0%), 9 of them | 2 of 60 (3.3%)
-        44.8% (95% interval 33.0% to 57.0%), p = 0.461 | 56.1%
-        """
-    ):
-        assert said in text
 
 
 @both
@@ -247,20 +199,6 @@ def test_untuned_baselines_are_listed_with_the_cells(render, rich):
         """
         the nearest training answer | 61.2 | 1.654 | 5.23 | LoRA does not beat copying.
         −0.810 to −0.690
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_cost(render, rich):
-    assert not_measured()["cost"] in shown(render, rich)
-    rich["config"]["eval"]["price_per_hour"] = 2.0
-    text = shown(render, rich)
-    assert not_measured()["cost"] not in text
-    for said in parts(
-        """
-        Cost of training, at 2 an hour | 0.079 | 2.35 s | 2 min 21 s, 2 min 24 s, 2 min 27 s
         """
     ):
         assert said in text
