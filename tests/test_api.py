@@ -51,11 +51,12 @@ def test_importing_loads_nothing_heavy_in_no_time():
 
 def test_type_checkers_see_the_names_that_are_loaded_lazily():
     tree = ast.parse((ROOT / "assistant_builder" / "__init__.py").read_text(encoding="utf-8"))
-    (imported,) = [
-        alias
+    imported = [
+        name.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "assistant_builder.api"
-        for alias in [[name.name for name in node.names]]
+        if isinstance(node, ast.ImportFrom)
+        and node.module in ("assistant_builder.api", "assistant_builder.api_types")
+        for name in node.names
     ]
     assert sorted(imported) == sorted(ab.__all__) and set(ab.__all__) <= set(dir(ab))
     assert all(getattr(ab, name).__doc__ for name in ab.__all__)

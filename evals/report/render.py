@@ -265,7 +265,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             "about": brief.about(report),
             "examples": brief.examples(report, conclusion),
             "risks": brief.risks(report, conclusion),
-            "recommendation": brief.recommendation(conclusion),
         },
         "verdict_title": t("What did {bits}-bit cost?") if compared else t(rows.NOT_COMPARED),
         "outcome": rows.outcome_label(report),

@@ -28,7 +28,7 @@ from assistant_builder.ui.evaluate.view import (
 from assistant_builder.ui.refresh import LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import Snapshot, report_conclusion, take_snapshot
 from evals.report.charts import interval_panel
-from evals.report.conclusion import Bar, conclude
+from evals.report.conclusion import conclude
 from tests.synthetic_study import done, evaluated, new_study, reported, running, trained, with_data
 from tests.texts import plain
 from tests.typed_report import as_report
@@ -204,16 +204,6 @@ def test_the_conclusion_comes_with_figures_answers_and_a_button(report):
     assert verdict_picture(as_report({**report, "contrasts": []})) == ""
     assert specialists_title(as_report(report)).startswith("For specialists (")
     assert specialists_title(as_report(None)) == "For specialists"
-
-
-def test_three_bars_show_that_copying_is_better(report):
-    found = replace(
-        conclude(as_report(report)),
-        bars=(Bar("copy", "Copying an answer", 0.9, "90.0%"), Bar("lora", "Full", 0.5, "50.0%")),
-        rival="Copying is better.",
-    )
-    shown = good_enough_card(as_report(report), found)
-    assert "<figcaption>Copying is better.</figcaption>" in shown and 'style="width:90.0%"' in shown
 
 
 @pytest.mark.parametrize("outcome", ["no worse", "worse", "inconclusive"])

@@ -71,7 +71,6 @@ def everything(study: Study) -> tuple[dict[str, Any], Conclusion, str]:
             four_bit_card(as_report(report), found),
             score(found),
             not_ready_warning(as_report(report)),
-            brief.recommendation(found),
             *brief.risks(as_report(report), found),
         ]
     )
