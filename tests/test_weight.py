@@ -9,18 +9,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4700  2490
+assistant_builder                    4800  2530
 assistant_builder/chat               2710  1550
 assistant_builder/cli                2470  1250
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
-assistant_builder/data               5260  2815
+assistant_builder/data               5220  2795
 assistant_builder/export             3530  1755
 assistant_builder/documents          2700  1570
 assistant_builder/i18n                680   405
 assistant_builder/inference          3450  1970
 assistant_builder/models             3630  1890
-assistant_builder/planning           2620  1435
+assistant_builder/planning           2580  1430
 assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4220  2215
 assistant_builder/runner             1900  1075
@@ -31,12 +31,12 @@ assistant_builder/sweep              1190   640
 assistant_builder/training           2610  1565
 assistant_builder/ui               14030  6735
 assistant_builder/web                1990  1160
-evals                                3860  1930
+evals                                3840  1925
 evals/bundle                         1470   820
 evals/judge                           440   220
 evals/metrics                        1140   495
 evals/model_compare                  1670   840
-evals/report                         9620  4320
+evals/report                         8830  4000
 evals/stats                          1240   585
 evals/study_compare                   820   355
 evals/tasks                           540   235

@@ -18,8 +18,6 @@ from assistant_builder.planning.memory import Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan, names_bits
 
 _MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
-# share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
-_MIN_16_BIT_SHARE = 0.4
 
 
 def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
@@ -273,8 +271,6 @@ def _precision_warnings(plan: Plan) -> Iterator[str]:
 
 def _storage_warnings(plan: Plan) -> Iterator[str]:
     architecture, qlora, lora = plan.architecture, plan.qlora, plan.lora
-    linear = {module.name for module in architecture.linear()}
-    unquantized = sum(stored for name, _, stored in qlora.layers if name not in linear)
     ratio = lora.weights_bytes / qlora.weights_bytes
     method = base_storage("qlora", plan.config.model)
     if architecture.share("experts") > 0:
@@ -284,21 +280,6 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
             share=percentage(f"{100 * architecture.share('experts'):.0f}"),
             method=method.library or method.label,
             ratio=ratio,
-        )
-        if plan.config.train.target_modules == "all-linear":
-            yield t(
-                "Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
-                "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
-                "adds some."
-            )
-    elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
-        yield t(
-            "{bits}-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
-            "because {share} of its bytes are embeddings, which stay in 16 bits. You do not need to change "
-            "anything.",
-            ratio=ratio,
-            whole=f"{16 / method.bits:.0f}",
-            share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"),
         )
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:

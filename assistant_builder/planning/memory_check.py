@@ -97,31 +97,15 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 
 def _paged_shards(plan: Plan) -> ConfigError:
     # the paged optimizers of bitsandbytes do not support sharded tensors (``DTensor``)
-    train, spread = plan.config.train, plan.config.executor.spread
-    what, remedy = (
-        (
-            m(
-                "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp is set",
-                optimizer=train.optimizer,
-            ),
-            m(
-                "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices; or set "
-                "executor.spread=ddp, if both arms fit one device",
-                shards=plan.shards,
-            ),
-        )
-        if spread == "fsdp"
-        else (
-            m(
-                "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp is selected, because an arm "
-                "does not fit one device",
-                optimizer=train.optimizer,
-            ),
-            m(
-                "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices",
-                shards=plan.shards,
-            ),
-        )
+    train = plan.config.train
+    what = m(
+        "train.optimizer={optimizer} cannot be sharded, and the weights are sharded over {shards} devices "
+        "(executor.spread=fsdp, set or selected because an arm does not fit one device)",
+        optimizer=train.optimizer,
+        shards=plan.shards,
+    )
+    remedy = m(
+        "Set {train.optimizer=adamw}, whose state can be sharded; or executor.spread=ddp, if both arms fit"
     )
     return ConfigError(what, where="train.optimizer", remedy=remedy)
 

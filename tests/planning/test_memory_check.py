@@ -131,7 +131,7 @@ def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("base", "spread", "says"),
     [
-        ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp is set"),
+        ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp, set or selected"),
         ("llama-3.3-70b-instruct", "auto", "an arm does not fit one device"),
     ],
 )
