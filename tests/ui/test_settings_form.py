@@ -5,11 +5,8 @@ from typing import Any
 
 import pytest
 import yaml
-from markupsafe import escape
 
 from assistant_builder.config import (
-    PRESET_LABELS,
-    PRESETS,
     StudyConfig,
     option_fields,
     parse_config,
@@ -24,12 +21,9 @@ from assistant_builder.ui.settings_form import (
     get_value,
     make_component,
     number_step,
-    preset_keys,
-    preset_values,
     read_form,
     study_options,
 )
-from assistant_builder.ui.train.preflight_view import preset_table
 from assistant_builder.ui.train.settings import FIXED_KEYS
 from assistant_builder.ui.train.tab import TrainTab
 from tests.ui.blocks import inside_blocks
@@ -159,32 +153,6 @@ def test_unchanged_values_are_kept():
     config = StudyConfig().with_changes({"data.system": "''"})
     assert config.data.system is not None
     assert read_form({"data.system": ""}, config).data.system == config.data.system
-
-
-def test_presets_have_labels_and_every_value_is_shown():
-    for name, values in PRESETS.items():
-        assert dict(zip(preset_keys(), preset_values(name), strict=True)) == values
-        config = StudyConfig().with_changes({"train.preset": name})
-        rows = re.findall(r"<tr>(.*?)</tr>", preset_table(config))[1:]
-        assert len(rows) == len(values)
-        for key, row in zip(values, rows, strict=True):
-            option = study_options()[f"train.{key}"]
-            assert escape(option.title) in row
-            assert escape(option_fields()[f"train.{key}"][0].description) in row
-            cells = re.findall(r'<td class="ab-num"[^>]*>(.*?)</td>', row)
-            assert cells == [*(f"{other[key]:g}" for other in PRESETS.values()), f"{values[key]:g}"]
-    assert set(PRESET_LABELS) == set(study_options()["train.preset"].choices)
-    radio = inside_blocks(lambda: make_component(study_options()["train.preset"]))
-    assert radio.choices[0][0].startswith("Quick look\n")
-    assert all(isinstance(update, dict) for update in preset_values("custom"))
-
-
-def test_a_value_that_differs_from_its_preset_is_highlighted():
-    table = preset_table(StudyConfig().with_changes({"train.preset": "quick", "train.rank": 12}))
-    assert re.findall(r"<em[^>]*>(.*?)</em>", table) == ["12"]
-    assert "<em" not in preset_table(
-        StudyConfig().with_changes({"train.preset": "custom", "train.rank": 12})
-    )
 
 
 def test_bounds_are_described_in_words():

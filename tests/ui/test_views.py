@@ -1,15 +1,12 @@
 """The HTML of the page: its contents, and the escaping of text from files."""
 
-import json
 import re
-import shlex
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from assistant_builder.config import ModelConfig, StudyConfig
-from assistant_builder.data import Message, Pair, RejectedRow
+from assistant_builder.config import ModelConfig
+from assistant_builder.data import RejectedRow
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import m
 from assistant_builder.planning.training_time import WorkRemaining
@@ -19,7 +16,6 @@ from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.ui.data.view import (
     findings_view,
-    plain_view,
     rejected_view,
     split_view,
     unreadable_view,
@@ -42,7 +38,6 @@ from assistant_builder.ui.study_snapshot import (
 )
 from assistant_builder.ui.train.preflight import TimeRemaining
 from assistant_builder.ui.train.view import (
-    command_lines,
     model_note,
     resources_table,
     run_panel,
@@ -80,7 +75,6 @@ def failed_study() -> Study:
         error_callout({"what": HOSTILE, "where": HOSTILE, "remedy": HOSTILE}),
         table([HOSTILE], [[HOSTILE]]),
         toast(HOSTILE, HOSTILE),
-        plain_view([Pair(1, (Message("user", HOSTILE), Message("assistant", HOSTILE)))], HOSTILE),
         rejected_view([RejectedRow(1, HOSTILE, {HOSTILE: HOSTILE})], 1),
         unreadable_view({"what": HOSTILE}, [HOSTILE]),
         report_frame(HOSTILE),
@@ -259,43 +253,6 @@ def test_both_arms_show_their_figures(finished):
 
 
 # settings
-
-
-ODD_SETTINGS: list[dict[str, Any]] = [
-    {
-        "train.rank": 8,
-        "data.columns.group": "the focus",
-        "eval.cells": ["B16", "Q4"],
-        "data.max_train": 50,
-    },
-    {"train.preset": "quick"},
-    {
-        "train.preset": "quick",
-        "train.rank": 16,
-        "train.epochs": 3.0,
-    },  # back to values that are the defaults
-    {"train.preset": "custom", "train.learning_rate": 3.3e-5, "data.columns.context": "''"},
-    *(
-        {"data.system": json.dumps(text)}
-        for text in ("null", "'quoted'", "two\nlines: {a}", "@odd", "Hör zu!")
-    ),
-]
-
-
-@pytest.mark.parametrize("changes", ODD_SETTINGS)
-def test_the_command_line_gives_the_same_study(changes):
-    config = StudyConfig().with_changes(changes)
-    said = command_lines("rivers", config, source="my file.csv", redo=True, now=True)
-    button, _, whole = said.partition("\n\n# the same from the data file\n")
-    assert button == "assistant-builder run rivers --redo --now"
-    program, command, source, *words = shlex.split(whole)
-    assert program == "assistant-builder"
-    assert command == "run"
-    assert source == "my file.csv"
-    assert words[:2] == ["--name", "rivers"]
-    assert words[2::2] == ["--set"] * (len(words[2:]) // 2)
-    given = dict(word.split("=", 1) for word in words[3::2])
-    assert StudyConfig().with_changes(given) == config
 
 
 def test_a_catalogued_model_has_a_note():

@@ -187,16 +187,15 @@ class TemplatePreview:
                 elem_classes="ab-inline",
             )
             self.shown = gr.HTML(elem_id=place)
-            self.lengths = gr.HTML(elem_id=f"{place}-lengths")
 
     @property
     def outputs(self) -> list[Block]:
         """The components that :meth:`updates` sets."""
-        return [self.body, self.shown, self.lengths]
+        return [self.body, self.shown]
 
-    def updates(self, text: Markup, lengths: Markup) -> Updates:
-        """Show the rows and the lengths of all pairs; without rows the preview is hidden."""
-        return {self.body: gr.update(visible=bool(text)), self.shown: text, self.lengths: lengths}
+    def updates(self, text: Markup) -> Updates:
+        """Show the rows; without rows the preview is hidden."""
+        return {self.body: gr.update(visible=bool(text)), self.shown: text}
 
 
 def nothing_yet() -> Markup:
@@ -564,11 +563,10 @@ class NewStudyForm:
             return gr.skip()
         data = config.data.model_copy(update={"columns": values[self.mapping]})
         config = config.model_copy(update={"data": data})
-        text = lengths = Markup("")
+        text = Markup("")
         if values[self.source]:
-            path = Path(values[self.source])
-            text, lengths = template_preview(path, config, values[self.seen.rows])
-        return self.seen.updates(text, lengths)
+            text = template_preview(Path(values[self.source]), config, values[self.seen.rows])
+        return self.seen.updates(text)
 
     # editing data
 

@@ -39,7 +39,7 @@ from assistant_builder.ui.train.preflight import (
     run_seconds,
     serves_by_heart,
 )
-from assistant_builder.ui.train.preflight_view import about_time, preset_table
+from assistant_builder.ui.train.preflight_view import about_time
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
 
@@ -66,7 +66,6 @@ class TrainSettings:
             self.start = gr.Button(t("Start"), variant="primary", elem_id="ab-start")
         with gr.Accordion(t("Advanced"), open=False, elem_id="ab-advanced"):
             self.selected = gr.HTML(elem_id="ab-selected")
-            self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group ab-grid"):
                 self.form.show(
                     [
@@ -100,7 +99,7 @@ class TrainSettings:
     @property
     def notes(self) -> list[Any]:
         """Notes about the settings, set by :meth:`note_updates`."""
-        return [self.note, self.presets, self.selected, self.form.components["train.preset"]]
+        return [self.note, self.selected, self.form.components["train.preset"]]
 
     def note_updates(self, study: Study, config: StudyConfig) -> Updates:
         """Notes about the model, the presets, and the planner's selection before the first start."""
@@ -109,7 +108,6 @@ class TrainSettings:
         cards = preset_choices(preset_times(study, config), by_heart=by_heart)
         return {
             self.note: model_note(config.model),
-            self.presets: preset_table(config),
             self.selected: recommendation_note(selection, config) if selection else "",
             self.form.components["train.preset"]: gr.update(choices=cards),
         }

@@ -56,7 +56,7 @@ from assistant_builder.ui.train.preflight import (
 )
 from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, preflight_card
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
-from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
+from assistant_builder.ui.train.view import resources_table, run_panel, samples_card
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = N_("Notify me when it is done")
@@ -109,10 +109,6 @@ class TrainTab:
         )
         self.samples = gr.HTML(elem_id="ab-samples")
         self.resources = gr.HTML()
-        with gr.Accordion(t("Command line"), open=False):
-            self.command = gr.Code(
-                language="shell", show_label=False, interactive=False, wrap_lines=True
-            )
 
     @property
     def start(self) -> gr.Button:
@@ -165,11 +161,11 @@ class TrainTab:
 
     @property
     def _plan_outputs(self) -> list[Component]:
-        return [*self.settings.notes, self.plan, self.trust, self.connect, self.command]
+        return [*self.settings.notes, self.plan, self.trust, self.connect]
 
     def _draw_plan(self, view: StudyView) -> Updates:
         if view.study is None or view.snapshot is None:
-            texts = (self.settings.note, self.settings.selected, self.plan, self.command)
+            texts = (self.settings.note, self.settings.selected, self.plan)
             hidden = gr.update(visible=False, value=False)
             return {**dict.fromkeys(texts, ""), self.trust: hidden, self.connect: hidden}
         return self._plan_updates(view.study, starting_config(view.study))
@@ -214,7 +210,6 @@ class TrainTab:
         now: bool = False,
         trust: bool = False,
     ) -> Updates:
-        source = study.config.data.source or (study.source.name if study.source else "")
         checks = ""
         code = code_needing_permission(config.model)
         unknown = not_allowed(config.addresses)
@@ -234,9 +229,6 @@ class TrainTab:
             ),
             self.connect: gr.update(
                 visible=bool(unknown), value=False, label=t(_CONNECT, addresses=_listed(unknown))
-            ),
-            self.command: command_lines(
-                study.name, config, source=source, redo=redo, now=now, trust=trusted
             ),
         }
 

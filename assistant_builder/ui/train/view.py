@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.config import ModelConfig, StudyConfig, read_value
-from assistant_builder.errors import ConfigError
+from assistant_builder.config import ModelConfig
 from assistant_builder.i18n import N_, localize, m, render, t
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.download import download_bytes
@@ -20,7 +17,6 @@ from assistant_builder.ui.html import (
     join,
     table,
 )
-from assistant_builder.ui.settings_form import flat
 from assistant_builder.ui.study_snapshot import (
     ArmSnapshot,
     Snapshot,
@@ -188,68 +184,6 @@ def resources_table(snapshot: Snapshot) -> Markup:
     rows = [(name, *map(figure, done.values())) for name, figure in figures]
     headers = ("", *map(arm_chip, done))
     return table(headers, rows, numeric=range(1, len(headers))) if done else Markup("")
-
-
-def command_lines(
-    name: str,
-    config: StudyConfig,
-    *,
-    source: str = "",
-    redo: bool = False,
-    now: bool = False,
-    trust: bool = False,
-) -> str:
-    """The command of the start button, and the command that creates the same study from the data file ``source``."""
-    trusted = ["--trust-remote-code"] if trust else []
-    flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
-    button = shlex.join(["assistant-builder", "run", name, *flags])
-    from_file = [
-        "assistant-builder",
-        "run",
-        source or "FILE",
-        "--name",
-        name,
-        *_settings(config),
-        *trusted,
-    ]
-    same = t("the same from the data file")
-    return f"{button}\n\n# {same}\n{shlex.join(from_file)}"
-
-
-def _settings(config: StudyConfig) -> list[str]:
-    """``--set`` arguments for all settings that differ from the defaults of the preset."""
-    defaults = flat(StudyConfig().with_changes({"train.preset": config.train.preset}))
-    defaults["train.preset"] = StudyConfig().train.preset
-    arguments: list[str] = []
-    for key, value in flat(config).items():
-        if key in ("name", "data.source") or value == defaults[key]:
-            continue
-        pairs = (
-            {f"{key}.{role}": column for role, column in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
-        for dotted, item in pairs.items():
-            arguments += ["--set", f"{dotted}={_yaml(dotted, item)}"]
-    return arguments
-
-
-def _yaml(key: str, value: Any) -> str:
-    """The text that ``--set`` parses to the value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "[]"
-    text = str(value)
-    if not isinstance(value, str):
-        return text
-    try:
-        plain = read_value(key, text) == text
-    except ConfigError:  # not valid YAML without quotation marks
-        plain = False
-    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 _EXPLANATION = N_(
