@@ -172,7 +172,6 @@ def test_messages_and_numbers_are_in_the_language_of_the_context():
         assert count(1234567) == "1.234.567"
         assert size(2.69e6) == "2,69 MB"
         assert tn("{count} row", "{count} rows", 1200) == "1.200 Zeilen"
-        assert t("{tokens:.1f} tokens/s", tokens=1.25) == "1,2 Token/s"
         assert (
             tm("About <b>{size}</b> on disk.", size="<i>")
             == "Etwa <b>&lt;i&gt;</b> auf der Festplatte."

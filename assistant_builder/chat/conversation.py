@@ -5,7 +5,6 @@ The browser stores conversations, so records are validated when they are read; i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NotRequired
@@ -166,22 +165,6 @@ def conversation_from_record(record: Any) -> Conversation:
             known = [name for name in (*ARMS, SHIPPED, BASE, COPY) if name in turn.answers]
             turns.append(replace(turn, answers={name: turn.answers[name] for name in known}))
     return Conversation(tuple(turns[-MAX_TURNS:]))
-
-
-def as_json(study: str, conversation: Conversation) -> str:
-    """The conversation as a JSON document; the sides of a blind question are hidden until the vote."""
-    turns = [
-        {
-            "question": turn.question,
-            "system": turn.system,
-            "blind": turn.blind,
-            "vote": _vote_label(turn),
-            "sampling": asdict(turn.sampling),
-            "answers": {name: asdict(answer) for name, answer in _labelled_answers(turn)},
-        }
-        for turn in conversation.turns
-    ]
-    return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
 
 
 def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:

@@ -22,7 +22,6 @@ from assistant_builder.inference.session import (
     BASE,
     SHIPPED,
     ChatSession,
-    Memory,
     ProgressCallback,
     Session,
 )
@@ -47,10 +46,11 @@ class PageSession(ChatSession):
             return self._file is not None and self._file.ready(SHIPPED)
         return self._copies.ready(COPY) if speaker == COPY else super().ready(speaker)
 
-    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> None:
         """Load a model unless it is loaded; a file that the study does not have is written first."""
         other = self._other(speaker)
-        return super().load(speaker, report) if other is None else other.load(speaker, report)
+        load = super().load if other is None else other.load
+        load(speaker, report)
 
     def stream(
         self,

@@ -10,7 +10,6 @@ from assistant_builder.chat.conversation import (
     Answer,
     Conversation,
     Turn,
-    as_json,
     as_markdown,
     conversation_from_record,
 )
@@ -110,11 +109,8 @@ def test_exports_hide_the_sides_before_the_vote():
         turn(blind=True, sides=("lora", "qlora")),
         turn(blind=True, sides=("lora", "qlora"), vote="a"),
     )
-    document = json.loads(as_json("s", Conversation((hidden, voted))))
-    assert list(document["turns"][0]["answers"]) == ["Assistant A", "Assistant B"]
-    assert document["turns"][0]["answers"]["Assistant A"]["text"] == "Because 16."
-    assert list(document["turns"][1]["answers"]) == ["lora", "qlora"]
-    assert "LoRA" not in as_markdown("s", Conversation((hidden,)))
+    shown = as_markdown("s", Conversation((hidden,)))
+    assert "LoRA" not in shown and "Assistant A" in shown and "Because 16." in shown
     assert "Blind vote: Full (LoRA, 16-bit)" in as_markdown("s", Conversation((voted,)))
 
 

@@ -86,14 +86,6 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(s
     assert "(Holm over 6 tests)" in record["sentence"] and "may be as good" in record["sentence"]
 
 
-def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario):
-    scenario.heldout = {1: 0.5, 2: 0.3, 4: 0.4}
-    assert "all 3 others are clearly worse (Holm" in run_sweep(opened())["sentence"]
-    pair = run_sweep(opened("train.rank=1,2", name="pair"))
-    assert "the other one is clearly worse" in pair["sentence"]
-    assert "may be as good" not in pair["sentence"]
-
-
 def test_one_arm_alone_can_decide(scenario):
     record = run_sweep(opened(arm="qlora"))
     assert {row["cell"] for row in record["comparisons"]} == {"Q4"}
@@ -145,13 +137,6 @@ def test_it_resumes_and_a_failed_study_does_not_end_it(scenario):
     assert run_sweep(opened()) == record and scenario.ran == []
 
 
-def test_all_may_fail(scenario):
-    scenario.failing = {1, 2, 3, 4}
-    record = run_sweep(opened())
-    assert (record["state"], record["selected"], record["comparisons"]) == ("failed", None, [])
-    assert record["sentence"] == "No study has finished, so none is selected."
-
-
 def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario):
     scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
     sweep = opened(prune="median")
@@ -167,11 +152,6 @@ def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario):
     assert any("stopped early" in note for note in record["notes"])
     scenario.ran = []
     assert run_sweep(opened(prune="median")) == record and scenario.ran == []
-
-
-def test_without_pruning_the_same_study_runs_to_its_end(scenario):
-    scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
-    assert set(rows(run_sweep(opened()), "state").values()) == {"succeeded"}
 
 
 def test_what_was_begun_is_not_mixed_with_anything_else(scenario, tmp_path):
@@ -252,10 +232,6 @@ def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario):
     assert set(rows(record, "heldout")[3]) == {"Q4"}
     with pytest.raises(ConfigError, match="arms cannot be swept"):
         opened("arms=lora,qlora", name="other")
-
-
-def test_the_definition_of_a_sweep_of_both_arms_is_as_before_there_was_a_choice():
-    assert "arms" not in yaml.safe_load((opened().folder / "sweep.yaml").read_text())["study"]
 
 
 DATA = tuple(

@@ -13,9 +13,6 @@ import pytest
 from assistant_builder.chat.client import Reply, WorkerPool
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
 from assistant_builder.chat.feedback import (
-    add_correction,
-    create_retraining_study,
-    plan_retraining,
     read_corrections,
 )
 from assistant_builder.errors import ConfigError
@@ -71,7 +68,6 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
         base=True,
         from_memory=True,
         only="qlora",
-        figures=True,
     )
     kept = settings.remember(name, {**values, settings.kept: None})
     assert settings.restored(name, kept) == values
@@ -79,7 +75,7 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     back = settings.remember(name, {**values, settings.system: own, settings.kept: kept})
     assert back["systems"] == {}
     assert settings.read(values) == ReplySettings(
-        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True
+        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora"
     )
 
 
@@ -103,9 +99,9 @@ def test_what_the_browser_sends_may_be_anything(kept):
 def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
     """Component → value of greedy settings of nine tokens, with changes by name."""
     names = (
-        "system temperature top_p longest seed blind base from_memory only figures shipped copied"
+        "system temperature top_p longest seed blind base from_memory only shipped copied"
     ).split()
-    start = ("", 0, 1, 9, "", False, False, False, "all", False, False, False)
+    start = ("", 0, 1, 9, "", False, False, False, "all", False, False)
     values = {**dict(zip(names, start, strict=True)), **changes}
     return {getattr(settings, name): value for name, value in values.items()}
 
@@ -227,7 +223,6 @@ def test_a_correction_of_a_copied_answer_is_served_and_undone_below_it(monkeypat
     saved = click("save", question="Where?", answer="By the pier.")
     assert "This question is answered so from now on" in saved and 'data-action="undo"' in saved
     assert [each.answer for each in read_corrections(study)] == ["By the pier."]
-    assert tab.corrections.updates(study)[tab.corrections.retrain]["visible"] is False
     assert "Your correction" not in click("undo") and not read_corrections(study)
 
 
@@ -294,22 +289,3 @@ class Replies(list[dict[str, Reply]]):
 
     def stop(self) -> None:
         pass
-
-
-def test_after_retraining_each_corrected_question_is_asked_once():
-    study, pool = with_data(new_study()), Answers()
-    add_correction(study, "Where can I park?", "By the gate.", wrong="No idea.", arm="lora")
-    add_correction(
-        study, "Is there a lift?", "Yes, by the stairs.", wrong="By the gate.", arm="base"
-    )
-    new = create_retraining_study(study, plan_retraining(study, read_corrections(study)), "again")
-    trained(with_data(new))
-    tab = inside_blocks(lambda: ChatTab(pool))
-    *_, shown = tab._ask_again("again", "again:adapters")
-    assert pool.asked == [("lora", "Where can I park?"), ("qlora", "Is there a lift?")]
-    assert "1 of 2 answered as you corrected them" in shown and "Not changed" in shown
-    assert len(list(tab._ask_again("again", "again:adapters"))) == 1 and len(pool.asked) == 2
-    list(tab._ask_again("again", "again:trained again"))
-    assert len(pool.asked) == 4
-    assert list(tab._ask_again("library", "library:1")) == [""], "it was not retrained"
-    assert list(tab._ask_again("again", "library:1")) == [], "the page shows another study by now"

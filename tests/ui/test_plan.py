@@ -81,11 +81,6 @@ def test_the_text_for_the_terminal_is_complete():
     assert any(line.startswith("Recommended: qlora.") for line in lines)
 
 
-def test_the_panel_warns_of_embeddings_that_dominate():
-    assert "embeddings" in plan_panel(plan_for("smollm2-135m-instruct"))
-    assert "embeddings, which" not in plan_panel(plan_for("llama-3.1-8b-instruct"))
-
-
 def test_a_study_is_planned_from_its_own_data(home):
     plan = study_plan(with_data(new_study()))
     assert not plan.lengths.assumed and 10 < plan.pairs < 200
@@ -139,10 +134,3 @@ def test_the_tab_draws_a_study_and_shows_errors(home):
     refused = tab._planned("library", values)
     assert "not an amount of memory" in refused[tab.verdict]
     assert refused[tab.chart]["visible"] is False
-
-
-def test_the_tab_reports_an_unknown_model(home):
-    new_study("library", model__base="qwen9-1b")
-    tab = inside_blocks(PlanTab)
-    section = next(section for section in tab.sections() if section.key == "plan")
-    assert "unknown base model" in section.values(StudyView("library"))[4]

@@ -14,8 +14,8 @@ from assistant_builder.models.hub import HubStatus
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress, StepRecord
-from assistant_builder.ui.settings_form import preset_choices, preset_keys
+from assistant_builder.study.steps import Progress
+from assistant_builder.ui.settings_form import preset_keys
 from assistant_builder.ui.study_snapshot import take_snapshot
 from assistant_builder.ui.train import preflight
 from assistant_builder.ui.train import tab as train_tab
@@ -30,7 +30,7 @@ from assistant_builder.ui.train.preflight import (
     time_left,
 )
 from assistant_builder.ui.train.preflight_view import preflight_card
-from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
+from assistant_builder.ui.train.settings import _switch_preset, model_choices
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
 from evals.report.declared import explain_study
@@ -173,13 +173,6 @@ def test_errors_forbid_a_start(tmp_path):
     assert "Not ready" in card and "&lt;b&gt;bad" in card and "Effective batch" not in card
 
 
-def test_the_queue_is_told_before_one_joins_it():
-    study = new_study("ferries", LARGE)
-    seen = run_preflight(study, study.config)
-    assert "Project rivers is first" in plain(preflight_card(seen, before=["rivers"]))
-    assert "Projects a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
-
-
 # starting from the tab
 
 
@@ -217,13 +210,6 @@ def test_invalid_settings_start_nothing(begun):
     values[tab.form.components["train.rank"]] = 0
     message = str(tab._start(values)[tab.message])
     assert "train.rank=0" in message and "not valid" in message and begun == []
-
-
-def test_what_is_carried_on_is_not_asked_again(begun):
-    tab, study = wired_train_tab(), new_study()
-    study.write_step(StepRecord("data", state="cancelled"))
-    study.write_run_record("cancelled")
-    assert press_start(tab, study) == "" and begun == [("library", False, False)]
 
 
 def test_a_test_without_known_answers_is_told_before_training(tmp_path):
@@ -293,14 +279,6 @@ def test_a_changed_value_of_a_preset_makes_it_custom():
     assert _switch_preset("balanced", *same) == "balanced"
 
 
-def test_presets_are_cards_with_their_time():
-    study = new_study("ferries", LARGE)
-    cards = dict((name, label) for label, name in preset_choices(preset_times(study, study.config)))
-    assert all("about" in cards[name] for name in PRESETS)
-    assert cards["balanced"].startswith("Balanced\nabout ")
-    assert "about" not in cards["custom"] and "recommended start" in cards["balanced"]
-
-
 # time
 
 
@@ -356,14 +334,3 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     left = time_left(seen, None, 20)
     assert left == TimeRemaining(33.0, complete=True, verdict=12.0)
     assert "The first verdict in about 12 s." in run_panel(seen, "", left)
-
-
-def test_facts_in_prompts_take_memory_and_time():
-    study = new_study("ferries", LARGE)
-    plain, grounded = (
-        run_preflight(study, study.config.with_changes({"approaches": approaches})).plan
-        for approaches in (["memory"], ["grounded"])
-    )
-    assert plain is not None and grounded is not None
-    assert grounded.lora.total_bytes > plain.lora.total_bytes
-    assert grounded.lora.seconds > plain.lora.seconds

@@ -33,7 +33,7 @@ class ReplySettings:
     """The settings on the page; a random seed is not drawn yet.
 
     ``base``, ``shipped`` and ``copied``: the base model, the file to ship in llama.cpp, and copied answers are asked
-    too. ``only`` is the one assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
+    too. ``only`` is the one assistant that is asked and shown; empty: all.
     """
 
     system: str
@@ -41,7 +41,6 @@ class ReplySettings:
     base: bool
     sampling: Sampling
     only: str = ""
-    figures: bool = False
     shipped: bool = False
     copied: bool = False
 
@@ -89,7 +88,6 @@ class ChatSettings:
     def more(self) -> None:
         """Place the other switches, the system prompt and the sampling settings in the open accordion."""
         with gr.Row(elem_classes="ab-modes"):
-            self.figures = _switch("figures", t("Speed and memory"), t("Of each answer."))
             self.shipped = _switch(
                 "shipped",
                 t("Ask the file to ship too"),
@@ -163,7 +161,7 @@ class ChatSettings:
     def _stored(self) -> dict[str, Component]:
         """Name in the browser's storage → component, without the system prompt, which is stored by study."""
         names = (
-            "temperature top_p longest seed blind base from_memory only figures shipped copied"
+            "temperature top_p longest seed blind base from_memory only shipped copied"
         ).split()
         return {name: getattr(self, name) for name in names}
 
@@ -195,7 +193,6 @@ class ChatSettings:
                 look_up=not values[self.from_memory],
             ),
             only=only if only in ARMS else "",
-            figures=bool(values[self.figures]),
             shipped=bool(values[self.shipped]) and is_installed(),
             copied=bool(values[self.copied]),
         )
@@ -220,7 +217,6 @@ class ChatSettings:
             self.blind,
             self.base,
             self.from_memory,
-            self.figures,
             self.shipped,
             self.copied,
         )

@@ -5,28 +5,24 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from assistant_builder.arms import plain
-from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Choice, Conversation
 from assistant_builder.chat.feedback import (
     add_correction,
-    corrections_asked_again,
     remove_correction,
-    save_asked_again,
 )
-from assistant_builder.data import load_split
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.inference.llamacpp import is_installed
 from assistant_builder.inference.session import BASE, SHIPPED
 from assistant_builder.retrieval.copying import COPY
+from assistant_builder.serving.widget import opening_examples
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import (
     ConversationPanel,
@@ -34,17 +30,14 @@ from assistant_builder.ui.chat.conversation import (
     editing_notice,
 )
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
-from assistant_builder.ui.chat.settings import ALL, GREEDY, ChatSettings, ReplySettings
+from assistant_builder.ui.chat.settings import ALL, ChatSettings, ReplySettings
 from assistant_builder.ui.chat.view import (
     PaneState,
-    asked_again_view,
     copying_note,
-    example_questions,
     examples_view,
     loading_view,
     sides,
 )
-from assistant_builder.ui.data.preview import inspect_file
 from assistant_builder.ui.html import Markup, empty
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, inform
 from assistant_builder.ui.study_snapshot import (
@@ -78,7 +71,6 @@ class ChatTab:
                 self.ready = gr.HTML(elem_id="ab-ready")
             options = gr.Accordion(t("Options"), open=False, elem_id="ab-chat-options")
             self.corrections = Corrections()
-            self.asked_again = gr.HTML(elem_id="ab-asked-again")
             panes_here = gr.Column()
             self.votes = VoteBar()
             self.talk = ConversationPanel(pool, self.votes)
@@ -87,7 +79,7 @@ class ChatTab:
             self.talk.place_box()
             with options:
                 self.settings.more()
-                self.talk.place_downloads()
+                self.talk.place_download()
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
@@ -117,7 +109,7 @@ class ChatTab:
             ),
             LiveRegion(
                 "chat-report",
-                self.votes.tally_outputs,
+                [self.votes.tally],
                 lambda view: view.stamp("report.json"),
                 lambda view: self.votes.tally_updates(
                     view.study if view.trained else None, blind=False
@@ -163,7 +155,7 @@ class ChatTab:
             button.click(
                 functools.partial(self._vote, choice),
                 state,
-                [talk.kept, *talk.outputs, *self.votes.tally_outputs],
+                [talk.kept, *talk.outputs, self.votes.tally],
                 **QUIET,
             )
         for box in talk.panes.values():
@@ -175,7 +167,6 @@ class ChatTab:
             settings.shipped,
             settings.copied,
             settings.only,
-            settings.figures,
         )
         gr.on([mode.input for mode in modes], self._redraw, state, talk.outputs, **QUIET)
         loading = [picker, settings.base, settings.shipped, settings.copied, settings.only]
@@ -189,15 +180,12 @@ class ChatTab:
                 talk.editing,
                 talk.banner,
                 self.ready,
-                self.asked_again,
-                *self.votes.tally_outputs,
+                self.votes.tally,
                 *self.corrections.outputs,
                 self.body,
             ],
             **QUIET,
-        ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed).then(
-            self._ask_again, [picker, self.mark], self.asked_again, js=_ON_CHAT, **streamed
-        )
+        ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on(
             [opened.select, settings.base.input, settings.shipped.input, settings.copied.input],
@@ -206,10 +194,8 @@ class ChatTab:
             self.ready,
             **streamed,
         )
-        opened.select(self._ask_again, [picker, self.mark], self.asked_again, **streamed)
         self.settings.wire(picker)
-        self.votes.wire(picker)
-        self.corrections.wire(picker, tabs)
+        self.corrections.wire(picker)
 
     def _stop_editing(self) -> Updates:
         """Empty the question box."""
@@ -335,7 +321,9 @@ class ChatTab:
             inform(
                 t("Saved: it is answered so from now on. “Undo” below the answer takes it back.")
                 if study.serves_corrections
-                else t("Saved. When you have corrected what you want, retrain under “Corrections”.")
+                else t(
+                    "Saved. When you have corrected what you want, train the next version on the tab “Inbox”."
+                )
             )
         if event.action == "undo":
             asked = turn.question, turn.answers[speaker].text.strip()
@@ -409,7 +397,6 @@ class ChatTab:
             self.talk.editing: None,
             self.talk.banner: gr.update(visible=False),
             self.ready: "",
-            self.asked_again: "",
             **self.votes.tally_updates(study if arms else None, blind=settings.blind),
             **self.corrections.updates(study, opened=False),
             self.body: gr.update(visible=study is not None),
@@ -447,55 +434,18 @@ class ChatTab:
         speakers = [only] if only in arms else [*arms]
         speakers += [SHIPPED] * bool(shipped) + [BASE] * bool(base) + [COPY] * bool(copied)
         for replies in self.talk.pool.worker(study).load(speakers):
-            self.talk.note_memory(study.name, replies)
             yield loading_view(replies, [only] if only in arms else study.config.arms)
-
-    def _ask_again(self, name: str | None, mark: str) -> Iterator[Markup]:
-        """Ask the questions of the corrections that the study was retrained on, once for its adapters."""
-        study = Study.open(name).recommended if name and mark.partition(":")[0] == name else None
-        if study is None or mark.endswith((f":{_NOBODY}", f":{_UNTRAINED}")):
-            return
-        answers, arms = corrections_asked_again(study, mark), shown_arms(study.config)
-        system = default_system_prompt(study) if answers else ""
-        for index, one in enumerate(answers):
-            if one.after is None and study.state != "running":
-                yield asked_again_view(
-                    answers,
-                    t(
-                        "Your corrections: asking {place} of {total} again…",
-                        place=index + 1,
-                        total=len(answers),
-                    ),
-                )
-                arm = one.correction.arm if one.correction.arm in arms else arms[0]
-                sent = Conversation().messages(
-                    arm, one.correction.question, system=system, alone=True
-                )
-                *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)
-                if last[arm].state not in ("stop", "length"):
-                    break
-                answers[index] = replace(one, after=last[arm].text.strip())
-                save_asked_again(study, mark, answers)
-        yield asked_again_view(answers)
 
 
 def _examples(study: Study | None) -> list[str]:
-    """Example questions of a study: of its training data, before its data are split of its file."""
+    """Example questions of a study; none of a large file before it is split."""
     if study is None:
         return []
-    if study.step("data").state == "succeeded":
-        return _examples_of(study.folder / "data", study.split_file("train").stat().st_mtime_ns)
     source = study.source
-    if source is None or source.stat().st_size > _PREPARED_BYTES:
+    split = study.split_file("train").is_file()
+    if not split and source is not None and source.stat().st_size > _PREPARED_BYTES:
         return []
-    findings = inspect_file(source, study.config.data.columns).findings
-    return example_questions(findings.usable, ()) if findings else []
-
-
-@functools.lru_cache(maxsize=8)
-def _examples_of(folder: Path, changed: int) -> list[str]:
-    """Example questions of a data folder; ``changed`` identifies its files."""
-    return example_questions(load_split(folder, "train"), load_split(folder, "validation"))
+    return opening_examples(study)
 
 
 def can_copy(view: StudyView) -> bool:

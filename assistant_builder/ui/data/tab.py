@@ -25,7 +25,8 @@ from assistant_builder.study.contents import (
     Split,
 )
 from assistant_builder.ui.data.documents import DocumentsForm
-from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
+from assistant_builder.ui.data.form import TemplatePreview
+from assistant_builder.ui.data.new_study import NewStudyForm
 from assistant_builder.ui.data.preview import (
     heldout_power,
     inspect_file,

@@ -18,7 +18,6 @@ from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.item_view import row_text
 from assistant_builder.ui.html import (
     Tone,
-    assistants,
     bar,
     callout,
     code,
@@ -74,7 +73,7 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
             "warn",
             title,
             t("The scores so far are kept."),
-            t("Press “Resume” to continue with the cell at which it stopped."),
+            t("Press “Resume” on the Train tab to continue with the cell at which it stopped."),
         )
     if record.state == "queued" and not snapshot.scores:
         return _not_begun(snapshot)
@@ -92,43 +91,20 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
             message = callout(
                 "warn",
                 t("All cells are scored, but the report is missing"),
-                remedy=t("Press “Resume” to write the report with the verdict."),
+                remedy=t("Press “Resume” on the Train tab to write the report with the verdict."),
             )
         return message
     return Markup("")
 
 
 def _not_begun(snapshot: Snapshot) -> Markup:
-    count = len(snapshot.config.arms)
-    who, several = assistants(count), count > 1
     if snapshot.trained and not snapshot.running:
-        return empty(
-            t("Trained, not evaluated"),
-            t(
-                "Press “Evaluate now” to score {who} and their untuned bases on the test questions.",
-                who=who,
-            )
-            if several
-            else t(
-                "Press “Evaluate now” to score the assistant and its untuned base on the test questions."
-            ),
-        )
-    if snapshot.running:
-        starts = (
-            t("The evaluation starts automatically after {who} are trained.", who=who)
-            if several
-            else t("The evaluation starts automatically after the assistant is trained.")
-        )
-        return empty(t("Nothing to evaluate yet"), starts)
-    train = (
-        t("Train {who} on the Train tab.", who=who)
-        if several
-        else t("Train the assistant on the Train tab.")
-    )
-    return empty(
-        t("Nothing to evaluate yet"),
-        " ".join((train, t("The evaluation starts automatically afterwards."))),
-    )
+        text = t("Start it again on the Train tab, and the test questions are asked.")
+        return empty(t("Trained, not evaluated"), text)
+    text = t("The evaluation starts automatically after the training.")
+    if not snapshot.running:
+        text = " ".join((t("Train the project on the Train tab."), text))
+    return empty(t("Nothing to evaluate yet"), text)
 
 
 def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:

@@ -16,7 +16,7 @@ from assistant_builder.i18n import N_, render, t
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses, not_allowed
-from assistant_builder.ui.html import callout, card, error_callout
+from assistant_builder.ui.html import callout, error_callout
 from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.refresh import (
     QUIET,
@@ -56,7 +56,7 @@ from assistant_builder.ui.train.preflight import (
 )
 from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, preflight_card
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
-from assistant_builder.ui.train.view import resources_table, run_panel, samples_card
+from assistant_builder.ui.train.view import run_panel, samples_card
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = N_("Notify me when it is done")
@@ -108,7 +108,6 @@ class TrainTab:
             show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card"
         )
         self.samples = gr.HTML(elem_id="ab-samples")
-        self.resources = gr.HTML()
 
     @property
     def start(self) -> gr.Button:
@@ -137,7 +136,6 @@ class TrainTab:
                     self.now,
                     self.replace,
                     self.panel,
-                    self.resources,
                 ],
                 _run_mark,
                 self._draw_run,
@@ -179,9 +177,8 @@ class TrainTab:
                 **dict.fromkeys((self.pause, self.bell, self.now), gr.update(visible=False)),
                 self.replace: gr.update(visible=damaged),
                 self.panel: error_callout(view.error) if view.error else "",
-                self.resources: "",
             }
-        stopped, table = stopped_step(snapshot), resources_table(snapshot)
+        stopped = stopped_step(snapshot)
         phase, busy = start_phase(study), snapshot.busy
         label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
@@ -193,7 +190,6 @@ class TrainTab:
             self.now: gr.update(visible=waits, **({} if waits else {"value": False})),
             self.replace: gr.update(visible=snapshot.touched and not busy),
             self.panel: start_refusal(study) + run_panel(snapshot, log, _time_remaining(snapshot)),
-            self.resources: card(t("Resources used by training"), table) if table else "",
         }
 
     def _draw_plot(self, view: StudyView) -> Updates:

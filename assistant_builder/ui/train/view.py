@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -12,10 +12,8 @@ from assistant_builder.i18n import N_, localize, m, render, t
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.download import download_bytes
 from assistant_builder.ui.html import (
-    arm_chip,
     fragment,
     join,
-    table,
 )
 from assistant_builder.ui.study_snapshot import (
     ArmSnapshot,
@@ -26,7 +24,7 @@ from assistant_builder.ui.study_snapshot import (
     title_of_study,
 )
 from assistant_builder.ui.train.preflight import TimeRemaining
-from evals.report.format import count, duration, percent, rate, size
+from evals.report.format import count, duration, rate, size
 
 
 def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -> Markup:
@@ -157,33 +155,6 @@ def model_note(model: ModelConfig) -> str:
         licence=entry.licence,
     )
     return " ".join(filter(None, (about, terms, download)))
-
-
-def resources_table(snapshot: Snapshot) -> Markup:
-    """Resources that each trained arm used, a column each; empty until one is trained."""
-    done = {
-        arm: training.summary
-        for arm, training in snapshot.arms.items()
-        if training.summary is not None
-    }
-    figures: tuple[tuple[str, Callable[[Any], str]], ...] = (
-        (t("Base"), lambda each: size(each["base_bytes"])),
-        (t("Adapter"), lambda each: size(each["adapter_bytes"])),
-        (t("Peak memory"), lambda each: size(each["peak_memory_bytes"])),
-        (t("Time"), lambda each: duration(each["train_seconds"])),
-        (t("Speed"), lambda each: rate(each["tokens_per_second"])),
-        (
-            t("Trained parameters"),
-            lambda each: (
-                f"{count(each['trainable_parameters'])} "
-                f"({percent(each['trainable_parameters'] / each['total_parameters'])})"
-            ),
-        ),
-        (t("Compute dtype"), lambda each: each["compute_dtype"]),
-    )
-    rows = [(name, *map(figure, done.values())) for name, figure in figures]
-    headers = ("", *map(arm_chip, done))
-    return table(headers, rows, numeric=range(1, len(headers))) if done else Markup("")
 
 
 _EXPLANATION = N_(
