@@ -156,8 +156,8 @@ def test_an_upload_runs_and_fetches_nothing(watched, hostile):
     page.goto(f"{hostile.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(hostile.home / "hostile.jsonl"))
-    page.get_by_role("button", name="As the model sees them").click()
-    expect(page.locator("#ab-preview")).to_contain_text("window.bad")
+    page.get_by_role("button", name="Edit rows, and check again").click()
+    expect(page.locator("#ab-edit-table")).to_contain_text("window.bad")
     page.wait_for_timeout(500)
     nothing_ran(page)
 

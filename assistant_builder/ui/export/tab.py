@@ -257,7 +257,8 @@ def _spec_of(study: Study, arm: str, format: str, type: str | None) -> ExportSpe
 
 def _type_update(spec: ExportSpec) -> dict[str, Any]:
     types = list(spec.export_format.types)
-    return gr.update(choices=types, value=spec.export_format.type, visible=len(types) > 1)
+    # gradio refuses an empty text that is no choice
+    return gr.update(choices=types, value=spec.export_format.type or None, visible=len(types) > 1)
 
 
 def _every_spec(study: Study) -> list[ExportSpec]:
