@@ -336,17 +336,6 @@ def test_the_page_starts_without_the_model_stack():
     python("-c", check, cwd=ROOT)
 
 
-def test_views_load_neither_gradio_nor_models():
-    paths = (ROOT / "assistant_builder" / "ui").rglob("*.py")
-    views = [path for path in paths if path.stem == "view" or path.stem.endswith("_view")]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in views]
-    check = (
-        "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
-        "assert not {'gradio', 'torch', 'transformers'} & set(sys.modules)"
-    )
-    assert names and python("-c", check, *names)
-
-
 def words_of(path: Path) -> Iterator[str]:
     """Texts in a module, apart from its docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
