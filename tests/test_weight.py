@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4700  2490
+assistant_builder                    4710  2495
 assistant_builder/chat               2550  1460
 assistant_builder/cli                2470  1250
 assistant_builder/cluster            1010   595
@@ -29,13 +29,13 @@ assistant_builder/store              1140   740
 assistant_builder/study              2370  1415
 assistant_builder/sweep              1190   640
 assistant_builder/training           2730  1625
-assistant_builder/ui                12870  6295
+assistant_builder/ui                13050  6405
 assistant_builder/web                1990  1160
 evals                                3875  1945
 evals/bundle                         1475   820
 evals/judge                           440   220
 evals/metrics                        1150   500
-evals/model_compare                  1670   840
+evals/model_compare                  1810   930
 evals/report                        10530  4605
 evals/stats                          1290   610
 evals/study_compare                   820   355

@@ -29,7 +29,7 @@ from assistant_builder.ui.train.preflight import (
     scoring_seconds,
     time_left,
 )
-from assistant_builder.ui.train.preflight_view import preflight_card
+from assistant_builder.ui.train.preflight_view import about_time, preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
@@ -334,3 +334,10 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     left = time_left(seen, None, 20)
     assert left == TimeRemaining(33.0, complete=True, verdict=12.0)
     assert "The first verdict in about 12 s." in run_panel(seen, "", left)
+
+
+def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():
+    config = StudyConfig().with_changes({"approaches": ["grounded"]})
+    assert about_time(600, config, complete=True) == "at most about 10 min"
+    to_the_end = config.with_changes({"train.stop_loss": 0})
+    assert about_time(600, to_the_end, complete=True) == "about 10 min"
