@@ -56,7 +56,7 @@ def train_distributed(
     without one, each computes its own.
 
     Returns:
-        The written files; None if early stopping is on and the arm has to wait for its twin.
+        The written files; None if the arm has to wait for another one.
 
     Raises:
         Cancelled: The user cancelled; a checkpoint of the last step exists.

@@ -186,7 +186,6 @@ _SHOWN = {
     "contrasts",
     "items",
     "primary_metric",
-    "reliability",
     "resources",
     "seeds",
     "verdict",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from assistant_builder.config import EvalConfig
-from benchmarks import simulate_statistics as command
 from benchmarks.doc_tables import METHOD_PAGE, read_section
 from benchmarks.simulate_statistics import (
     HARMFUL,
@@ -248,19 +247,6 @@ class TestCommand:
         assert 0 <= document["coverage"][0]["covered"] <= 1
         assert document["families"][0]["metrics"] == len(PRIMARY)
 
-    def test_writes_whole_tables(self, tmp_path, monkeypatch):
-        copy = tmp_path / "README.md"
-        copy.write_text(METHOD_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-        monkeypatch.setattr(command, "METHOD_PAGE", copy)
-        assert main(["--repetitions", "2", "--resamples", "50", "--write"]) == 0
-        for part in PARTS:
-            assert "2 simulated held-out sets" in read_section(part.name, copy)
-            assert (
-                read_section(part.name, copy).count("\n| ")
-                == sum(map(len, part.cases.values())) + 2
-            )
-        assert read_section("refusal", copy) == read_section("refusal", METHOD_PAGE)
-
     @pytest.mark.parametrize(
         "words",
         [
@@ -275,11 +261,6 @@ class TestCommand:
     def test_refuses_invalid_arguments(self, words):
         with pytest.raises(SystemExit):
             main(words)
-
-    def test_reports_a_missing_page(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(command, "METHOD_PAGE", tmp_path / "README.md")
-        assert main(["--repetitions", "1", "--resamples", "20", "--write"]) == 1
-        assert "checkout" in capsys.readouterr().err
 
 
 def test_tables_are_markdown():

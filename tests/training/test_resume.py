@@ -123,33 +123,6 @@ def test_an_incomplete_checkpoint_is_not_used(tmp_path):
 
 
 @pytest.mark.long
-def test_both_arms_stop_early_together(small_study, tmp_path):
-    """With a learning rate so small that no weight moves, no validation improves, and both stop at the second."""
-    config = small_study.config.with_changes(
-        {
-            "arms": "lora,qlora,qat",
-            "train.early_stopping": True,
-            "train.patience": 1,
-            "train.evaluations": 6,
-            "train.learning_rate": 1e-40,
-            "model.base": str(tiny_base(tmp_path / "base")),
-            "train.sample_answers": 0,
-        }
-    )
-    small_study.write_config(config)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study, "steps", ("data", "train-lora", "train-qlora", "train-qat"))
-        run_study(small_study)
-    summaries = [
-        read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")
-    ]
-    assert [summary["steps"] for summary in summaries] == [2, 2]
-    assert read_json(small_study.arm_folder("qat") / "summary.json")["steps"] == 2, (
-        "it continues the finished adapter"
-    )
-
-
-@pytest.mark.long
 def test_the_stop_at_the_floor_of_the_loss_is_the_same_for_both_arms_and_after_a_kill(
     small_study, tmp_path
 ):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from assistant_builder.arms import label as label_of
 from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
@@ -16,7 +17,6 @@ from assistant_builder.ui.plan.view import (
     plan_figure,
     plan_panel,
     plan_text,
-    title,
 )
 from assistant_builder.ui.refresh import StudyView
 from tests.synthetic_study import new_study, with_data
@@ -33,16 +33,11 @@ def test_the_bars_of_the_chart_add_up_to_the_peak():
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert [bar.name for bar in bars] == list(PARTS.values())
     for place, label in enumerate(bars[0].y):
-        method = next(name for name in ("qlora", "lora", "full") if title(name) == label)
+        method = next(name for name in ("qlora", "lora") if label_of(name) == label)
         assert sum(bar.x[place] for bar in bars) == pytest.approx(
             plan.methods[method].total_bytes / 1e9
         )
     assert figure.layout.shapes[0].x0 == pytest.approx(plan.memory_bytes / 1e9)
-
-
-def test_full_fine_tuning_is_omitted_if_it_needs_far_more_memory():
-    assert title("full") not in plan_figure(plan_for("llama-3.1-8b-instruct")).data[0].y
-    assert title("full") in plan_figure(plan_for("smollm2-135m-instruct")).data[0].y
 
 
 def test_the_layer_table_contains_all_parameters():
@@ -76,7 +71,7 @@ def test_a_hostile_model_name_is_shown_as_text(tmp_path):
 def test_the_text_for_the_terminal_is_complete():
     plan = plan_for("llama-3.3-70b-instruct", "A100 80 GB")
     columns, rows, lines = plan_text(plan)
-    assert columns[1:] == [title(name) for name in ("qlora", "lora", "full")]
+    assert columns[1:] == [label_of(name) for name in ("qlora", "lora")]
     assert {row[0] for row in rows} >= {*PARTS.values(), "Peak", "Time", "Cost"}
     assert any(line.startswith("Recommended: qlora.") for line in lines)
 

@@ -38,7 +38,7 @@ CHANGED: dict[str, Any] = {
     "train.rank": 7,
     "train.learning_rate": 3.3e-5,
     "train.max_steps": 9,
-    "train.early_stopping": True,
+    "train.allow_low_memory": True,
     "train.target_modules": "q_proj, v_proj",
     "eval.cells": ["B16", "L16", "Q4", "L4"],
     "eval.primary_metric": "token_f1",
