@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4800  2530
 assistant_builder/chat               2550  1460
-assistant_builder/cli                2470  1250
+assistant_builder/cli                2460  1250
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
 assistant_builder/data               5170  2770
@@ -27,9 +27,9 @@ assistant_builder/runner             1890  1065
 assistant_builder/serving            3650  2005
 assistant_builder/store              1130   740
 assistant_builder/study              2380  1415
-assistant_builder/sweep              1190   640
+assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                13010  6385
+assistant_builder/ui                12910  6345
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1470   820

@@ -1,4 +1,4 @@
-"""A real sweep of two studies of a few steps, from the command line to its page, and again."""
+"""A real sweep of two studies of a few steps, from the command line, and again."""
 
 import json
 from pathlib import Path
@@ -47,8 +47,6 @@ def test_two_studies_are_trained_compared_and_kept(home, base):
         assert row["delta"] == pytest.approx(
             other["heldout"][cell] - chosen["heldout"][cell], abs=1e-9
         )
-    page = home / "sweeps" / "tiny" / "sweep.html"
-    assert record["selected"] in page.read_text(encoding="utf-8")
 
     studies = {
         path: path.stat().st_mtime_ns for path in (home / "studies").rglob("*") if path.is_file()

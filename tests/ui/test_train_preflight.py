@@ -177,22 +177,20 @@ def test_errors_forbid_a_start(tmp_path):
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
-    calls: list[tuple[str, bool, bool]] = []
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    calls: list[tuple[str, bool]] = []
     monkeypatch.setattr(
         "assistant_builder.ui.train.actions.start_run",
-        lambda name, redo=False, now=False, trust=False: calls.append((name, redo, now)),
+        lambda name, redo=False, trust=False: calls.append((name, redo)),
     )
     return calls
 
 
-def press_start(
-    tab: TrainTab, study: Study, *, now: bool = False, trust: bool = False, **changes: object
-) -> str:
+def press_start(tab: TrainTab, study: Study, *, trust: bool = False, **changes: object) -> str:
     config = study.config.with_changes(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    values = train_values(tab, study.name, config, now=now, trust=trust)
+    values = train_values(tab, study.name, config, trust=trust)
     return str(tab._start(values)[tab.message])
 
 
@@ -201,7 +199,7 @@ def test_warnings_do_not_stop_a_start_and_errors_do(begun):
     assert "Not ready" in press_start(tab, study, model__base="smollm9")
     assert begun == [] and study.config.model.base == BASE
     assert run_preflight(study, study.config).warnings
-    assert press_start(tab, study, now=True) == "" and begun == [("library", False, True)]
+    assert press_start(tab, study) == "" and begun == [("library", False)]
 
 
 def test_invalid_settings_start_nothing(begun):

@@ -85,14 +85,6 @@ class TrainTab:
         with gr.Row(elem_classes="ab-actions"):
             self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-pause")
             self.bell = gr.Button(t(_BELL), visible=False, elem_id="ab-bell")
-        self.now = gr.Checkbox(
-            False,
-            label=t(
-                "Do not wait: run at the same time as the other projects, which slows all of them down"
-            ),
-            visible=False,
-            elem_id="ab-now",
-        )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
         self.connect = gr.Checkbox(False, visible=False, elem_id="ab-connect")
         self.replace = gr.Checkbox(
@@ -133,7 +125,6 @@ class TrainTab:
                     self.start,
                     self.pause,
                     self.bell,
-                    self.now,
                     self.replace,
                     self.panel,
                 ],
@@ -174,7 +165,7 @@ class TrainTab:
             damaged = study is not None  # a damaged study can be run again
             return {
                 self.start: gr.update(interactive=damaged, visible=True),
-                **dict.fromkeys((self.pause, self.bell, self.now), gr.update(visible=False)),
+                **dict.fromkeys((self.pause, self.bell), gr.update(visible=False)),
                 self.replace: gr.update(visible=damaged),
                 self.panel: error_callout(view.error) if view.error else "",
             }
@@ -182,12 +173,10 @@ class TrainTab:
         phase, busy = start_phase(study), snapshot.busy
         label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
-        waits = bool(studies_ahead(study)) and not busy
         return {
             self.start: gr.update(value=label, visible=not busy, interactive=phase != "starting"),
             self.pause: gr.update(visible=busy, value=pause_label(study)),
             self.bell: gr.update(visible=busy, **({} if busy else {"value": t(_BELL)})),
-            self.now: gr.update(visible=waits, **({} if waits else {"value": False})),
             self.replace: gr.update(visible=snapshot.touched and not busy),
             self.panel: start_refusal(study) + run_panel(snapshot, log, _time_remaining(snapshot)),
         }
@@ -203,7 +192,6 @@ class TrainTab:
         study: Study,
         config: StudyConfig,
         redo: bool = False,
-        now: bool = False,
         trust: bool = False,
     ) -> Updates:
         checks = ""
@@ -213,7 +201,7 @@ class TrainTab:
         trusted = trust and code is not None and is_allowed(code.source)
         if _shows_preflight(study, redo):
             result = run_preflight(study, config)
-            before = [] if now else studies_ahead(study)
+            before = studies_ahead(study)
             checks = preflight_card(result, before=before, again=_has_begun(study) and not redo)
         if study.state != "running" and not study.queued_behind:
             checks = contacts_note(config) + checks
@@ -234,9 +222,9 @@ class TrainTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         form, self._picker = self.form, picker
         self.settings.wire(picker)
-        inputs = {picker, self.replace, self.now, self.trust, *form.inputs}
+        inputs = {picker, self.replace, self.trust, *form.inputs}
         gr.on(
-            [component.change for component in [*form.inputs, self.replace, self.now]],
+            [component.change for component in [*form.inputs, self.replace]],
             self._changed,
             inputs,
             self._plan_outputs,
@@ -282,7 +270,7 @@ class TrainTab:
         return self.form.read(values, Study.open(values[self._picker] or "").config)
 
     def _changed(self, values: Values) -> Updates:
-        chosen = (values[box] for box in (self.replace, self.now, self.trust))
+        chosen = (values[box] for box in (self.replace, self.trust))
         try:
             study = Study.open(values[self._picker] or "")
             return self._plan_updates(study, self.form.read(values, study.config), *chosen)
@@ -294,14 +282,13 @@ class TrainTab:
 
     def _start(self, values: Values) -> Updates:
         study, replace = Study.open(values[self._picker] or ""), values[self.replace]
-        now = values[self.now]
         started = {
             self.message: "",
             self.start: gr.update(interactive=False, value=t("Starting…")),
             self.replace: gr.update(value=False),
         }
         if replace and state_of(study) == "damaged":
-            start_run(study.name, redo=True, now=now)
+            start_run(study.name, redo=True)
             return started
         try:
             config = self.form.read(values, study.config)
@@ -338,9 +325,7 @@ class TrainTab:
         elif errors := run_preflight(study, config).errors:
             refusal = not_ready(errors)
         else:
-            refusal = start_or_resume(
-                study, config, replace=replace, now=now, trust=code is not None
-            )
+            refusal = start_or_resume(study, config, replace=replace, trust=code is not None)
         return {self.message: refusal} if refusal else started
 
 
