@@ -15,7 +15,6 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn
 from assistant_builder.chat.feedback import (
     read_corrections,
 )
-from assistant_builder.errors import ConfigError
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.chat import settings as settings_module
@@ -55,15 +54,13 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    start = set_to(settings, system=own, temperature=0.0, top_p=1.0, longest=256)
+    start = set_to(settings, system=own, temperature=0.0, longest=256)
     assert settings.restored(name, None) == start
     values = set_to(
         settings,
         system="Be brief.",
         temperature=0.7,
-        top_p=0.9,
         longest=100,
-        seed="5",
         blind=True,
         base=True,
         from_memory=True,
@@ -75,7 +72,7 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     back = settings.remember(name, {**values, settings.system: own, settings.kept: kept})
     assert back["systems"] == {}
     assert settings.read(values) == ReplySettings(
-        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora"
+        "Be brief.", True, True, Sampling(100, 0.7, look_up=False), "qlora"
     )
 
 
@@ -98,18 +95,15 @@ def test_what_the_browser_sends_may_be_anything(kept):
 
 def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
     """Component → value of greedy settings of nine tokens, with changes by name."""
-    names = (
-        "system temperature top_p longest seed blind base from_memory only shipped copied"
-    ).split()
-    start = ("", 0, 1, 9, "", False, False, False, "all", False, False)
+    names = ("system temperature longest blind base from_memory only shipped copied").split()
+    start = ("", 0, 9, False, False, False, "all", False, False)
     values = {**dict(zip(names, start, strict=True)), **changes}
     return {getattr(settings, name): value for name, value in values.items()}
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn():
+def test_a_seed_is_drawn_where_something_is_drawn():
     settings = inside_blocks(placed_settings)
     assert settings.read(set_to(settings)).sampling_with_seed() == Sampling(9)
-    assert settings.read(set_to(settings, temperature=0.5, seed="3")).sampling_with_seed().seed == 3
     assert (
         len(
             {
@@ -119,8 +113,6 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn():
         )
         > 1
     )
-    with pytest.raises(ConfigError, match="'many' is not an integer"):
-        settings.read(set_to(settings, seed="many"))
 
 
 def test_the_file_is_not_asked_in_blind_mode(monkeypatch):

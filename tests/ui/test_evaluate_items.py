@@ -15,7 +15,6 @@ from assistant_builder.ui.evaluate.item_filters import (
     ItemSet,
     answer_change,
     count_by_choice,
-    degradation,
     filter_items,
     make_item_set,
     study_items,
@@ -126,14 +125,6 @@ def test_flips_turn_round_with_the_cells(items):
     assert [row["row"] for row in filter_items(items, ItemFilter("Q4", "L16", "lost"))] == [1]
 
 
-def test_the_worst_come_first_and_the_unscored_last(items):
-    assert rows_of(items, order="worst") == [4, 3, 2, 1, 5]
-    assert rows_of(items, order="best") == [1, 2, 3, 4, 5]
-    assert rows_of(items, order="worst", metric="exact_match")[0] == 3
-    assert degradation(ROWS[0], "L16", "Q4", "exact_match") == 1.0
-    assert degradation(ROWS[4], "L16", "Q4", "exact_match") is None
-
-
 @pytest.mark.parametrize(
     ("search", "found"),
     [
@@ -233,7 +224,7 @@ def test_turning_pages_stays_within_the_items():
     opened = dict(zip(map(id, browser.outputs), browser.open_values(many), strict=True))
     assert opened[id(browser.second)]["value"] == "Q4" and opened[id(browser.place)] == "1–10 of 23"
     assert len(browser.open_values(None)) == len(browser.outputs)
-    asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "")
+    asked = ("study", "L16", "Q4", "all", "")
     _, page, _, back, place, onward = browser._show_page(*asked, 3)
     assert (page, place, back["interactive"], onward["interactive"]) == (
         3,
@@ -242,7 +233,7 @@ def test_turning_pages_stays_within_the_items():
         False,
     )
     assert browser._show_page(*asked, 4)[1] == 3 and browser._show_page(*asked, 0)[1] == 1
-    assert browser._show_page("study", *asked[1:6], "question 21", 1)[4] == "1–1 of 1"
+    assert browser._show_page("study", *asked[1:4], "question 21", 1)[4] == "1–1 of 1"
     show = browser._show_page("study", *asked[1:], 1)[0]
     assert ("Correct → wrong (23)", "lost") in show["choices"]
 
@@ -252,7 +243,7 @@ def test_a_cell_that_is_gone_changes_nothing():
     browser = inside_blocks(
         lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some")
     )
-    answer = browser._show_page(study.name, "L16", "gone", "all", "file", "nll_per_token", "", 1)
+    answer = browser._show_page(study.name, "L16", "gone", "all", "", 1)
     assert len(answer) == 6 and all("value" not in part for part in answer)
 
 

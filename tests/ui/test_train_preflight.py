@@ -33,7 +33,6 @@ from assistant_builder.ui.train.preflight_view import about_time, preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
-from evals.report.declared import explain_study
 from evals.report.format import size
 from tests.synthetic_study import (
     LARGE,
@@ -88,19 +87,6 @@ def test_the_estimate_before_and_after_the_data_step_are_of_a_kind():
     other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
     # what the form says, not what was split
     assert isinstance(other, DataEstimate) and other.train == 10
-
-
-def test_the_rule_of_the_verdict_is_shown_before_the_start():
-    study = new_study("ferries", LARGE)
-    seen = run_preflight(study, study.config)
-    said = plain(preflight_card(seen))
-    assert "How the verdict will be reached" in said and "exact match (margin 5 points)" in said
-    assert explain_study(with_data(study)) == seen.rule  # what scoring will freeze
-    asked = run_preflight(
-        study, study.config.with_changes({"eval.primary_metric": "nll_per_token"})
-    )
-    assert "By the settings, the verdict is by loss" in asked.rule
-    assert not run_preflight(study, study.config.with_changes({"arms": ["qlora"]})).rule
 
 
 def test_little_data_is_warned_of():

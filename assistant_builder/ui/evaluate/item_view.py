@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -139,8 +139,3 @@ def pager_text(total: int, page: int) -> str:
 def pages(total: int) -> int:
     """Number of pages of ``total`` items, at least one."""
     return max(1, -(-total // PER_PAGE))
-
-
-def metric_choices(metrics: Iterable[str]) -> list[tuple[str, str]]:
-    """Choices of a dropdown of metrics."""
-    return [(shown(metric).label, metric) for metric in metrics]

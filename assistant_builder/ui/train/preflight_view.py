@@ -54,7 +54,7 @@ def preflight_card(
     if before:
         wait = t("This project will wait in the queue and start automatically.")
         notes.append(f"{_studies_first(before)} {wait}")
-    return fragment("train.ready", title, _figures(result), notes, result.warnings, result.rule)
+    return fragment("train.ready", title, _figures(result), notes, result.warnings)
 
 
 def contacts_note(config: StudyConfig) -> Markup:
