@@ -18,7 +18,7 @@ from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
 from assistant_builder.inference.chunks import Sampling
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 
 Choice = Literal["a", "b", "tie", "both bad"]
@@ -36,8 +36,6 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
-    if speaker == SHIPPED:
-        return t("As shipped (GGUF file in llama.cpp)")
     if speaker == COPY:
         return t("Looked up, not trained")
     return (
@@ -162,7 +160,7 @@ def conversation_from_record(record: Any) -> Conversation:
         except (ValueError, ConfigError):
             continue
         if sorted(turn.sides) == sorted(DEFAULT_SIDES):
-            known = [name for name in (*ARMS, SHIPPED, BASE, COPY) if name in turn.answers]
+            known = [name for name in (*ARMS, BASE, COPY) if name in turn.answers]
             turns.append(replace(turn, answers={name: turn.answers[name] for name in known}))
     return Conversation(tuple(turns[-MAX_TURNS:]))
 
@@ -184,7 +182,7 @@ def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TW
 
 
 def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE, COPY]
+    order = [*turn.sides, *further_arms(ARMS), BASE, COPY]
     names = (
         {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)}
         if turn.hidden

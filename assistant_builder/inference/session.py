@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 BASE = "base"
 """The base model without an adapter: cell B16 of the evaluation, or the untuned cell of the study's first arm if the
 study does not train the 16-bit arm."""
-SHIPPED = "shipped"  # the GGUF file to ship, in llama.cpp
 
 
 ProgressCallback = Callable[[Text, float], None]

@@ -80,24 +80,6 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page, site):
 
 
 @pytest.mark.long
-def test_the_first_visit_offers_an_upload_and_the_example(page, tmp_path):
-    with serving(tmp_path / "first", free_port()) as site:
-        page.goto(site.start_url)
-        expect(
-            page.get_by_role("heading", name="Make an assistant from your questions and answers")
-        ).to_be_visible()
-        expect(page.get_by_role("button", name="Open a finished example")).to_be_visible()
-        page.get_by_role("button", name="New project from my file").press("Enter")
-        expect(page.get_by_text("The contents of the file are shown here")).to_be_visible()
-        for name in TABS[1:]:
-            expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_disabled()
-        page.locator("#ab-home").click()
-        expect(page.get_by_role("button", name="Train the example")).to_be_visible()
-        page.wait_for_function("!location.search.includes('study=')")
-        page.goto("about:blank")  # polling a stopped server would fail
-
-
-@pytest.mark.long
 def test_one_click_opens_a_finished_example_to_chat_with(page, tmp_path):
     with serving(tmp_path / "example", free_port()) as site:
         page.goto(site.start_url)
@@ -176,25 +158,6 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page, site, tmp_pa
     page.reload()
     expect(page.locator("#ab-strip")).to_contain_text("Tower Heights")
     expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("noise.csv", bytes(range(256)) * 40, "alert"),
-        ("one.csv", b"question,answer\nWhat?,That.\n", "cannot start"),
-    ],
-)
-def test_a_bad_file_is_refused_with_the_remedy(page, site, tmp_path, name, content, said):
-    (tmp_path / name).write_bytes(content)
-    upload(page, site, tmp_path / name)
-    found = page.locator("#ab-found")
-    expect(found.locator(".ab-bad").first).to_be_visible()
-    if said != "alert":
-        expect(found).to_contain_text(said)
-    expect(page.locator("#ab-create")).to_be_hidden()
-    assert str(tmp_path) not in found.inner_text() and "gradio" not in found.inner_text()
 
 
 @pytest.mark.long

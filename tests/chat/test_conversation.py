@@ -85,17 +85,6 @@ def test_a_blind_question_is_sent_without_earlier_turns():
     assert sent[0] == sent[1] == [Message("system", "S"), Message("user", "Two?")]
 
 
-def test_votable_turns():
-    blind = turn(blind=True)
-    assert blind.hidden and blind.votable and not blind.identical
-    assert not turn().votable and not turn(blind=True, vote="tie").votable
-    assert not turn(blind=True, answers={"lora": Answer("x")}).votable
-    assert not turn(
-        blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}
-    ).votable
-    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).identical
-
-
 def test_long_conversations_drop_their_first_turns():
     held = Conversation()
     for number in range(MAX_TURNS + 3):

@@ -14,7 +14,6 @@ from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
-from assistant_builder.ui.evaluate.item_filters import parent_study
 from tests.data.test_one_wording import sheet
 from tests.synthetic_study import LARGE, SMALL, new_study, with_data
 
@@ -103,11 +102,6 @@ def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(s
     assert "Better." not in [answer for _, answer in pairs(new, "train")]
 
 
-def test_without_corrections_there_is_nothing_to_train(study):
-    with pytest.raises(DataError, match="no correction yet"):
-        plan_retraining(study, [])
-
-
 def test_an_existing_name_is_rejected_and_a_title_makes_one(study):
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study))
@@ -115,11 +109,6 @@ def test_an_existing_name_is_rejected_and_a_title_makes_one(study):
         create_retraining_study(study, plan, study.name)
     made = create_retraining_study(study, plan, "Grün & Söhne (corrected)")
     assert (made.name, made.title) == ("gruen-soehne-corrected", "Grün & Söhne (corrected)")
-
-
-def test_the_new_study_records_its_origin(study):
-    add_correction(study, NEW, "By the gate.")
-    assert parent_study(retrained(study)) == study.name and parent_study(study) is None
 
 
 def test_wordings_and_declines_are_trained_as_such(study):

@@ -52,14 +52,6 @@ def test_an_answer_says_who_gave_it_and_what_it_took(served):
     assert answer["usage"] == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
 
 
-def test_a_system_prompt_of_the_request_replaces_that_of_the_study(served):
-    turns = [
-        {"role": "developer", "content": "One two three."},
-        {"role": "user", "content": "hello"},
-    ]
-    assert served.ask(messages=turns).json()["usage"]["prompt_tokens"] == 4
-
-
 def test_a_stream_comes_in_pieces_and_ends_with_its_usage(served):
     with served.stream(
         "one two three four five six", stream_options={"include_usage": True}
@@ -182,16 +174,6 @@ def test_what_changes_nothing_may_be_sent(served):
         service_tier="auto",
     )
     assert answer.status_code == 200 and "library-lora:you" in answer.text, answer.text
-
-
-def test_what_is_no_json_or_no_route_is_refused_in_openais_shape(served):
-    address = f"{served.url}/v1/chat/completions"
-    for content in (b"{", b"", b"[" * 100_000, b"7"):
-        refused = httpx.post(address, content=content, headers={"Content-Type": "application/json"})
-        assert refused.status_code == 400 and error_of(refused)["type"] == "invalid_request_error"
-    assert error_of(httpx.get(address))["message"] == "Method Not Allowed"
-    assert httpx.post(f"{served.url}/v1/embeddings", json={}).status_code == 404
-    assert httpx.get(f"{served.url}/docs").status_code == 404
 
 
 def test_a_prompt_that_is_too_long_is_refused_before_it_is_asked(served):

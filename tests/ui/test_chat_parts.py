@@ -17,7 +17,6 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
-from assistant_builder.ui.chat import settings as settings_module
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
@@ -95,8 +94,8 @@ def test_what_the_browser_sends_may_be_anything(kept):
 
 def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
     """Component → value of greedy settings of nine tokens, with changes by name."""
-    names = ("system temperature longest blind base from_memory only shipped copied").split()
-    start = ("", 0, 9, False, False, False, "all", False, False)
+    names = ("system temperature longest blind base from_memory only copied").split()
+    start = ("", 0, 9, False, False, False, "all", False)
     values = {**dict(zip(names, start, strict=True)), **changes}
     return {getattr(settings, name): value for name, value in values.items()}
 
@@ -113,16 +112,6 @@ def test_a_seed_is_drawn_where_something_is_drawn():
         )
         > 1
     )
-
-
-def test_the_file_is_not_asked_in_blind_mode(monkeypatch):
-    """Its answer is that of one of the two assistants, and would give it away."""
-    monkeypatch.setattr(settings_module, "is_installed", lambda: True)
-    settings = inside_blocks(placed_settings)
-    assert settings.read(set_to(settings, base=True, shipped=True)).also == ("shipped", "base")
-    assert settings.read(set_to(settings, blind=True, base=True, shipped=True)).also == ("base",)
-    monkeypatch.setattr(settings_module, "is_installed", lambda: False)
-    assert settings.read(set_to(settings, shipped=True)).also == ()
 
 
 def test_only_a_grounded_study_is_asked_without_looking_up():

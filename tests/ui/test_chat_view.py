@@ -19,7 +19,6 @@ from assistant_builder.ui.chat.view import (
     loading_view,
     pane,
     reveal_view,
-    sides,
 )
 from tests.texts import plain
 
@@ -156,17 +155,6 @@ def test_one_assistant_is_shown_alone_except_in_blind_mode():
     assert visible() == ["b"] and visible(blind=True) == ["a", "b"]
     assert "Both" not in pane("b", said(only="lora")) and "Both" in pane("b", said())
     assert "did not answer" in pane("a", said(Turn("Why?", {"lora": Answer("x")})))
-
-
-def test_the_base_and_the_file_have_panes_if_they_are_asked():
-    assert [
-        side for side in sides() if said().is_visible(side, ("base", "shipped"))
-    ] == "a b shipped base".split()
-    assert [side for side in sides() if said().is_visible(side, ())] == ["a", "b"]
-    shown = pane(
-        "shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")}))
-    )
-    assert "As shipped" in shown and "So." in shown and "Because." not in shown
 
 
 def test_a_correction_is_written_in_the_bubble():

@@ -412,18 +412,6 @@ def test_no_path_of_the_server_is_shown_on_another_machine():
     assert "library-lora-merged" in far[4]
 
 
-def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_facts_up():
-    study, tab = (
-        trained(with_data(new_study("facts", approaches=["grounded"]))),
-        inside_blocks(ExportTab),
-    )
-    assert "look nothing up" in drawn(tab, study)["use-ollama"][1]
-    assert (
-        "look nothing up"
-        not in drawn(tab, trained(with_data(new_study("memory"))))["use-ollama"][1]
-    )
-
-
 def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):
     assert "Not measured yet" in not_ready_warning(None)
     study, tab = finished_study(), inside_blocks(ExportTab)

@@ -25,14 +25,11 @@ from assistant_builder.ui.app import (
 from assistant_builder.ui.data.preview import (
     inspect_file,
     preview_split,
-    unused_name,
 )
-from assistant_builder.ui.html import STYLE_SHEETS
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh
 from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
 from assistant_builder.ui.uploads import offer
-from tests.commands import python
 from tests.synthetic_study import (
     finished_study,
     new_study,
@@ -169,23 +166,6 @@ def test_a_missing_study_opens_the_home_screen_with_a_notice():
     assert frame[-1] == gr.update(visible=False), "the notice goes when a study is opened"
 
 
-def test_the_titles_of_the_tabs_show_what_is_done():
-    study = new_study("way")
-    assert [
-        tab.shown_title(StudyView("way")) for tab in TABS.values()
-    ] == "Data | Plan | Train | Results | Chat | Report | Use it | Inbox".split(" | ")
-    trained(with_data(study))
-    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][
-        :4
-    ] == "✓ Data | Plan | ✓ Train | Results".split(" | ")
-    done = StudyView(finished_study("done").name)
-    assert {tab.title for tab in TABS.values() if tab.done(done)} == set(
-        "Data Train Results Report".split()
-    )
-    (study.folder / "data" / "status.json").write_text("nonsense")
-    assert TABS["data"].shown_title(StudyView("way")) == "Data"
-
-
 # starting
 
 
@@ -225,13 +205,6 @@ def test_the_page_refuses_what_the_run_would_refuse(started):
     with study.lock(), pytest.raises(StudyError, match="another process"):
         train_actions.start_or_resume(study, rank_8(study.config), replace=True)
     assert not started and study.config.train.rank == 16
-
-
-def test_resuming_does_not_change_the_settings(started):
-    study = made_from(with_data(new_study()))
-    before = (study.folder / "study.yaml").read_bytes()
-    assert train_actions.start_or_resume(study, study.config, replace=False) == ""
-    assert (study.folder / "study.yaml").read_bytes() == before
 
 
 def test_a_running_study_is_not_started_twice(started):
@@ -311,15 +284,6 @@ def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_pa
     assert isinstance(preview_split(mapped.findings, DataConfig()), dict)
 
 
-@pytest.mark.parametrize(
-    ("wish", "name"),
-    [("My Data (2)", "my-data-2"), ("éàü", "eaue"), ("con", "study-con"), ("library", "library-2")],
-)
-def test_a_study_is_named_after_its_file(wish, name):
-    new_study("library")
-    assert unused_name(wish) == name
-
-
 def test_downloads_are_copies():
     study = finished_study()
     copy = offer(study.folder / "report.md", "library-report.md")
@@ -329,11 +293,6 @@ def test_downloads_are_copies():
 
 
 # headers and imports
-
-
-def test_the_page_starts_without_the_model_stack():
-    check = "import sys, app; assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
-    python("-c", check, cwd=ROOT)
 
 
 def words_of(path: Path) -> Iterator[str]:
@@ -356,16 +315,3 @@ def test_the_page_says_project_and_names_assistants_in_one_place():
                 assert not re.search(r"\bstud(y|ies)\b", text, re.IGNORECASE), (
                     f"{path.name}: {text}"
                 )
-
-
-def test_no_two_tabs_style_the_same_class():
-    sheets: dict[str, set[str]] = {}
-    for path in STYLE_SHEETS:
-        if path.name != "page.css":  # what all tabs share
-            for name in set(
-                re.findall(
-                    r"^[a-z]*(\.ab-[a-z-]+)(?=[ ,:] ?[{:>]?)", path.read_text(), re.MULTILINE
-                )
-            ):
-                sheets.setdefault(name, set()).add(path.name)
-    assert {name: found for name, found in sheets.items() if len(found) > 1} == {}

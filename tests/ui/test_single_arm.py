@@ -131,7 +131,6 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
         "a": True,
         "b": False,
         "qat": False,
-        "shipped": False,
         "base": True,
         "copy": False,
     }

@@ -16,8 +16,7 @@ from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.i18n import t
 from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
-from assistant_builder.inference.llamacpp import is_installed
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, Updates, Values, browser_state
@@ -31,8 +30,8 @@ ALL = "all"
 class ReplySettings:
     """The settings on the page; a random seed is not drawn yet.
 
-    ``base``, ``shipped`` and ``copied``: the base model, the file to ship in llama.cpp, and copied answers are asked
-    too. ``only`` is the one assistant that is asked and shown; empty: all.
+    ``base`` and ``copied``: the base model and copied answers are asked too.
+    ``only`` is the one assistant that is asked and shown; empty: all.
     """
 
     system: str
@@ -40,21 +39,19 @@ class ReplySettings:
     base: bool
     sampling: Sampling
     only: str = ""
-    shipped: bool = False
     copied: bool = False
 
     @property
     def also(self) -> tuple[str, ...]:
-        """Speakers that are asked besides the assistants; in blind mode the file would give away one of them."""
+        """Speakers that are asked besides the assistants."""
         return (
-            *([SHIPPED] if self.shipped and not self.blind else []),
             *([BASE] if self.base else []),
             *([COPY] if self.copied else []),
         )
 
     def untrained(self) -> ReplySettings:
         """The settings before the assistants are trained: answers are copied."""
-        return replace(self, blind=False, base=False, shipped=False, only="", copied=True)
+        return replace(self, blind=False, base=False, only="", copied=True)
 
     def sampling_with_seed(self) -> Sampling:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
@@ -87,12 +84,6 @@ class ChatSettings:
     def more(self) -> None:
         """Place the other switches, the system prompt and the sampling settings in the open accordion."""
         with gr.Row(elem_classes="ab-modes"):
-            self.shipped = _switch(
-                "shipped",
-                t("Ask the file to ship too"),
-                t("In llama.cpp, as Ollama runs it; not in blind mode."),
-                visible=is_installed(),
-            )
             self.base = _switch(
                 "base", t("Ask the base model too"), t("The same model without training.")
             )
@@ -144,7 +135,7 @@ class ChatSettings:
     @property
     def _stored(self) -> dict[str, Component]:
         """Name in the browser's storage → component, without the system prompt, which is stored by study."""
-        names = ("temperature longest blind base from_memory only shipped copied").split()
+        names = ("temperature longest blind base from_memory only copied").split()
         return {name: getattr(self, name) for name in names}
 
     def read(self, values: Values) -> ReplySettings:
@@ -160,7 +151,6 @@ class ChatSettings:
                 look_up=not values[self.from_memory],
             ),
             only=only if only in ARMS else "",
-            shipped=bool(values[self.shipped]) and is_installed(),
             copied=bool(values[self.copied]),
         )
 
@@ -184,7 +174,6 @@ class ChatSettings:
             self.blind,
             self.base,
             self.from_memory,
-            self.shipped,
             self.copied,
         )
         return {

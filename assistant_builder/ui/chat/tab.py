@@ -19,8 +19,7 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
-from assistant_builder.inference.llamacpp import is_installed
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.serving.widget import opening_examples
 from assistant_builder.study import Study
@@ -164,12 +163,11 @@ class ChatTab:
         modes = (
             settings.blind,
             settings.base,
-            settings.shipped,
             settings.copied,
             settings.only,
         )
         gr.on([mode.input for mode in modes], self._redraw, state, talk.outputs, **QUIET)
-        loading = [picker, settings.base, settings.shipped, settings.copied, settings.only]
+        loading = [picker, settings.base, settings.copied, settings.only]
         self.mark.change(self._prepare, self.mark, None, queue=False, **QUIET)
         self.mark.change(
             self._restore,
@@ -188,7 +186,7 @@ class ChatTab:
         ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on(
-            [opened.select, settings.base.input, settings.shipped.input, settings.copied.input],
+            [opened.select, settings.base.input, settings.copied.input],
             self._load_models,
             loading,
             self.ready,
@@ -382,12 +380,8 @@ class ChatTab:
                 visible=study is None or (bool(arms) and study.config.compares),
             ),
             **{
-                box: gr.update(value=values[box], visible=bool(arms) and able)
-                for box, able in (
-                    (self.settings.base, True),
-                    (self.settings.copied, True),
-                    (self.settings.shipped, is_installed()),
-                )
+                box: gr.update(value=values[box], visible=bool(arms))
+                for box in (self.settings.base, self.settings.copied)
             },
             self.settings.from_memory: gr.update(
                 value=not settings.sampling.look_up,
@@ -414,7 +408,7 @@ class ChatTab:
             self.talk.pool.worker(study).load([COPY])
 
     def _load_models(
-        self, name: str | None, base: bool, shipped: bool, copied: bool, only: str
+        self, name: str | None, base: bool, copied: bool, only: str
     ) -> Iterator[Markup]:
         """Load the models before the first question if no run needs the machine, or what copies answers."""
         study = Study.open(name).recommended if name else None
@@ -432,7 +426,7 @@ class ChatTab:
         if not all(path.is_file() for path in adapters) or studies_ahead(study):
             return
         speakers = [only] if only in arms else [*arms]
-        speakers += [SHIPPED] * bool(shipped) + [BASE] * bool(base) + [COPY] * bool(copied)
+        speakers += [BASE] * bool(base) + [COPY] * bool(copied)
         for replies in self.talk.pool.worker(study).load(speakers):
             yield loading_view(replies, [only] if only in arms else study.config.arms)
 

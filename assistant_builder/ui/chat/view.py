@@ -14,7 +14,7 @@ from assistant_builder.chat.conversation import Answer, Conversation, Turn, defa
 from assistant_builder.chat.feedback import Correction
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, render, t, text_of, tn
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.ui.html import callout, empty, error_callout, fragment
 
@@ -69,7 +69,7 @@ class PaneState:
 
     def is_visible(self, side: str, also: Collection[str] = ()) -> bool:
         """Whether a pane is shown; ``also``: speakers that are asked besides the assistants."""
-        if side in (BASE, SHIPPED, COPY):
+        if side in (BASE, COPY):
             return side in also
         speaker = self.speaker(side, Turn("", sides=default_sides(self.arms)))
         one = bool(self.only) and not self.masked
@@ -90,8 +90,8 @@ class CorrectedAnswer:
 
 
 def sides() -> tuple[str, ...]:
-    """Names of the panes: two for the twins, one for each further arm, the file to ship, base model, copied answers."""
-    return (*PAIR, *further_arms(ARMS), SHIPPED, BASE, COPY)
+    """Names of the panes: two for the twins, one for each further arm, base model, copied answers."""
+    return (*PAIR, *further_arms(ARMS), BASE, COPY)
 
 
 def pane(side: str, state: PaneState) -> Markup:
@@ -116,7 +116,7 @@ def pane(side: str, state: PaneState) -> Markup:
         hint = t("The assistant's name is shown after your vote.")
     elif side == COPY and not state.arms:
         hint = t("The answer is copied from your data, with the row that it is from.")
-    elif side in (BASE, SHIPPED, COPY) or (len(state.arms) > 2 and not alone):
+    elif side in (BASE, COPY) or (len(state.arms) > 2 and not alone):
         hint = t("Every speaker gets the same question.")
     elif not alone:
         hint = t("Both assistants get the same question.")
