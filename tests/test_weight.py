@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4800  2530
 assistant_builder/chat               2550  1455
-assistant_builder/cli                2460  1250
+assistant_builder/cli                2440  1240
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
 assistant_builder/data               5170  2770
-assistant_builder/export             3530  1755
+assistant_builder/export             3450  1730
 assistant_builder/documents          2650  1540
 assistant_builder/i18n                680   405
 assistant_builder/inference          3420  1955
