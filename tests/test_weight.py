@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4800  2530
-assistant_builder/chat               2550  1455
+assistant_builder/chat               2500  1430
 assistant_builder/cli                2440  1240
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
@@ -29,7 +29,7 @@ assistant_builder/store              1130   740
 assistant_builder/study              2380  1415
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12800  6300
+assistant_builder/ui                12690  6245
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1470   820

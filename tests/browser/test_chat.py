@@ -218,27 +218,6 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page, chat):
 
 
 @pytest.mark.long
-def test_an_earlier_question_is_edited_and_an_answer_copied(page, chat):
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    for question in ("one", "two", "three"):
-        ask(page, question)
-        expect(page.locator("#ab-pane-lora")).to_contain_text(f"lora:{question} ✓")
-        expect(page.locator("#ab-send")).to_be_enabled()
-    page.locator("#ab-pane-lora").get_by_role("button", name="Edit question 2").click()
-    expect(page.locator("#ab-editing")).to_contain_text("the question after it")
-    expect(page.locator("#ab-question textarea")).to_have_value("two")
-    ask(page, "zwei")
-    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:zwei ✓")
-    # newest first in the markup
-    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(["zwei", "one"])
-    expect(page.locator("#ab-editing")).to_be_hidden()
-    page.get_by_role("button", name="Copy answer 2 of Full").click()
-    expect(page.get_by_role("button", name="Copy answer 2 of Full")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == "lora:zwei ✓"
-
-
-@pytest.mark.long
 def test_a_wrong_answer_is_corrected_and_the_next_version_offered(page, chat):
     page.goto(f"{chat.start_url}&study=spare&tab=chat")
     ask(page, "Where do bicycles go?")

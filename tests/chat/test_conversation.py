@@ -10,7 +10,6 @@ from assistant_builder.chat.conversation import (
     Answer,
     Conversation,
     Turn,
-    as_markdown,
     conversation_from_record,
 )
 from assistant_builder.data import Message
@@ -91,19 +90,3 @@ def test_long_conversations_drop_their_first_turns():
         held = held.with_turn(turn(str(number)))
     assert len(held.turns) == MAX_TURNS and held.turns[0].question == "3"
     assert [found.question for found in held.before(2).turns] == ["3", "4"]
-
-
-def test_exports_hide_the_sides_before_the_vote():
-    hidden, voted = (
-        turn(blind=True, sides=("lora", "qlora")),
-        turn(blind=True, sides=("lora", "qlora"), vote="a"),
-    )
-    shown = as_markdown("s", Conversation((hidden,)))
-    assert "LoRA" not in shown and "Assistant A" in shown and "Because 16." in shown
-    assert "Blind vote: Full (LoRA, 16-bit)" in as_markdown("s", Conversation((voted,)))
-
-
-def test_markdown_fences_hostile_text():
-    text = "```\n# heading\n![x](http://evil/x.png)\n````"
-    said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
-    assert f"`````text\n{text}\n`````" in said

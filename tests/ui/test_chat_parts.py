@@ -17,7 +17,7 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
-from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
+from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.chat.tab import ChatTab, _examples, _trained_mark, can_answer
@@ -235,13 +235,6 @@ def test_conversations_are_kept_by_study_and_adapters():
     )
     assert talk.conversation("nonsense", "s3", "mark") == Conversation()
     assert "s3" not in talk.stored_with(kept, "s3", "mark", Conversation())
-
-
-def test_editing_tells_what_it_replaces():
-    held = Conversation((Turn("1"), Turn("2"), Turn("3")))
-    assert "question 3. Sending it replaces the old question." in editing_notice(2, held)
-    assert "and the question after it" in editing_notice(1, held)
-    assert "and the 2 questions after it" in editing_notice(0, held)
 
 
 class Answers:

@@ -11,7 +11,6 @@ from assistant_builder.chat.conversation import (
     Answer,
     Conversation,
     Turn,
-    as_markdown,
     default_sides,
 )
 from assistant_builder.planning.advice import advise
@@ -118,8 +117,6 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
     assert "Compact (QLoRA, 4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)
     assert "untuned (4-bit)" in base and "16-bit" not in base
-    assert "untuned (4-bit)" in as_markdown("alone", talk, arms)
-    assert "16-bit" not in as_markdown("alone", talk, arms)
     assert "Full (LoRA, 16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
     settings = tab.settings.read(

@@ -1,4 +1,4 @@
-"""The conversation of the Chat tab: ask, stop, regenerate, edit and vote. The browser stores the turns."""
+"""The conversation of the Chat tab: ask, stop, ask again and vote. The browser stores the turns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from assistant_builder.chat.conversation import (
     Choice,
     Conversation,
     Turn,
-    as_markdown,
     conversation_from_record,
     default_sides,
 )
@@ -26,7 +25,7 @@ from assistant_builder.chat.feedback import read_corrections, record_vote
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import m, t, tn
+from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
@@ -39,10 +38,8 @@ from assistant_builder.ui.chat.view import (
     reveal_view,
     sides,
 )
-from assistant_builder.ui.html import Markup, fragment
 from assistant_builder.ui.refresh import Updates, browser_state
 from assistant_builder.ui.study_snapshot import answering_arms
-from assistant_builder.ui.uploads import offer_bytes
 
 KEPT_STUDIES = 8
 """Number of studies whose conversation the browser keeps; the least recently used is deleted first."""
@@ -56,7 +53,6 @@ class ConversationPanel:
         self._votes = votes
         self._active: dict[str, ReplyStream] = {}
         self.kept = browser_state("talks", {})
-        self.editing = gr.State(None)
 
     def place_panes(self) -> None:
         """Place the panes."""
@@ -77,11 +73,6 @@ class ConversationPanel:
         """Place the examples, the question box and its buttons, which stay at the lower edge of the window."""
         with gr.Column(elem_id="ab-box"):
             self.examples = gr.HTML(js_on_load=pane_script(), elem_id="ab-examples")
-            with gr.Row(
-                visible=False, elem_id="ab-editing", elem_classes="ab-actions"
-            ) as self.banner:
-                self.notice = gr.HTML()
-                self.leave = gr.Button(t("Cancel editing"), size="sm", scale=0)
             with gr.Row(elem_classes="ab-ask"):
                 self.question = gr.Textbox(
                     label=t("Your question"),
@@ -115,21 +106,12 @@ class ConversationPanel:
                 )
                 self.clear = gr.Button(t("Clear conversation"), size="sm")
 
-    def place_download(self) -> None:
-        """Place the button that downloads the conversation."""
-        self.file = gr.DownloadButton(
-            t("Download conversation .{ending}", ending="md"),
-            size="sm",
-            interactive=False,
-            elem_id="ab-talk-md",
-        )
-
     # drawing
 
     @property
     def outputs(self) -> list[Any]:
         """Components set by :meth:`updates`."""
-        buttons = (self.send, self.stop, self.again, self.clear, self.file)
+        buttons = (self.send, self.stop, self.again, self.clear)
         return [
             *self.panes.values(),
             *buttons,
@@ -153,12 +135,6 @@ class ConversationPanel:
         """Show a conversation; ``editing`` and ``note`` as of :class:`PaneState`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
-        file = gr.update(value=None, interactive=False)
-        if study is not None and finished:
-            text = as_markdown(study.title, conversation, study.config.arms)
-            content = text.encode("utf-8", errors="backslashreplace")
-            path = offer_bytes(content, f"{study.name}-chat.md")
-            file = gr.update(interactive=True, value=path)
         panes = self.pane_updates(
             study,
             conversation,
@@ -177,7 +153,6 @@ class ConversationPanel:
             self.stop: gr.update(visible=busy),
             self.again: gr.update(interactive=finished),
             self.clear: gr.update(interactive=finished),
-            self.file: file,
             self.examples: gr.update(visible=not turns),
             self.actions: gr.update(visible=bool(turns)),
             **votes,
@@ -347,23 +322,6 @@ def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAns
         for one in found
         if study
     }
-
-
-def editing_notice(place: int, conversation: Conversation) -> Markup:
-    """A note about the turns that an edited question will replace."""
-    later = len(conversation.turns) - place - 1
-    text = t(
-        "You are editing question {number}. Sending it replaces the old question.", number=place + 1
-    )
-    if later:
-        text = tn(
-            "You are editing question {number}. Sending it replaces the old question and the question after it.",
-            "You are editing question {number}. Sending it replaces the old question and the {count} questions "
-            "after it.",
-            later,
-            number=place + 1,
-        )
-    return fragment("parts.paragraph", text)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:

@@ -26,7 +26,6 @@ from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import (
     ConversationPanel,
     corrected_answers,
-    editing_notice,
 )
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
 from assistant_builder.ui.chat.settings import ALL, ChatSettings, ReplySettings
@@ -78,7 +77,6 @@ class ChatTab:
             self.talk.place_box()
             with options:
                 self.settings.more()
-                self.talk.place_download()
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
@@ -136,12 +134,12 @@ class ChatTab:
         talk.kept.render()
         settings.kept.render()
         state = {picker, self.mark, talk.kept, *settings.inputs}
-        outputs = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner, talk.notice]
+        outputs = [talk.kept, *talk.outputs, talk.question]
         streamed: dict[str, Any] = {**QUIET, "concurrency_limit": None}
         gr.on(
             [talk.send.click, talk.question.submit],
             self._ask,
-            {talk.question, talk.editing, *state},
+            {talk.question, *state},
             outputs,
             **streamed,
         )
@@ -149,7 +147,6 @@ class ChatTab:
         talk.stop.click(talk.stop_replies, None, None, **QUIET)
         talk.clear.click(self._clear, state, outputs, **QUIET)
         talk.examples.click(self._ask_example, state, outputs, **streamed)
-        talk.leave.click(self._stop_editing, None, outputs, queue=False, **QUIET)
         for choice, button in self.votes.buttons.items():
             button.click(
                 functools.partial(self._vote, choice),
@@ -175,8 +172,6 @@ class ChatTab:
             [
                 *settings.inputs,
                 *talk.outputs,
-                talk.editing,
-                talk.banner,
                 self.ready,
                 self.votes.tally,
                 *self.corrections.outputs,
@@ -195,24 +190,23 @@ class ChatTab:
         self.settings.wire(picker)
         self.corrections.wire(picker)
 
-    def _stop_editing(self) -> Updates:
-        """Empty the question box."""
-        talk = self.talk
-        return {talk.question: "", talk.editing: None, talk.banner: gr.update(visible=False)}
-
     def _conversation(self, values: Values) -> Conversation:
         return self.talk.conversation(
             values[self.talk.kept], values[self._picker], values[self.mark]
         )
 
     def _ask(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        session, question = request.session_hash or "", values[self.talk.question].strip()
+        yield from self._send(
+            values, self._conversation(values), values[self.talk.question].strip(), request
+        )
+
+    def _send(
+        self, values: Values, conversation: Conversation, question: str, request: gr.Request
+    ) -> Iterator[Updates]:
+        session = request.session_hash or ""
         if not question or self.talk.busy(session):
             return
-        conversation, editing = self._conversation(values), values[self.talk.editing]
-        if editing is not None:
-            conversation = conversation.before(editing)
-        name, box = values[self._picker] or "", self._stop_editing()
+        name, box = values[self._picker] or "", {self.talk.question: ""}
         for updates in self.talk.ask(
             name,
             values[self.mark],
@@ -226,10 +220,10 @@ class ChatTab:
             box = {}
 
     def _again(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        turns = self._conversation(values).turns
-        if turns:
-            last = {self.talk.question: turns[-1].question, self.talk.editing: len(turns) - 1}
-            yield from self._ask({**values, **last}, request)
+        conversation = self._conversation(values)
+        if turns := conversation.turns:
+            before = conversation.before(len(turns) - 1)
+            yield from self._send(values, before, turns[-1].question, request)
 
     def _clear(self, values: Values) -> Updates:
         name, nothing = values[self._picker] or "", Conversation()
@@ -238,7 +232,7 @@ class ChatTab:
         return {
             self.talk.kept: stored,
             **self.talk.updates(Study.open(name).recommended, nothing, settings),
-            **self._stop_editing(),
+            self.talk.question: "",
         }
 
     def _ask_example(
@@ -246,8 +240,7 @@ class ChatTab:
     ) -> Iterator[Updates]:
         questions, index = _examples(Study.open(values[self._picker] or "")), event.turn
         if isinstance(index, int) and 0 <= index < len(questions):
-            asked = {self.talk.question: questions[index], self.talk.editing: None}
-            yield from self._ask({**values, **asked}, request)
+            yield from self._send(values, self._conversation(values), questions[index], request)
 
     def _ask_suggested(
         self, values: Values, request: gr.Request, event: gr.EventData
@@ -256,8 +249,7 @@ class ChatTab:
         if question is None:
             yield gr.skip()  # a listener that yields nothing would clear its outputs
         else:
-            asked = {self.talk.question: question, self.talk.editing: None}
-            yield from self._ask({**values, **asked}, request)
+            yield from self._send(values, self._conversation(values), question, request)
 
     def _suggested(self, values: Values, event: gr.EventData) -> str | None:
         """The suggested question whose button was clicked."""
@@ -278,7 +270,7 @@ class ChatTab:
         return {**voted, **self.votes.tally_updates(study, blind=settings.blind)}
 
     def _pane_clicked(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
-        """Handle a click in a pane: edit a question, or open, close or save the correction of an answer."""
+        """Handle a click in a pane: open, close, save or undo the correction of an answer."""
         talk, conversation = self.talk, self._conversation(values)
         index, side = event.turn, event.side
         if (
@@ -290,13 +282,6 @@ class ChatTab:
         ):
             return gr.skip()
         turn = conversation.turns[index]
-        if event.action == "edit":
-            return {
-                talk.question: turn.question,
-                talk.editing: index,
-                talk.banner: gr.update(visible=True),
-                talk.notice: editing_notice(index, conversation),
-            }
         name = values[self._picker] or ""
         study, settings = Study.open(name).recommended, self._settings(name, values)
         state = PaneState(conversation, settings.blind, arms=answering_arms(study))
@@ -388,8 +373,6 @@ class ChatTab:
                 visible=study is not None and bool(arms) and study.config.grounded,
             ),
             **self.talk.updates(study, conversation, settings),
-            self.talk.editing: None,
-            self.talk.banner: gr.update(visible=False),
             self.ready: "",
             **self.votes.tally_updates(study if arms else None, blind=settings.blind),
             **self.corrections.updates(study, opened=False),

@@ -108,7 +108,7 @@ def pane(side: str, state: PaneState) -> Markup:
     blocks: list[Markup] = []
     for index, turn in enumerate(turns):
         live = replies.get(state.speaker(side, turn)) if index == len(turns) - 1 else None
-        blocks.append(fragment("chat.question", turn.question, index, side))
+        blocks.append(fragment("chat.question", turn.question))
         blocks.append(_answer(side, index, turn, live, title, state))
     alone = len(state.arms) == 1 or state.only
     hint = ""

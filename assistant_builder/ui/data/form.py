@@ -6,7 +6,6 @@ import gradio as gr
 from gradio.blocks import Block
 
 from assistant_builder.i18n import N_, t, tn
-from assistant_builder.ui.data.preview import shipped_datasets
 from assistant_builder.ui.html import Markup, heading
 from assistant_builder.ui.refresh import Updates
 from assistant_builder.ui.settings_form import OptionForm, keys_of
@@ -40,7 +39,6 @@ class DataSource:
 
     def __init__(self) -> None:
         self.form = OptionForm()
-        self.shipped = shipped_datasets()
         with gr.Group(elem_classes="ab-group"):
             gr.HTML(heading(t("1 · Your questions and answers")))
             self.file = gr.File(
@@ -51,17 +49,6 @@ class DataSource:
             )
             self.brief = gr.HTML(elem_id="ab-brief")
             self._paste()
-            self.example = gr.Dropdown(
-                [(shipped.title, shipped.name) for shipped in self.shipped],
-                label=t("No file yet?"),
-                value=self.shipped[0].name if self.shipped else None,
-                interactive=True,
-                filterable=False,
-                visible=bool(self.shipped),
-            )
-            self.try_example = gr.Button(
-                t("Try the example"), visible=bool(self.shipped), elem_id="ab-example"
-            )
         with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
             gr.HTML(heading(t("2 · Name")))
             self.name = gr.Textbox(label=t("Name of the project"), elem_id="ab-name")

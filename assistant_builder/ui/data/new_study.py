@@ -112,9 +112,6 @@ class NewStudyForm:
         events = [
             upload.file.upload(self._load_file, {upload.file, *inputs}, outputs, **looked),
             upload.file.clear(self._clear, None, outputs, **QUIET),
-            upload.try_example.click(
-                self._load_example, {upload.example, *inputs}, outputs, **looked
-            ),
             upload.use_pasted.click(self._load_pasted, {upload.pasted, *inputs}, outputs, **looked),
             revise.click(
                 partial(self._revise, picker),
@@ -219,15 +216,6 @@ class NewStudyForm:
     def _load_file(self, values: Values) -> Updates:
         path = values[self.upload.file]
         return self._new(Path(path), values) if path else self._clear()
-
-    def _load_example(self, values: Values) -> Updates:
-        name = values[self.upload.example]
-        file = next((each.file for each in self.upload.shipped if each.name == name), None)
-        if file is None:
-            raise DataError(
-                m("no shipped dataset {name!r}", name=name), remedy=m("Upload a file instead")
-            )
-        return {self.upload.file: None, **self._new(file, values)}
 
     def _load_pasted(self, values: Values) -> Updates:
         note, file = self.upload.paste_note, self.upload.file

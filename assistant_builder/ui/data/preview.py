@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -33,7 +32,6 @@ from assistant_builder.models.download import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.grounding import row_limit, rows_longer_than
 from assistant_builder.study import Study
-from assistant_builder.study.example import datasets_folder
 from assistant_builder.ui.data.view import rendered_view, template_pending
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.study_snapshot import stamp
@@ -124,31 +122,6 @@ def heldout_power(split: Mapping[str, Any]) -> dict[str, Any] | None:
 
     power = split_power(split)
     return power.to_record() if power else None
-
-
-@dataclass(frozen=True)
-class ShippedDataset:
-    """A dataset that is installed with the program."""
-
-    name: str
-    title: str
-    file: Path
-
-
-def shipped_datasets() -> list[ShippedDataset]:
-    """The example datasets, the largest first."""
-    found = [
-        ShippedDataset(path.parent.name, _title(path.parent), path)
-        for path in datasets_folder().glob("*/data.*")
-    ]
-    return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
-
-
-def _title(folder: Path) -> str:
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    named = re.search(r"^pretty_name:\s*(.+)$", text, flags=re.MULTILINE)
-    return named.group(1).strip(" \"'") if named else folder.name
 
 
 def unused_name(proposed: str) -> str:
