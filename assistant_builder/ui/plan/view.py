@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -86,19 +85,12 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
 
 @names_bits
 def plan_panel(plan: Plan) -> Markup:
-    """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
-    layers = tn(
-        "Layer by layer ({count} module)",
-        "Layer by layer ({count} modules)",
-        len(plan.architecture.modules),
-    )
+    """Everything except the chart: warnings, memory, time, cost and assumptions."""
     return fragment(
         "plan.panel",
         warnings=warnings(plan),
         parts=parts_table(plan),
         meanings=[f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items()],
-        layers_title=layers,
-        layers=layers_table(plan),
         time=time_table(plan),
         assumptions=assumptions(plan),
     )
@@ -122,36 +114,6 @@ def parts_table(plan: Plan) -> Markup:
 def _peak(method: MethodPlan) -> str:
     total = size(method.total_bytes)
     return total if method.factor == 1.0 else f"{total} → {size(method.expected_bytes)}"
-
-
-def layers_table(plan: Plan) -> Markup:
-    """Every module with its parameters and its bytes for each method; equal blocks are merged."""
-    rows = [
-        (name, str(many), count(parameters), *map(size, sizes))
-        for name, many, parameters, sizes in layer_rows(plan)
-    ]
-    total = [size(method.weights_bytes) for method in plan.methods.values()]
-    rows.append((t("All"), "", count(plan.architecture.parameters), *total))
-    return table(
-        (t("Module"), "×", t("Parameters of one"), *(label(name) for name in plan.methods)),
-        rows,
-        numeric=range(1, 3 + len(plan.methods)),
-    )
-
-
-def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
-    """(name without block numbers, count, parameters of one, bytes of one for each method)."""
-    merged: dict[tuple[str, int], tuple[int, tuple[int, ...]]] = {}
-    columns = [method.layers for method in plan.methods.values()]
-    for entries in zip(*columns, strict=True):
-        name, parameters, _ = entries[0]
-        if not parameters:
-            continue
-        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        many, _ = merged.get((pattern, parameters), (0, ()))
-        merged[pattern, parameters] = (many + 1, tuple(stored for _, _, stored in entries))
-    for (pattern, parameters), (many, sizes) in merged.items():
-        yield pattern, many, parameters, sizes
 
 
 def time_table(plan: Plan) -> Markup:
