@@ -462,6 +462,28 @@ def test_style_sheets_name_no_side():
     ] == []
 
 
+def values_of(call: ast.Call) -> set[str] | None:
+    """The names of the values of a message; None if they are not written there."""
+    names = {keyword.arg for keyword in call.keywords}
+    return None if None in names or not names else {str(name) for name in names}
+
+
+def test_every_placeholder_has_a_value():
+    known = {"count", "bits", "study", "studies", "redo", "with_redo"}
+    without = [
+        f"{path.name}:{call.lineno}: {name}"
+        for path in sources()
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        if call.func.id in ("t", "tm", "tn", "tc", "m", "mn") and (given := values_of(call))
+        for text in call.args
+        if isinstance(text, ast.Constant) and isinstance(text.value, str)
+        for _, name, _, _ in string.Formatter().parse(text.value)
+        if name and "." not in name and name[:1].lower() + name[1:] not in given | known
+    ]
+    assert without == []
+
+
 def test_placeholders_are_named():
     unnamed = [
         message

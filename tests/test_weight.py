@@ -29,13 +29,13 @@ assistant_builder/store              1140   745
 assistant_builder/study              2360  1400
 assistant_builder/sweep              1190   640
 assistant_builder/training           2610  1565
-assistant_builder/ui               14030  6735
+assistant_builder/ui                14170  6820
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1470   820
 evals/judge                           440   220
 evals/metrics                        1140   495
-evals/model_compare                  1670   840
+evals/model_compare                  1810   930
 evals/report                         8830  4000
 evals/stats                          1240   585
 evals/study_compare                   820   355

@@ -17,7 +17,8 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.child_process import compute_environment, python_command, start_program
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError, error_texts
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
 from assistant_builder.export.gguf import uses_importance

@@ -147,7 +147,7 @@ def read_gguf(path: Path) -> GgufFile:
         ) from None
     except OSError as error:
         raise ModelError(
-            m("the file cannot be read: {reason}", value=error.strerror or error),
+            m("the file cannot be read: {reason}", reason=error.strerror or error),
             where=str(path),
             remedy=m("Name a GGUF file that you may read"),
         ) from error

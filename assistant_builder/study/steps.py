@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.arms import TWINS, continued
 from assistant_builder.config import Approach, StudyConfig
-from assistant_builder.errors import ErrorRecord
+from assistant_builder.error_record import ErrorRecord
 from assistant_builder.i18n import Text, text_of, written
 
 FORMATS = "formats"

@@ -25,7 +25,8 @@ from gradio.blocks import Block
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import language, m, render, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast

@@ -352,7 +352,7 @@ def test_every_state_file_is_read_by_something(attacked, readers_of):
     ("document", "slow"),
     [([], False), ({}, False)]
     + [
-        pytest.param(*case, marks=pytest.mark.long)
+        pytest.param(*case, marks=pytest.mark.slow)
         for case in (([], True), (None, False), ("x", False), (3, False))
     ],
     ids=repr,
@@ -393,7 +393,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "stride", [pytest.param(7, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
+    "stride", [pytest.param(17, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
 )
 def test_entries_of_a_wrong_type(attacked, readers_of, stride):
     failed, cases = [], 0

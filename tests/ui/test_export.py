@@ -129,7 +129,9 @@ class Bubbles(Websites):
     def start(self, study: Study, arm: str) -> None:
         self.started.append((study.name, arm))
         url = f"http://127.0.0.1:{Website.of(study).port}/v1"
-        self._states[study.name] = EndpointState("running", url, study.name, token="site-x")
+        self._states[study.name] = EndpointState(
+            "running", url, study.name, token="site-x", arm=arm
+        )
 
 
 def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_valid(monkeypatch):
@@ -160,9 +162,11 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     use.resume_websites()
     assert bubbles.started == [("library", "copy")]
     trained(with_data(study))
+    assert "The bubble still looks answers up" in drawn(tab, study)["use-website"][1]
     form._publish(study.name, *fields)
     assert bubbles.started[-1] == ("library", "lora") and Website.of(study).port == website.port
-    assert line in drawn(tab, study)["use-website"][1]
+    served_now = drawn(tab, study)["use-website"][1]
+    assert line in served_now and "still looks" not in served_now
     form._withdraw(study.name)
     bubbles.started.clear()
     use.resume_websites()

@@ -29,7 +29,7 @@ from assistant_builder.ui.train.preflight import (
     scoring_seconds,
     time_left,
 )
-from assistant_builder.ui.train.preflight_view import preflight_card
+from assistant_builder.ui.train.preflight_view import about_time, preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
@@ -367,3 +367,10 @@ def test_facts_in_prompts_take_memory_and_time():
     assert plain is not None and grounded is not None
     assert grounded.lora.total_bytes > plain.lora.total_bytes
     assert grounded.lora.seconds > plain.lora.seconds
+
+
+def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():
+    config = StudyConfig().with_changes({"approaches": ["grounded"]})
+    assert about_time(600, config, complete=True) == "at most about 10 min"
+    to_the_end = config.with_changes({"train.stop_loss": 0})
+    assert about_time(600, to_the_end, complete=True) == "about 10 min"

@@ -26,7 +26,8 @@ from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows
 from assistant_builder.data.reading_process import read_table
-from assistant_builder.errors import DataError, ErrorRecord, ModelError
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import DataError, ModelError
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.models.template_process import Lengths, LimitedChatTokenizer, TemplateProcess

@@ -11,7 +11,8 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, Message, Text, render, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates

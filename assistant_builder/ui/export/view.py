@@ -23,6 +23,7 @@ from assistant_builder.export_formats import (
     export_specs,
 )
 from assistant_builder.i18n import N_, render, t, text_of
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.website import Website
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding, site_token
@@ -49,7 +50,7 @@ def not_ready_warning(report: Report | None, *, trained: bool = True) -> Markup:
     return fragment("export.warning", report, conclusion, trained)
 
 
-def website_view(website: Website, state: EndpointState, study: Study) -> Markup:
+def website_view(website: Website, state: EndpointState, study: Study, *, trained: bool) -> Markup:
     """How the bubble of a website is served, and the steps that are left to its owner."""
     line = embedding(website.address, site_token(study))
     return fragment(
@@ -58,6 +59,7 @@ def website_view(website: Website, state: EndpointState, study: Study) -> Markup
         state=state,
         error=render(state.error),
         line=line,
+        newer=trained and state.arm == COPY,
         target=f"http://127.0.0.1:{website.port}",
     )
 

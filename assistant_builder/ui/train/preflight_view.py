@@ -22,15 +22,21 @@ def fit_line(result: PreflightResult) -> str:
     if result.errors or needed is None or seconds is None:
         return ""
     scoring = result.scoring_seconds
-    time = about_time(seconds + (scoring or 0.0), complete=scoring is not None)
+    time = about_time(seconds + (scoring or 0.0), result.config, complete=scoring is not None)
     if needed <= result.free_bytes:
         return t("Fits this computer, {time}", time=time)
     return t("Hardly fits this computer, {time}", time=time)
 
 
-def about_time(seconds: float, *, complete: bool) -> str:
-    """An estimated time; unless ``complete``, that of the training alone."""
+def about_time(seconds: float, config: StudyConfig, *, complete: bool) -> str:
+    """An estimated time; unless ``complete``, that of the training alone. ``train.stop_loss`` can end it earlier."""
     time = rounded_duration(seconds)
+    if config.grounded and config.train.stop_loss:
+        return (
+            t("at most about {time}", time=time)
+            if complete
+            else t("at most about {time} to train", time=time)
+        )
     return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
 
 

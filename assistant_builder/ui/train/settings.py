@@ -185,12 +185,13 @@ def preset_times(study: Study, config: StudyConfig) -> dict[str, str]:
     """Preset → the estimated time of a run with it, where it is known."""
     times = {}
     for name in PRESETS:
+        changed = config.with_changes({"train.preset": name})
         try:
-            estimate = run_seconds(study, config.with_changes({"train.preset": name}))
+            estimate = run_seconds(study, changed)
         except AssistantBuilderError:
             continue
         if estimate is not None:
-            times[name] = about_time(estimate.seconds, complete=estimate.complete)
+            times[name] = about_time(estimate.seconds, changed, complete=estimate.complete)
     return times
 
 
