@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from assistant_builder.api import (
-        Answer,
-        Server,
-        Source,
         Study,
         compare,
         example,
@@ -23,6 +20,7 @@ if TYPE_CHECKING:
         run,
         studies,
     )
+    from assistant_builder.api_types import Answer, Server, Source
 
 __version__ = "0.2.0"
 __all__ = [
@@ -53,7 +51,8 @@ for _name, _value in TELEMETRY_SWITCHES.items():
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module("assistant_builder.api"), name)
+        module = "api_types" if name in ("Answer", "Server", "Source") else "api"
+        return getattr(importlib.import_module(f"assistant_builder.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from typing_extensions import TypedDict
+from typing import TYPE_CHECKING, Any
 
 from assistant_builder.i18n import ByPlace, Message, Text, as_in_files, m, render, text_of
 from assistant_builder.redaction import redact_secrets, terminal_text
 
-
-class ErrorRecord(TypedDict, total=False):
-    """An error in a status file and in ``--json`` output; ``messages`` has those of its texts that are messages."""
-
-    type: str
-    what: str
-    where: str
-    remedy: str
-    messages: dict[str, Any]
+if TYPE_CHECKING:
+    from assistant_builder.error_record import ErrorRecord
 
 
 class AssistantBuilderError(Exception):

@@ -21,14 +21,15 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
 from assistant_builder.child_process import isolated_environment, python_command
 from assistant_builder.child_protocol import Child, Events, parse_event, read_requests
-from assistant_builder.errors import AssistantBuilderError, error_texts
-from assistant_builder.i18n import N_, Text, m
+from assistant_builder.errors import AssistantBuilderError, DataError, error_texts
+from assistant_builder.i18n import N_, Message, Text, m
 
 START_SECONDS = 120.0  # time limit for the import of libraries
 # time for which a request that exceeded a limit is refused without a retry
@@ -45,6 +46,9 @@ _MAX_CACHED_REFUSALS = 32
 _MAX_WAITING_LINES = 64
 _LOG_BYTES = 2**20
 _POLL_SECONDS = 0.1
+SECONDS_PER_MIB = 10.0
+_READING_IDLE_SECONDS = 60.0
+_LARGE_BYTES = 16 * 2**20
 
 
 class _LimitReached(Exception):  # noqa: N818 - converted to the error of the subclass
@@ -246,6 +250,83 @@ class LimitedProcess(ABC):
                 target=_read, args=(self._child, self._lines, self._reply_bytes), daemon=True
             ).start()
         return self._child
+
+
+class ReadingProcess(LimitedProcess):
+    """A process that reads a file of others in parts.
+
+    Args:
+        module: See :class:`LimitedProcess`.
+        memory: See :class:`LimitedProcess`.
+        seconds: Time limit of every file, which has :data:`SECONDS_PER_MIB` in addition for each MiB of it.
+        most: Limit of a file's bytes.
+        reply_bytes: See :class:`LimitedProcess`.
+        remedy: That of a file which reached a limit.
+    """
+
+    error = DataError
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        memory: int,
+        seconds: float,
+        most: int,
+        reply_bytes: int,
+        remedy: Message,
+    ) -> None:
+        super().__init__(
+            module,
+            (),
+            memory=memory,
+            seconds=seconds,
+            reply_bytes=reply_bytes,
+            idle_seconds=_READING_IDLE_SECONDS,
+        )
+        self._most, self._remedy = most, remedy
+
+    def limit_error(
+        self, limit: Limit, detail: str, reached: Text, request: Mapping[str, Any]
+    ) -> DataError:
+        """The error of a file that reached a limit."""
+        what = {
+            "memory": m("reading the file needs more than {size} of memory", size=detail),
+            "time": m("reading the file takes longer than {seconds} seconds", seconds=detail),
+            "size": m("the content of the file is too large"),
+        }.get(limit) or m("the file cannot be read: {strerror}", strerror=detail)
+        return DataError(what, where=request.get("name") or request["path"], remedy=self._remedy)
+
+    def read(
+        self, operation: str, path: str | Path, receive: Callable[[Any], None], **values: Any
+    ) -> None:
+        """Read a file; relative paths are those of the current folder.
+
+        Raises:
+            DataError: It cannot be read, or reached a limit.
+        """
+        try:
+            status = os.stat(path)
+            size, stamp = status.st_size, [status.st_size, status.st_mtime_ns]
+        except (OSError, ValueError):  # the process says what is wrong
+            size, stamp = 0, []
+        try:
+            folder = os.getcwd()
+        except OSError:
+            folder = ""
+        try:
+            self.request(
+                operation,
+                seconds=self._seconds + SECONDS_PER_MIB * min(size, self._most) / 2**20,
+                receive=receive,
+                subject=f"{path} {folder} {stamp}",
+                path=str(path),
+                folder=folder,
+                **values,
+            )
+        finally:
+            if size > _LARGE_BYTES:
+                self.end()  # returns its memory
 
 
 def _gigabytes(size: int) -> str:

@@ -114,7 +114,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rank", type=positive, default=16, help="of the adapters (16)")
     parser.add_argument(
         "--kernels",
-        choices=["fused", "plain", "liger", "compile"],
+        choices=["fused", "plain"],
         default="fused",
         help="train.kernels of Assistant Builder (fused)",
     )
@@ -133,8 +133,6 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(words)
     if args.batch % min(args.batch, args.micro_batch):
         parser.error(f"--batch {args.batch} is not a multiple of --micro-batch {args.micro_batch}")
-    if args.device == "cpu" and args.kernels not in ("fused", "plain"):
-        parser.error(f"--kernels {args.kernels} needs a GPU")
     if args.unsloth is not None and shutil.which(args.unsloth) is None:
         parser.error(f"--unsloth: {args.unsloth} is not a program")
     return args

@@ -119,7 +119,6 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
                 gradient_checkpointing=case["checkpointing"] == "on",
                 dequantize=spec.device == "cpu",
                 cancelled=lambda: False,
-                next_move=lambda step, losses: "train",
                 on_step=lambda step, steps, eta: None,
             ),
             prompter,

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from assistant_builder.chat.answer_server import run_server
 from assistant_builder.data import Message
 from assistant_builder.inference.chunks import Chunk, Sampling
-from assistant_builder.inference.session import Memory, ProgressCallback
+from assistant_builder.inference.session import ProgressCallback
 
 WORD_SECONDS = 0.02
 """Time of a word."""
@@ -49,9 +49,8 @@ class ScriptedSession:
         """Nothing is loaded, so every assistant is ready."""
         return True
 
-    def load(self, speaker: str, report: ProgressCallback) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback) -> None:
         """There are no weights."""
-        return Memory(0, 0)
 
     def stream(
         self,

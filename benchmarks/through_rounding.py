@@ -40,8 +40,8 @@ from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import fetch
 from assistant_builder.runner.data_steps import embed_data, prepare_data
 from assistant_builder.study import Study
+from assistant_builder.study.layout import studies_folder
 from assistant_builder.study.limits import answer_limit
-from assistant_builder.study.study import studies_folder
 from evals.work_items import evenly_spaced
 
 WIDE = "BF16"

@@ -107,7 +107,6 @@ def train_ours(job: Job, arm: str, scratch: Path, watch: Stopwatch) -> Trained:
         gradient_checkpointing=method.checkpointing,
         dequantize=method.dequantized,
         cancelled=lambda: False,
-        next_move=lambda step, losses: "train",
         on_step=lambda step, steps, eta: None,
     )
     trainer = TwinTrainer(model, plan, prompter)

@@ -33,7 +33,6 @@ from assistant_builder.i18n import Message, joined, m, written
 from evals.stats.cluster_checks import (
     correlation_p_value,
     crossed_correlation_p_value,
-    leave_one_out_range,
 )
 from evals.stats.cluster_robust import (
     StandardError,
@@ -51,10 +50,10 @@ from evals.stats.intervals import (
     outer,
     rare_interval,
 )
-from evals.stats.significance import SignTest, holm, mcnemar_exact, sign_flip_test, sign_test
+from evals.stats.significance import holm, mcnemar_exact, sign_flip_test
 from evals.stats.units import Floats, Units, crosses, joint_labels, make_units, units_of_items
 
-__all__ = ["Comparison", "SignTest", "Verdict", "holm", "paired_comparison", "sign_test"]
+__all__ = ["Comparison", "Verdict", "holm", "paired_comparison"]
 
 Verdict = Literal["no worse", "worse", "inconclusive"]
 Labels = Sequence[Hashable]
@@ -82,7 +81,6 @@ class Comparison:
         method: Description of interval and test.
         n_clusters: Number of clusters; ``None`` if items are the units; of several labels the smallest number.
         clustered_by: Names of the labels by which the items were clustered.
-        leave_one_out: Smallest and largest ``delta`` if one unit is left out; by the label with the fewest clusters.
         correlation: Label that is no cluster → p-value of the permutation test whether differences within it are alike.
         limits: Limitations, one sentence each.
         within_margin_but_worse: The verdict is ``no worse``, but the whole interval is on the harmful side of zero.
@@ -104,7 +102,6 @@ class Comparison:
     margin: float
     higher_is_better: bool
     clustered_by: tuple[str, ...] = ()
-    leave_one_out: tuple[float, float] = (math.nan, math.nan)
     correlation: Mapping[str, float] = field(default_factory=dict)
     clusters_needed: int | None = None
 
@@ -260,7 +257,6 @@ def paired_comparison(
         margin=margin,
         higher_is_better=higher_is_better,
         clustered_by=tuple(names),
-        leave_one_out=leave_one_out_range(units),
         correlation=correlation,
         clusters_needed=needed,
     )
@@ -495,15 +491,8 @@ def _limits(
     if span is None and units.rare and units.items_differing:
         found.append(
             m(
-                "too few items: only {differing} of {count} clusters differ, and for a score without limits a 95% "
-                "interval then covers less than 95%",
-                differing=units.differing,
-                count=units.count,
-            )
-            if units.clustered
-            else m(
-                "too few items: only {differing} of {count} items differ, and for a score without limits a 95% "
-                "interval then covers less than 95%",
+                "too few items: only {differing} of {count} independent ones differ, and for a score without limits a "
+                "95% interval then covers less than 95%",
                 differing=units.differing,
                 count=units.count,
             )
@@ -532,41 +521,25 @@ def _too_few(units: Units, factor: float) -> Message | None:
     # half a standard error more, because few units show less skewness than there is
     needed = factor * (abs(units.skewness) + math.sqrt(1.5 / units.count)) ** 2
     if units.count < enough:
-        values = {"count": units.count, "enough": enough}
-        if units.clustered:
-            return m(
-                "too few items: {count} clusters, and with fewer than {enough} similar clusters a 95% interval covers "
-                "less than 95%",
-                **values,
-            )
         return m(
-            "too few items: {count}, and with fewer than {enough} a 95% interval covers less than 95%",
-            **values,
+            "too few items: {count} independent ones, and with fewer than {enough} similar ones a 95% interval covers "
+            "less than 95%",
+            count=units.count,
+            enough=enough,
         )
     if units.effective < (0.75 if units.clustered else 0.5) * enough:
-        weights = {"count": units.count, "effective": units.effective}
-        if units.clustered:
-            return m(
-                "too few items: the weights of the {count} clusters are so uneven that they count as only "
-                "{effective:.0f} equal ones",
-                **weights,
-            )
         return m(
-            "too few items: the weights of the {count} items are so uneven that they count as only {effective:.0f} "
-            "equal ones",
-            **weights,
+            "too few items: the weights of the {count} independent ones are so uneven that they count as only "
+            "{effective:.0f} equal ones",
+            count=units.count,
+            effective=units.effective,
         )
     if units.count < needed:
-        skewed = {"count": units.count, "skewness": units.skewness, "needed": needed}
-        if units.clustered:
-            return m(
-                "too few items: the differences of the {count} clusters are so uneven (skewness {skewness:.1f}) that "
-                "with fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
-                **skewed,
-            )
         return m(
-            "too few items: the differences of the {count} items are so uneven (skewness {skewness:.1f}) that with "
-            "fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
-            **skewed,
+            "too few items: the differences of the {count} independent ones are so uneven (skewness {skewness:.1f}) "
+            "that with fewer than about {needed:.0f} of them a 95% interval covers less than 95%",
+            count=units.count,
+            skewness=units.skewness,
+            needed=needed,
         )
     return None

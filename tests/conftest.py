@@ -4,12 +4,15 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.devices import driver_present
+from assistant_builder.forking import STEPS, Preloaded
 from assistant_builder.models import bundled
 from assistant_builder.runner import invalidation, local_runner
 from assistant_builder.store import lease, sync
@@ -85,6 +88,37 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(folder))
     return folder
+
+
+class SharedLibraries(Preloaded):
+    """A process with the libraries of the steps, which is started by the first step that it is forked for."""
+
+    def __init__(self) -> None:
+        self._started: Preloaded | None = None
+
+    def start(self, *request: Any) -> int:
+        self._started = self._started or Preloaded(STEPS)
+        return self._started.start(*request)
+
+    def close(self) -> None:
+        if self._started is not None:
+            self._started.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_libraries() -> Iterator[None]:
+    """Import the libraries of the steps once for all runs of this worker, which would take each run ten seconds."""
+    shared = None if driver_present() else SharedLibraries()
+
+    @contextmanager
+    def preloaded(study: Any) -> Iterator[Preloaded | None]:
+        yield shared
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_runner, "_preloaded", preloaded)
+        yield
+    if shared is not None:
+        shared.close()
 
 
 @pytest.fixture(scope="session")

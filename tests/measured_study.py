@@ -190,7 +190,6 @@ def with_noise(study: Study, *, every: int = 90) -> Study:
 
 def with_fidelity(study: Study) -> Study:
     """Add divergences per token that are consistent with the losses of the cells."""
-    luck = random.Random("fidelity")
     scored = {
         name
         for name in ("B16", "B4", "L16", "L4", "Q16", "Q4")
@@ -224,24 +223,6 @@ def with_fidelity(study: Study) -> Study:
             ],
         },
     )
-    lines = []
-    for sample in items:
-        means = {name: mean * luck.expovariate(1.0) for name, mean in pairs.items()}
-        lines.append(
-            {
-                "item": sample["item"],
-                "tokens": sample["tokens"],
-                "pairs": {
-                    name: {
-                        "kl_mean": mean,
-                        "kl_max": 6 * mean,
-                        "top1_agreement": max(0.0, 1 - mean),
-                    }
-                    for name, mean in means.items()
-                },
-            }
-        )
-    write_jsonl(study.folder / "evals" / "fidelity.jsonl", lines)
     return study
 
 
@@ -266,22 +247,10 @@ def with_tasks(
         for number in range(questions):
             luck = random.Random(f"{task} {number}")
             right = luck.random() < share
-            answer = luck.randrange(4)
-            chosen = answer if right else (answer + 1) % 4
-            likelihoods = [
-                -3.0 - luck.random() - (0.0 if choice == chosen else 1.5) for choice in range(4)
-            ]
             lines.append(
                 {
                     "doc_id": number,
-                    "likelihoods": likelihoods,
                     "metrics": {"acc": float(right), "acc_norm": float(right)},
-                    "document": {
-                        "question": f"Which of these is capital number {number + 1}?",
-                        "choices": ["Oslo", "Accra", "Quito", "Hanoi"],
-                        "answer": answer,
-                        "area": "geography",
-                    },
                 }
             )
         write_jsonl(study.cell_folder(cell) / "tasks" / f"{task}.jsonl", lines)

@@ -287,7 +287,7 @@ def at_first_verdict(study: Study) -> Study:
         ]
         for folder in gone:
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("fidelity.json", "fidelity.jsonl", "judge.json"):
+        for name in ("fidelity.json", "judge.json"):
             (view.evals_folder / name).unlink(missing_ok=True)
     for step in ("formats", "report"):
         study.status_file(step).unlink(missing_ok=True)

@@ -51,11 +51,12 @@ def test_importing_loads_nothing_heavy_in_no_time():
 
 def test_type_checkers_see_the_names_that_are_loaded_lazily():
     tree = ast.parse((ROOT / "assistant_builder" / "__init__.py").read_text(encoding="utf-8"))
-    (imported,) = [
-        alias
+    imported = [
+        name.name
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "assistant_builder.api"
-        for alias in [[name.name for name in node.names]]
+        if isinstance(node, ast.ImportFrom)
+        and node.module in ("assistant_builder.api", "assistant_builder.api_types")
+        for name in node.names
     ]
     assert sorted(imported) == sorted(ab.__all__) and set(ab.__all__) <= set(dir(ab))
     assert all(getattr(ab, name).__doc__ for name in ab.__all__)
@@ -234,17 +235,3 @@ def test_the_example_resumes_answers_and_serves(bundled_models):
         httpx.post(url, json=request)
     with pytest.raises(ModelError, match="study example: the server did not start"):
         study.serve("qat")
-
-
-@pytest.mark.train
-@pytest.mark.long
-def test_an_untrained_study_serves_copied_answers(bundled_models):
-    with (
-        ab.Study(Study.create(StudyConfig().named("baths"), SHEET)) as study,
-        study.serve(mode="copy") as server,
-    ):
-        question = [{"role": "user", "content": "how warm is the teaching pool"}]
-        request = {"model": server.model, "messages": question}
-        answer = httpx.post(f"{server.url}/chat/completions", json=request, timeout=120).json()
-    assert answer["choices"][0]["message"]["content"] == "The teaching pool has 31 degrees."
-    assert answer["assistant_builder"]["mode"] == "copy"

@@ -31,7 +31,7 @@ def test_a_config_survives_yaml(tmp_path):
             "data.system": "007",
             "train.gradient_checkpointing": "on",
             "data.max_train": "400",
-            "train.early_stopping": "true",
+            "train.allow_low_memory": "true",
         }
     )
     assert config.train.learning_rate == 1e-4 and config.data.columns == {"group": "focus"}
@@ -39,11 +39,21 @@ def test_a_config_survives_yaml(tmp_path):
     assert config.train.gradient_checkpointing == "on"  # a boolean in YAML 1.1
     assert config.data.system == "007"
     assert config.data.max_train == 400
-    assert config.train.early_stopping
+    assert config.train.allow_low_memory
     path = tmp_path / "study.yaml"
     path.write_text(config.to_yaml(), encoding="utf-8")
     assert load_config(path) == config
     assert config.with_changes({"data.max_train": "null"}).data.max_train is None
+
+
+def test_removed_settings_are_ignored_in_a_stored_study_and_named_in_a_new_one(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("train: {early_stopping: true, patience: 3, kernels: liger, rank: 8}")
+    assert load_config(path, absent={}) == StudyConfig().with_changes({"train.rank": 8})
+    with pytest.raises(ConfigError, match="train.early_stopping was removed: train.stop_loss ends"):
+        load_config(path)
+    with pytest.raises(ConfigError, match="train.patience was removed"):
+        StudyConfig().with_changes({"train.patience": 1})
 
 
 def test_a_preset_brings_its_values_and_explicit_ones_win():

@@ -1,6 +1,5 @@
 """The registry of quantization methods, and a method that a module outside the product registers."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from assistant_builder.export_formats import LoadingContext
 from assistant_builder.planning.memory_check import require_device
 from assistant_builder.quantization import METHODS, method_of, quantizing
 from assistant_builder.ui.settings_form import study_options
-from tests.commands import FEW_SCORES, QUICK, python, record_of, set_words, with_plugin
+from tests.commands import FEW_SCORES, QUICK, record_of, set_words, with_plugin
 from tests.export.tiny import tiny_base
 from tests.synthetic_study import SMALL
 
@@ -73,14 +72,6 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_loaded", set())
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.delitem(sys.modules, "int8_plugin", raising=False)
-
-
-def test_the_registry_loads_neither_torch_nor_the_libraries_of_its_methods():
-    code = (
-        "import sys; from assistant_builder.quantization import METHODS; list(METHODS); "
-        "print([name for name in ('torch', 'transformers', 'bitsandbytes') if name in sys.modules])"
-    )
-    assert python("-c", code).stdout == "[]\n"
 
 
 def test_methods_that_quantize_are_the_choices_of_a_study():
@@ -151,13 +142,6 @@ def test_a_method_that_needs_a_gpu_is_refused_without_one(monkeypatch):
     require_device(StudyConfig(), "cuda")
     require_device(StudyConfig().with_changes({"arms": ["lora"]}), "cpu")
     assert doctor._quantization("nf4", None, "the processor").value == "needs a GPU"
-
-
-@pytest.mark.train
-@pytest.mark.usefixtures("plugin")
-def test_doctor_checks_a_method_from_outside():
-    checks = {check.name: check for check in doctor._torch()}
-    assert checks["quantization int8_rows"].value == "INT8 by rows works on the CPU"
 
 
 @pytest.mark.train
@@ -237,40 +221,3 @@ def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(
     ).read_text(encoding="utf-8")
     exported = record_of("export rows --arm qlora --format adapter --to", tmp_path / "out")
     assert exported["rescore"]["outcome"] == "as measured"
-
-
-@pytest.mark.train
-@pytest.mark.usefixtures("bundled_models")
-@pytest.mark.long
-def test_a_study_over_int8_is_trained_scored_requantized_and_exported(tmp_path):
-    settings = {
-        **QUICK,
-        **FEW_SCORES,
-        "eval.noise_floor": True,
-        "eval.fidelity": True,
-        "model.base": tiny_base(tmp_path / "base"),
-        "model.quant_type": "int8",
-        "eval.cells": "B16,B4,L16,Q4,LR,QR",
-    }
-    folder = Path(record_of(f"run {SMALL} --name bytes", *set_words(settings))["folder"])
-    trained = read_json(folder / "arms" / "qlora" / "summary.json")
-    assert trained["base_storage"] == "int8"
-    assert trained["base_bytes"] == trained["predicted"]["base_bytes"]
-    report = read_json(folder / "report.json")
-    assert {report["cells"][name]["base"] for name in ("B4", "Q4", "QR")} == {"8-bit"}
-    assert (
-        report["cells"]["QR"]["base_bytes"]
-        == report["cells"]["Q4"]["base_bytes"]
-        == trained["base_bytes"]
-    )
-    for ending in ("md", "html", "json"):
-        text = (folder / f"report.{ending}").read_text(encoding="utf-8").replace("\\", "")
-        assert "8-bit" in text and not re.search(r"\b4-bit|\b4 bits|NF4", text)
-    for kind, cell in (("adapter", "Q4"), ("prequantized", "QR")):
-        type = "--type INT8" if kind == "prequantized" else ""
-        words = f"export bytes --arm qlora --format {kind} {type} --to"
-        exported = record_of(words, tmp_path / kind)
-        assert exported["cell"] == exported["rescore"]["cell"] == cell
-        assert exported["rescore"]["batch_dependent"] == (kind == "adapter")
-        card = (tmp_path / kind / "README.md").read_text(encoding="utf-8")
-        assert "8-bit" in card and "4-bit" not in card and "4 bits" not in card

@@ -143,7 +143,6 @@ def training_run(prompter: Any, train: Any, folder: Path, device: str, **more: A
         "gradient_checkpointing": False,
         "dequantize": False,
         "cancelled": lambda: False,
-        "next_move": lambda *_: "train",
         "on_step": lambda *_: None,
     }
     return TrainingRun(

@@ -13,7 +13,6 @@ Events::
 
     {"event": "state", "id": "7", "state": "waiting" | "loading" | "answering"}
     {"event": "loading", "id": "7", "phase": "Reading the 4-bit base", "fraction": 0.4}
-    {"event": "memory", "id": "7", "base_bytes": 269000000, "adapter_bytes": 19500000, "shared": false}
     {"event": "loaded", "id": "8"}                    final event of "load"
     {"event": "chunk", "id": "7", "text": "…", "tokens": 3, "first_token_seconds": 0.2, "seconds": 0.4}
     {"event": "end",   "id": "7", "text": "…", …as in chunk, "finish": "stop" | "length" | "cancelled",
@@ -161,7 +160,7 @@ class Server:
             text, said = written(phase)
             self._emit("loading", identity, phase=text, said=said, fraction=fraction)
 
-        self._emit("memory", identity, **asdict(self._session.load(arm, report)))
+        self._session.load(arm, report)
 
     def _answer(self, identity: str, arm: str, messages: list[Message], sampling: Sampling) -> None:
         self._ensure_loaded(identity, arm)

@@ -20,7 +20,6 @@ from assistant_builder.data import Message
 from assistant_builder.forking import Preloaded
 from assistant_builder.i18n import Text, t, text_of
 from assistant_builder.inference.chunks import Sampling
-from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
 
 ReplyState = Literal[
@@ -47,7 +46,6 @@ class Reply:
     phase: str = ""  # of loading, in English
     said: dict[str, Any] | None = None  # record of that message
     fraction: float = 0.0
-    memory: Memory | None = None  # memory use of the model, once it is loaded
     sources: tuple[Any, ...] = ()  # facts in the prompt of a grounded answer
     prompt_tokens: int | None = None  # tokens of that prompt
     declined: bool = False  # whether the question was declined instead of answered
@@ -129,8 +127,6 @@ def _advance(reply: Reply, event: Mapping[str, Any]) -> Reply:
     values = {key: value for key, value in event.items() if key not in ("event", "id")}
     if event["event"] in ("state", "ahead", "loading"):
         return replace(reply, **values)
-    if event["event"] == "memory":
-        return replace(reply, memory=Memory(**values))
     if event["event"] == "loaded":
         return replace(reply, state="loaded", fraction=1.0)
     if event["event"] == "error":

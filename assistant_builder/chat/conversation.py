@@ -5,7 +5,6 @@ The browser stores conversations, so records are validated when they are read; i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NotRequired
@@ -13,13 +12,12 @@ from typing import Any, Literal, NotRequired
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, further_arms, label
+from assistant_builder.arms import ARMS, LORA, QLORA, TWINS, base_owner, label
 from assistant_builder.data import Message
-from assistant_builder.data.card import inline
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import t
 from assistant_builder.inference.chunks import Sampling
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 
 Choice = Literal["a", "b", "tie", "both bad"]
@@ -37,8 +35,6 @@ def default_sides(arms: Sequence[str]) -> tuple[str, str]:
 
 def title_of(speaker: str, arms: Sequence[str] = TWINS) -> str:
     """Label of a model in a study with these arms."""
-    if speaker == SHIPPED:
-        return t("As shipped (GGUF file in llama.cpp)")
     if speaker == COPY:
         return t("Looked up, not trained")
     return (
@@ -163,66 +159,6 @@ def conversation_from_record(record: Any) -> Conversation:
         except (ValueError, ConfigError):
             continue
         if sorted(turn.sides) == sorted(DEFAULT_SIDES):
-            known = [name for name in (*ARMS, SHIPPED, BASE, COPY) if name in turn.answers]
+            known = [name for name in (*ARMS, BASE, COPY) if name in turn.answers]
             turns.append(replace(turn, answers={name: turn.answers[name] for name in known}))
     return Conversation(tuple(turns[-MAX_TURNS:]))
-
-
-def as_json(study: str, conversation: Conversation) -> str:
-    """The conversation as a JSON document; the sides of a blind question are hidden until the vote."""
-    turns = [
-        {
-            "question": turn.question,
-            "system": turn.system,
-            "blind": turn.blind,
-            "vote": _vote_label(turn),
-            "sampling": asdict(turn.sampling),
-            "answers": {name: asdict(answer) for name, answer in _labelled_answers(turn)},
-        }
-        for turn in conversation.turns
-    ]
-    return json.dumps({"study": study, "turns": turns}, ensure_ascii=False, indent=2) + "\n"
-
-
-def as_markdown(title: str, conversation: Conversation, arms: Sequence[str] = TWINS) -> str:
-    """The conversation as Markdown; texts are in fenced blocks or escaped, so that they are no markup."""
-    parts = [f"# Conversation with the assistant{'s' if len(arms) > 1 else ''} of {inline(title)}"]
-    system = None
-    for number, turn in enumerate(conversation.turns, start=1):
-        if turn.system != system and turn.system:
-            parts += ["System prompt:", _fenced(turn.system)]
-        system = turn.system
-        parts += [f"## Question {number}", _fenced(turn.question)]
-        for name, answer in _labelled_answers(turn):
-            parts += [f"**{title_of(name, arms)}**", _fenced(answer.text)]
-        if voted := _vote_label(turn):
-            parts.append(f"Blind vote: {voted}")
-    return "\n\n".join(parts) + "\n"
-
-
-def _labelled_answers(turn: Turn) -> list[tuple[str, Answer]]:
-    order = [*turn.sides, *further_arms(ARMS), SHIPPED, BASE, COPY]
-    names = (
-        {side: f"Assistant {letter}" for side, letter in zip(turn.sides, "AB", strict=True)}
-        if turn.hidden
-        else {}
-    )
-    return [
-        (names.get(speaker, speaker), turn.answers[speaker])
-        for speaker in order
-        if speaker in turn.answers
-    ]
-
-
-def _vote_label(turn: Turn) -> str | None:
-    if turn.vote in ("a", "b"):
-        return label(turn.sides["ab".index(turn.vote)])
-    return turn.vote
-
-
-def _fenced(text: str) -> str:
-    """A fenced code block whose fence is longer than any run of backticks in the text."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"

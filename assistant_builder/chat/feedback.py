@@ -1,13 +1,11 @@
 """Feedback from the chat: blind votes (``votes.jsonl``) and corrected answers (``corrections.jsonl``).
 
-A study that is retrained on corrections lists them in ``made_from.json``. Their questions are asked again once it is
-trained, and ``corrected.json`` has the new answers.
+A study that is retrained on corrections lists them in ``made_from.json``.
 """
 
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import math
@@ -19,15 +17,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from typing_extensions import TypedDict
-
 from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
 from assistant_builder.data.edit import AddedPair, append_pairs, escape_formula, write_rows
-from assistant_builder.data.prepare import row_numbers
 from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.split import find_leaks
@@ -36,10 +31,8 @@ from assistant_builder.i18n import Message as Shown
 from assistant_builder.i18n import m, render, t
 from assistant_builder.retrieval.corrections import Correction, read_corrections
 from assistant_builder.retrieval.own_questions import keep_questions, read_questions
-from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
-from evals.metrics.refusal import is_refusal
 
 Record = TypeVar("Record")
 SIGNIFICANT = 0.05
@@ -224,9 +217,6 @@ def tally_message(found: Tally) -> Shown:
     return Shown("{counts}: {shown}.", {"counts": counts, "shown": shown})
 
 
-MAX_EPOCHS = 1000
-
-
 @dataclass(frozen=True)
 class RetrainingPlan:
     """How a new study uses the corrections."""
@@ -237,8 +227,6 @@ class RetrainingPlan:
     left_out: tuple[Correction, ...] = ()
     # rows of the training and validation data whose answer is replaced by a correction
     replaced: tuple[int, ...] = ()
-    # corrections of ``trained`` that the training data have already
-    taught: tuple[Correction, ...] = ()
 
 
 def _read_records(path: Path, kind: type[Record]) -> list[Record]:
@@ -294,50 +282,6 @@ def add_correction(
     else:
         write_jsonl(study.corrections_file, map(asdict, (*others, added)))
     return added
-
-
-@dataclass(frozen=True)
-class TaughtPair:
-    """A training pair that has the answer of a correction; ``row`` is the number that the user sees."""
-
-    row: int
-    question: str
-    same_question: bool
-
-
-_MIN_WORDS = 3
-"""Words of an answer that is found under another question; "Yes." stands under many."""
-
-
-def taught_pair(study: Study, question: str, answer: str) -> TaughtPair | None:
-    """The training pair that has this answer already, preferably to the same question; None if there is none.
-
-    Training on it again without more epochs changes little: the assistant was trained on it and answered otherwise.
-    """
-    path = study.split_file("train")
-    if not path.is_file():
-        return None
-    asked = casefold_normalize(question)
-    rows_of = _rows_by_answer(study.folder / "data", path.stat().st_mtime_ns)
-    rows = rows_of.get(casefold_normalize(answer), ())
-    same = next((row for row in rows if casefold_normalize(row[1]) == asked), None)
-    if same is not None:
-        return TaughtPair(*same, same_question=True)
-    few_words = len(answer.split()) < _MIN_WORDS
-    return TaughtPair(*rows[0], same_question=False) if rows and not few_words else None
-
-
-@functools.lru_cache(maxsize=2)
-def _rows_by_answer(folder: Path, changed: int) -> dict[str, list[tuple[int, str]]]:
-    """Normalized answer → (row, question) of the training pairs of one turn; ``changed`` identifies the file."""
-    found: dict[str, list[tuple[int, str]]] = {}
-    numbers = row_numbers(folder)
-    for pair in load_split(folder, "train"):
-        if pair.turns == 1:
-            found.setdefault(casefold_normalize(pair.answer), []).append(
-                (numbers.shown(pair.row), pair.question)
-            )
-    return found
 
 
 def correction_rows(corrections: Iterable[Correction]) -> bytes:
@@ -404,20 +348,11 @@ def plan_retraining(study: Study, corrections: Sequence[Correction]) -> Retraini
         for pair in load_split(study.folder / "data", split)
         if pair.turns == 1 and casefold_normalize(pair.question) in answered
     ]
-    taught = [
-        each
-        for each in trained
-        if each.answerable and taught_pair(study, each.question, each.answer)
-    ]
-    return RetrainingPlan(tuple(trained), tuple(left_out), tuple(replaced), tuple(taught))
+    return RetrainingPlan(tuple(trained), tuple(left_out), tuple(replaced))
 
 
-def create_retraining_study(
-    study: Study, plan: RetrainingPlan, name: str, *, longer: bool = False
-) -> Study:
+def create_retraining_study(study: Study, plan: RetrainingPlan, name: str) -> Study:
     """Create a study with the same settings and split, and with the corrections in its training data.
-
-    ``longer`` doubles the epochs, for corrections that the training data have already.
 
     ``name`` is a study name, or a title, from which the name is made.
 
@@ -457,66 +392,9 @@ def create_retraining_study(
             "max_heldout": None,  # the split is already sampled
             "remove_leaks": "always",  # the run finds and removes leaks by paraphrases
         }
-        if longer:
-            tree["train"]["epochs"] = min(2 * config.train.epochs, MAX_EPOCHS)
         created = Study.create(parse_config(tree, where="settings"), corrected)
         origin = {"study": study.name, "corrections": [asdict(each) for each in plan.trained]}
         write_json(created.folder / "made_from.json", origin)
         keep_questions(study, created)
         created.record_template_date(like=study)
         return created
-
-
-@dataclass(frozen=True)
-class AskedAgain:
-    """A correction, and the answer of the retrained assistant; None until it is asked."""
-
-    correction: Correction
-    after: str | None = None
-
-    @property
-    def is_right(self) -> bool:
-        """Whether the new answer is the correction, or declines where it should."""
-        if self.after is None:
-            return False
-        given = map(casefold_normalize, (self.after, without_yes_no(self.after)))
-        same = casefold_normalize(self.correction.answer) in given
-        return same or (not self.correction.answerable and is_refusal(self.after))
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether the new answer differs from the one that was corrected."""
-        return self.after is not None and self.after.strip() != self.correction.wrong
-
-
-def corrections_asked_again(study: Study, adapters: str) -> list[AskedAgain]:
-    """The corrections that a study was retrained on, with the answers of its present adapters as far as it was asked.
-
-    ``adapters`` identifies the adapters, see :func:`save_asked_again`. Empty for other studies, and for those that an
-    earlier release created.
-    """
-    path, answers = study.folder / "made_from.json", study.folder / "corrected.json"
-    record = {}
-    if answers.is_file():
-        record = read_json(answers, _Corrected, remedy=t("Delete the file"))
-    after = record.get("answers", {}) if record.get("adapters") == adapters else {}
-    if not path.is_file():
-        return []
-    origin = read_json(path, _MadeFrom, remedy=t("Remove the corrections from that file"))
-    return [AskedAgain(each, after.get(each.question)) for each in origin.corrections]
-
-
-class _Corrected(TypedDict):
-    adapters: str
-    answers: dict[str, str]
-
-
-@dataclass(frozen=True)
-class _MadeFrom:
-    corrections: tuple[Correction, ...] = ()
-
-
-def save_asked_again(study: Study, adapters: str, asked: Iterable[AskedAgain]) -> None:
-    """Write ``corrected.json``."""
-    answers = {each.correction.question: each.after for each in asked if each.after is not None}
-    write_json(study.folder / "corrected.json", {"adapters": adapters, "answers": answers})

@@ -10,7 +10,8 @@ from assistant_builder.atomic_io import file_hash
 from assistant_builder.chat.ask import default_system_prompt, longest_answer
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError, error_texts
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.retrieval.own_questions import read_questions, save_answers, unasked

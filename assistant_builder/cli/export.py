@@ -36,8 +36,6 @@ def export(
     force: bool = False,
     sample: Annotated[int, typer.Option(min=1)] = 20,
     with_data: bool = False,
-    importance: bool = False,
-    ollama: str | None = None,
     push: str | None = None,
     public: bool = False,
     approach: ApproachName = None,
@@ -58,29 +56,21 @@ def export(
         sample: Number of held-out items for the check after writing.
         with_data: Add the index of a grounded assistant, with which it looks facts up. It contains the training pairs
             as plain text.
-        importance: With gguf as Q5_1, Q4_1 or Q4_0: choose block scales by the activations on training rows, also if
-            the settings of the study do not.
-        ollama (NAME): With gguf: also make it a model of Ollama with this name ('ollama create').
         push (OWNER/NAME): Upload the export to the model hub as a private repository. Needs a token with write access:
             HF_TOKEN or 'hf auth login'.
         public: With --push: let everyone read the repository.
     """
     from assistant_builder.export.job import export_to, summary_lines
-    from assistant_builder.export.ollama import create_in_ollama, require_ollama
     from assistant_builder.export.push import check_push, push_export, upload_lines
 
     if public and push is None:
         raise typer.BadParameter("--public needs --push OWNER/NAME", param_hint="--public")
-    if ollama is not None and format != "gguf":
-        raise typer.BadParameter("--ollama needs --format gguf", param_hint="--ollama")
     try:
         spec = parse_export(arm, format, type)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     study = Study.open(name).of_choice(approach)
     user_consent(trust_remote_code).allow(study.config)
-    if ollama is not None:
-        require_ollama(ollama)
     if push is not None:
         check_push(push)
     display: Callable[[Event], None]
@@ -93,17 +83,11 @@ def export(
             force=force,
             sample=sample,
             with_data=with_data,
-            importance=importance,
         )
         display(Event("export", "succeeded"))
     say: Callable[[str], None] = (lambda line: None) if as_json else output.echo
     for line in summary_lines(record):
         say(line)
-    if ollama is not None:
-        say(f"Creating {ollama} in Ollama")
-        create_in_ollama(Path(record["folder"]), ollama)
-        record["ollama"] = {"name": ollama}
-        say(f"Ask it: ollama run {ollama}")
     if push is not None:
         for line in upload_lines(record, push, public=public):
             say(line)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -46,7 +45,6 @@ def plan(
     card: str | None = None,
     pairs: Annotated[int, typer.Option(min=0)] = 0,
     tokens: Annotated[int, typer.Option(min=0)] = 0,
-    html: Path | None = None,
     settings: Settings = [],
     trust_remote_code: TrustRemoteCode = False,
     as_json: Json = False,
@@ -61,7 +59,6 @@ def plan(
         card (NAME): Plan for a GPU of the catalog, e.g. 'A100 80 GB'.
         pairs: Number of training pairs. 0 means 10,000.
         tokens: Mean number of tokens per pair. 0 means half of train.max_length, 256 where that follows the data.
-        html (FILE): Also write chart and tables to this HTML file.
     """
     from assistant_builder.planning.advice import to_document
     from assistant_builder.planning.hardware import choose_machine
@@ -75,14 +72,10 @@ def plan(
         longest = max(longest, 2 * tokens)
     lengths = Lengths.about(tokens, longest) if tokens else None
     planned = plan_study(config, pairs, lengths, choose_machine(memory, card))
-    if html is not None:
-        from assistant_builder.ui.plan.tab import write_plan_file
-
-        write_plan_file(planned, html)
     if as_json:
         return output.print_json(to_document(planned))
     from assistant_builder.ui.plan.view import plan_text
 
     columns, rows, lines = plan_text(planned)
     output.print_table(columns, rows)
-    output.echo("\n".join([*lines, *([f"Chart and tables: {html}"] if html else [])]))
+    output.echo("\n".join(lines))

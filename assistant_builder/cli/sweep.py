@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,7 +34,6 @@ def sweep(
     settings: Annotated[list[str], typer.Option("--set")],
     name: str | None = None,
     arm: str | None = None,
-    prune: Literal["median", "off"] | None = None,
     trust_remote_code: TrustRemoteCode = False,
     trust_address: TrustAddress = [],
     as_json: Json = False,
@@ -51,17 +50,15 @@ def sweep(
         name: Name of the sweep. Default: the name of the source. Its studies are NAME-1, NAME-2, ….
         arm: Arm whose validation loss selects the best study: {arms}, or both (the mean of all). All arms of the study
             are always trained. [default: both]
-        prune: median: stop a training that is worse than the median of the earlier ones. off: run every training to
-            the end. [default: median]
     """
     from assistant_builder.sweep import open_sweep, run_sweep
-    from assistant_builder.sweep.page import comparison_rows, study_rows
     from assistant_builder.sweep.run import estimate
+    from assistant_builder.sweep.summary import comparison_rows, study_rows
 
     if arm is not None:
         output.check_choice("--arm", arm, ("both", *ARMS))
     settings, consent = split_consent(settings, trust_remote_code, trust_address)
-    opened = open_sweep(source, name=name, settings=settings, arm=arm, prune=prune, before=consent)
+    opened = open_sweep(source, name=name, settings=settings, arm=arm, before=consent)
     if as_json:
         record = run_sweep(opened, check=check_tasks)
         output.print_json(record)
@@ -74,7 +71,7 @@ def sweep(
         output.echo(record["sentence"])
         for note in record["notes"]:
             output.echo(f"note: {note}.")
-        output.echo(f"Sweep: {opened.folder / 'sweep.html'}")
+        output.echo(f"Sweep: {opened.folder / 'sweep.json'}")
     _raise_for_failures(record)
 
 

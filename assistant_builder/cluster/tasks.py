@@ -20,14 +20,9 @@ from typing import Any
 
 from assistant_builder.child_process import compute_environment, lower_priority
 from assistant_builder.cluster.workspace import Workspace, open_workspace
+from assistant_builder.error_record import ErrorRecord
 from assistant_builder.error_translation import TRAINING_MEMORY, translate_error
-from assistant_builder.errors import (
-    AssistantBuilderError,
-    ErrorRecord,
-    ResourceError,
-    StoreError,
-    StudyError,
-)
+from assistant_builder.errors import AssistantBuilderError, ResourceError, StoreError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.runner.step_process import NODE_VARIABLE
 from assistant_builder.store.lease import Lease

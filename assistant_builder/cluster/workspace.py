@@ -73,22 +73,12 @@ class StoreWorkspace(Workspace):
             return name.startswith(self._own) or not is_checkpoint(name)
 
         retry_until_timeout(lambda: self._mirror.pull(needed))
-        early_stopping = self.study.config.train.early_stopping
-        after_push = self._pull_metrics if early_stopping else lambda: None
-        sync = BackgroundSync(self._mirror, lease, after_push=after_push)
+        sync = BackgroundSync(self._mirror, lease)
         try:
             yield
         finally:
             sync.stop()
             retry_until_timeout(self._mirror.push)
-
-    def _pull_metrics(self) -> None:
-        """Download the metrics of the other trainings, which early stopping needs."""
-        self._mirror.pull(
-            lambda name: (
-                "/metrics" in name and name.startswith("arms/") and not name.startswith(self._own)
-            )
-        )
 
 
 @contextmanager

@@ -41,6 +41,15 @@ Approach = Literal["grounded", "memory"]
 _DEFAULT_APPROACHES: tuple[Approach, ...] = ("grounded",)
 BEFORE_APPROACHES: dict[str, Any] = {"approaches": ["memory"], "formats": {"types": []}}
 """Settings of studies from before there was a choice."""
+_REMOVED: dict[str, Message] = {
+    "train.early_stopping": m(
+        "train.stop_loss ends a training where facts are looked up, and from memory the checkpoint of the lowest "
+        "validation loss is used"
+    ),
+    "train.patience": m("it was part of train.early_stopping"),
+}
+"""Settings of earlier versions → what replaces them. Stored studies may have them."""
+_REMOVED_KERNELS = ("liger", "compile")
 VERSION: Literal[1] = 1
 """Version of the settings and of the study folder around them."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -440,7 +449,8 @@ def _require_version(version: Any, where: str) -> None:
 def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> StudyConfig:
     """Read and validate a ``study.yaml``; a relative ``data.source`` is relative to the folder of the file.
 
-    ``absent`` are values of settings that the file lacks, instead of their defaults.
+    ``absent``, of a stored study, are values of settings that the file lacks, instead of their defaults; settings that
+    were removed since are ignored.
     """
     try:
         with path.open(encoding="utf-8-sig") as file:
@@ -457,16 +467,28 @@ def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> Study
             where=str(path),
             remedy=m("Check the path"),
         ) from error
-    config = parse_config(
-        {**(absent or {}), **tree} if isinstance(tree, dict) else tree, where=str(path)
-    )
+    if isinstance(tree, dict) and absent is not None:
+        tree = _without_removed({**absent, **tree})
+    config = parse_config(tree, where=str(path))
     source = config.data.source
     if source and not Path(source).is_absolute() and (path.parent / source).exists():
         config = config.with_changes({"data.source": str((path.parent / source).resolve())})
     return config
 
 
+def _without_removed(tree: dict[str, Any]) -> dict[str, Any]:
+    train = tree.get("train")
+    if not isinstance(train, dict):
+        return tree
+    kept = {key: value for key, value in train.items() if f"train.{key}" not in _REMOVED}
+    if kept.get("kernels") in _REMOVED_KERNELS:
+        kept["kernels"] = "fused"
+    return {**tree, "train": kept}
+
+
 def _no_such_setting(dotted: str) -> Message:
+    if dotted in _REMOVED:
+        return m("{key} was removed: {instead}", key=dotted, instead=_REMOVED[dotted])
     close = difflib.get_close_matches(dotted, list(option_fields()), n=1)
     leaf_matches = [key for key in option_fields() if key.split(".")[-1] == dotted.split(".")[-1]]
     if best := leaf_matches[:1] or close:

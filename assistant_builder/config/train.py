@@ -65,10 +65,9 @@ class TrainConfig(ConfigModel):
         "adamw", title=N_("Optimizer")
     )
     """Paged optimizers move their state to main memory when GPU memory is full (QLoRA paper). They need CUDA."""
-    kernels: Literal["fused", "plain", "liger", "compile"] = Field("fused", title=N_("GPU kernels"))
+    kernels: Literal["fused", "plain"] = Field("fused", title=N_("GPU kernels"))
     """fused: adapters of layers with a common input are computed together. plain: PyTorch and transformers alone.
-    liger: fused, with liger-kernel for other layers of many model families. compile: torch.compile of each layer,
-    for long training runs. Fused CPU kernels are always used; liger and compile need CUDA."""
+    Fused CPU kernels are always used."""
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto", title=N_("Gradient checkpointing")
     )
@@ -87,11 +86,7 @@ class TrainConfig(ConfigModel):
     stop_loss: float = Field(0.01, ge=0, title=N_("Loss of the stop"))
     """Where facts are looked up, training ends early if nothing is left to learn: once the median training loss of 16
     steps is below this (nats per token), the learning rate falls to zero over half as many steps as were taken. The arm
-    that is trained first decides, and the others end at the same step. 0: never, and never with early_stopping."""
-    early_stopping: bool = Field(False, title=N_("Early stop"))
-    """Stop both arms at the same step when neither improves."""
-    patience: int = Field(2, ge=1, title=N_("Patience"))
-    """Validations without improvement before the early stop."""
+    that is trained first decides, and the others end at the same step. 0: never."""
     seed: int = Field(0, ge=0, title=N_("Training seed"))
     """Seed of adapter initialization, order and dropout."""
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import write_text
-from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data.split import Split
 from assistant_builder.data.types import SPLITS, Pair
 from assistant_builder.data.validate import Findings
-from assistant_builder.errors import DataError
-from assistant_builder.i18n import capitalized, m, written
+from assistant_builder.i18n import capitalized, written
 
 CARD_FILE, GENERATED_CARD_FILE = "card.md", "card.generated.md"
 _SIZES = (
@@ -185,50 +183,3 @@ def write_card(folder: Path, text: str) -> None:
 def is_card_edited(folder: Path) -> bool:
     """Whether ``card.md`` was edited."""
     return (folder / GENERATED_CARD_FILE).is_file()
-
-
-def is_card_outdated(folder: Path) -> bool:
-    """Whether the card was generated again after it was edited, so that its figures may be outdated."""
-    if not is_card_edited(folder):
-        return False
-    return (folder / GENERATED_CARD_FILE).stat().st_mtime_ns > (
-        folder / CARD_FILE
-    ).stat().st_mtime_ns
-
-
-def save_edited_card(folder: Path, text: str, generated: str) -> None:
-    """Save an edited card, and the generated card for :func:`restore_generated_card`.
-
-    Raises:
-        DataError: The YAML front matter is invalid.
-    """
-    front_matter = _FRONT_MATTER.match(text)
-    if front_matter:
-        try:
-            content = read_yaml(front_matter.group(1))
-        except YamlError as error:
-            position = f" in line {error.line + 1}" if error.line else ""
-            raise DataError(
-                m(
-                    "the YAML between the two --- lines at the top of the card is invalid{position}",
-                    position=position,
-                ),
-                remedy=m("Write one name: value per line, and quote values that contain a colon"),
-            ) from error
-        if not isinstance(content, dict):
-            raise DataError(
-                m(
-                    "the YAML between the two --- lines at the top of the card contains no names and values"
-                ),
-                remedy=m("Write one name: value per line"),
-            )
-    if not is_card_edited(folder):
-        write_text(folder / GENERATED_CARD_FILE, generated)
-    write_text(folder / CARD_FILE, text)
-
-
-def restore_generated_card(folder: Path) -> None:
-    """Discard the edits and restore the card that was generated last."""
-    if is_card_edited(folder):
-        write_text(folder / CARD_FILE, (folder / GENERATED_CARD_FILE).read_text(encoding="utf-8"))
-        (folder / GENERATED_CARD_FILE).unlink()

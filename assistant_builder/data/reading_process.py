@@ -7,7 +7,6 @@ The process (``reading_worker``) sends rows and pairs as JSON; nothing of it is 
 from __future__ import annotations
 
 import atexit
-import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,16 +24,13 @@ from assistant_builder.data.types import (
     RowNumbers,
     Table,
 )
-from assistant_builder.errors import DataError
 from assistant_builder.i18n import Text, m, text_of
-from assistant_builder.limited_process import Limit, LimitedProcess
+from assistant_builder.limited_process import ReadingProcess
 
 MEMORY_BYTES = min(4 * 2**30, psutil.virtual_memory().total // 2)
 """Memory limit of the process; a file at the limits of :mod:`assistant_builder.data.limits` needs three quarters."""
-SECONDS, SECONDS_PER_MIB = 60.0, 10.0
-"""Time limit: of every file, and in addition of each MiB of it."""
-_IDLE_SECONDS = 60.0
-_LARGE_BYTES = 16 * 2**20
+SECONDS = 60.0
+REMEDY = m("Use a part of the file, or keep only the question and answer columns")
 
 
 def load_pairs(
@@ -88,28 +84,13 @@ def read_table(path: Path, mapped: Collection[str] = ()) -> Table:
     return _table(_read("table", path, mapped=list(mapped)))
 
 
-class _ReadingProcess(LimitedProcess):
-    error = DataError
-
-    def limit_error(
-        self, limit: Limit, detail: str, reached: Text, request: Mapping[str, Any]
-    ) -> DataError:
-        what = {
-            "memory": m("reading the file needs more than {size} of memory", size=detail),
-            "time": m("reading the file takes longer than {seconds} seconds", seconds=detail),
-            "size": m("the content of the file is too large"),
-        }.get(limit) or m("the file cannot be read: {strerror}", strerror=detail)
-        remedy = m("Use a part of the file, or keep only the question and answer columns")
-        return DataError(what, where=request["path"], remedy=remedy)
-
-
-_process = _ReadingProcess(
+_process = ReadingProcess(
     "assistant_builder.data.reading_worker",
-    (),
     memory=MEMORY_BYTES,
     seconds=SECONDS,
+    most=MAX_BYTES,
     reply_bytes=4 * MAX_BYTES,
-    idle_seconds=_IDLE_SECONDS,
+    remedy=REMEDY,
 )
 atexit.register(_process.close)
 
@@ -122,28 +103,7 @@ def _read(operation: str, path: str | Path, **values: Any) -> dict[str, list[Any
         for name, entries in part.items():
             parts.setdefault(name, []).extend(entries)
 
-    try:
-        status = os.stat(path)
-        size, stamp = status.st_size, [status.st_size, status.st_mtime_ns]
-    except (OSError, ValueError):  # the process says what is wrong
-        size, stamp = 0, []
-    try:
-        folder = os.getcwd()
-    except OSError:
-        folder = ""
-    try:
-        _process.request(
-            operation,
-            seconds=SECONDS + SECONDS_PER_MIB * min(size, MAX_BYTES) / 2**20,
-            receive=receive,
-            subject=f"{path} {folder} {stamp}",
-            path=str(path),
-            folder=folder,
-            **values,
-        )
-    finally:
-        if size > _LARGE_BYTES:
-            _process.end()  # returns its memory
+    _process.read(operation, path, receive, **values)
     return parts
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from assistant_builder.documents.limits import MAX_BYTES, MAX_DOCUMENTS
 from assistant_builder.documents.types import Document, DocumentKind, Statement
-from assistant_builder.errors import ConfigError, DataError, install_command
-from assistant_builder.i18n import Text, m
-from assistant_builder.limited_process import Limit, LimitedProcess
+from assistant_builder.errors import ConfigError, install_command
+from assistant_builder.i18n import m
+from assistant_builder.limited_process import ReadingProcess
 
 KINDS: dict[str, DocumentKind] = {
     **dict.fromkeys((".pdf",), "pdf"),
@@ -26,32 +26,15 @@ KINDS: dict[str, DocumentKind] = {
 """Ending of a name → format."""
 PACKAGES = ("pypdfium2", "docx", "pptx", "selectolax", "markdown_it")
 """Modules of the extra ``documents``."""
-_MEMORY_BYTES = 2 * 2**30
-_SECONDS, _SECONDS_PER_MIB = 30.0, 10.0
 
 
-class _ReadingProcess(LimitedProcess):
-    error = DataError
-
-    def limit_error(
-        self, limit: Limit, detail: str, reached: Text, request: Mapping[str, Any]
-    ) -> DataError:
-        what = {
-            "memory": m("reading the document needs more than {size} of memory", size=detail),
-            "time": m("reading the document takes longer than {seconds} seconds", seconds=detail),
-            "size": m("the content of the document is too large"),
-        }.get(limit) or m("the document cannot be read: {reason}", reason=detail)
-        remedy = m("Use a part of it, or save it as another format")
-        return DataError(what, where=request["name"], remedy=remedy)
-
-
-_process = _ReadingProcess(
+_process = ReadingProcess(
     "assistant_builder.documents.reading_worker",
-    (),
-    memory=_MEMORY_BYTES,
-    seconds=_SECONDS,
+    memory=2 * 2**30,
+    seconds=30.0,
+    most=MAX_BYTES,
     reply_bytes=2 * MAX_BYTES,
-    idle_seconds=60.0,
+    remedy=m("Use a part of it, or save it as another format"),
 )
 atexit.register(_process.close)
 
@@ -126,31 +109,10 @@ def read_document(path: Path, name: str, kind: DocumentKind | None = None) -> Do
         else:
             head.update(part["head"])
 
-    try:
-        status = path.stat()
-        size, stamp = status.st_size, [status.st_size, status.st_mtime_ns]
-    except (OSError, ValueError):  # the process says what is wrong
-        size, stamp = 0, []
-    _process.request(
-        "read",
-        seconds=_SECONDS + _SECONDS_PER_MIB * min(size, MAX_BYTES) / 2**20,
-        receive=receive,
-        subject=f"{path} {stamp}",
-        path=str(path),
-        folder=_folder(),
-        name=name,
-        kind=kind,
-    )
+    _process.read("read", path, receive, name=name, kind=kind)
     return Document(
         name, kind, head["title"], tuple(pages), tuple(statements), tuple(head["links"])
     )
-
-
-def _folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:
-        return ""
 
 
 def named(paths: Iterable[Path], folder: Path | None = None) -> dict[str, Path]:

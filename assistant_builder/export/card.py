@@ -206,7 +206,6 @@ def _verdict(report: Report | None) -> dict[str, Any] | None:
     return {
         # readers of the card do not have the study, so what to do about the verdict is left out
         "sentence": inline(report.sentence if compared else verdict.reason, 2000),
-        "summary": [inline(line, 1000) for line in report.summary],
         "warnings": [inline(warning.text, 1000) for warning in report.warnings],
         "facts": _facts(facts) if compared else "",
         "bounds": table(head, bounds) if bounds else "",

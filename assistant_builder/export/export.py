@@ -71,18 +71,15 @@ def write_export(
     report: Report,
     archive: str | Path | None = None,
     with_data: bool = False,
-    importance: bool = False,
 ) -> dict[str, Any]:
     """Export one arm to the folder ``target``, and to the zip file ``archive``; returns :func:`read_export` of it.
 
     ``force``: files in the folder may be replaced; ``sample``: number of held-out items to score again; ``with_data``:
-    the export of a grounded assistant contains its index, and with it the pairs of the study; ``importance``: the
-    block scales of a GGUF file are chosen by an importance matrix, as they are anyway if the scored files of the study
-    are (:attr:`StudyConfig.weighs_columns`).
+    the export of a grounded assistant contains its index, and with it the pairs of the study.
 
     Raises:
         StudyError: The arm is not trained, the folder cannot be written, or index or rule are damaged.
-        ConfigError: There is no index to export, or the format takes no importance matrix.
+        ConfigError: There is no index to export.
         ModelError: The base is not available, or the weights do not fit the format.
         EvaluationError: The written model does not score as the evaluation measured.
         ResourceError: Memory or disk does not suffice.
@@ -91,7 +88,6 @@ def write_export(
     summary = require_trained(study, spec)
     spec.export_format.check()
     check_with_data(study, with_data=with_data)
-    importance = uses_importance(study, spec, asked=importance)
     needed = (
         spec.export_format.estimated_bytes(summary)
         + spec.export_format.working_bytes(summary)
@@ -100,9 +96,7 @@ def write_export(
     with atomic_directory(target, force=force, needed=needed) as scratch:
         try:
             with texts_of(study.config.model.quant_type):
-                record = _write_files(
-                    study, spec, scratch, sample, report, with_data=with_data, importance=importance
-                )
+                record = _write_files(study, spec, scratch, sample, report, with_data=with_data)
         except Exception as error:
             if "No space left" in str(error):  # safetensors has an error of its own
                 raise ResourceError(
@@ -132,9 +126,9 @@ def _write_files(
     report: Report,
     *,
     with_data: bool,
-    importance: bool,
 ) -> dict[str, Any]:
     report(0, m("Looking for the base model"))
+    importance = uses_importance(study, spec)
     base = fetch_base(study.config.model)
     prompter = ChatTokenizer.load(base, study.record_template_date())
     system = default_system_prompt(study)

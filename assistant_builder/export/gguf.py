@@ -28,7 +28,7 @@ from assistant_builder.atomic_io import (
 from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.child_process import configure_libraries
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.export.adapter import (
     copy_tokenizer,
     ollama_snippet,
@@ -423,30 +423,15 @@ class GgufFiles:
         return self.study.config.weighs_columns and not ARMS[self.arm].rounds
 
 
-def uses_importance(study: Study, spec: ExportSpec, *, asked: bool) -> bool:
-    """Whether an export is written with an importance matrix: by option, or as the scored file of the study.
-
-    Raises:
-        ConfigError: It is asked for, and the format or type has no block scales that are chosen here.
-    """
+def uses_importance(study: Study, spec: ExportSpec) -> bool:
+    """Whether an export is written with an importance matrix, as the scored file of the study."""
     format = spec.export_format
-    takes = (
-        format.name == "gguf"
-        and GGUF_TYPES[format.type].takes_importance
-        and not ARMS[spec.arm].rounds
-    )
-    if asked and not takes:
-        own = ", ".join(type.name for type in GGUF_TYPES.values() if type.takes_importance)
-        raise ConfigError(
-            m(
-                "an export as {filter} takes no importance matrix",
-                filter=" ".join(filter(None, (format.name, format.type))),
-            ),
-            where="--importance",
-            remedy=m("Choose --format gguf and --type {own}, or leave --importance out", own=own),
-        )
-    if asked or not takes:
-        return takes
+    if (
+        format.name != "gguf"
+        or not GGUF_TYPES[format.type].takes_importance
+        or ARMS[spec.arm].rounds
+    ):
+        return False
     scored = GgufFiles(study, spec.arm).record(format.type)
     return bool((scored or {}).get("importance", study.config.weighs_columns))
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.child_process import compute_environment, python_command, start_program
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError, error_texts
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
 from assistant_builder.export.atomic_dir import check_target
 from assistant_builder.export.export import read_export
-from assistant_builder.export.gguf import uses_importance
 from assistant_builder.export.ollama import create_command
 from assistant_builder.export.retrieval_files import check_with_data
 from assistant_builder.export.verify import DEFAULT_SAMPLE
@@ -110,22 +110,20 @@ class ExportJob:
         force: bool = False,
         sample: int = DEFAULT_SAMPLE,
         with_data: bool = False,
-        importance: bool = False,
     ) -> subprocess.Popen[bytes]:
         """Start the export as a process that outlives this one.
 
         Without ``target`` the export is written to the study, where files are always replaced, with an archive unless
-        it is too large. ``with_data``, ``importance``: see :func:`assistant_builder.export.export.write_export`.
+        it is too large. ``with_data``: see :func:`assistant_builder.export.export.write_export`.
 
         Raises:
             StudyError: The arm is not trained, or is being exported.
-            ConfigError: The folder must not be written to, there is no index to export, the format takes no importance
-                matrix, or a package that the format needs is not installed.
+            ConfigError: The folder must not be written to, there is no index to export, or a package
+                that the format needs is not installed.
         """
         require_trained(self.study, self.spec)
         self.spec.export_format.check()
         check_with_data(self.study, with_data=with_data)
-        uses_importance(self.study, self.spec, asked=importance)
         if self.running:
             raise StudyError(
                 m(
@@ -139,7 +137,6 @@ class ExportJob:
         options: dict[str, Any] = {
             "sample": sample,
             "with_data": with_data,
-            "importance": importance,
         }
         options["force"] = force or target is None
         if target is not None:
@@ -221,7 +218,6 @@ def export_to(
     force: bool,
     sample: int,
     with_data: bool = False,
-    importance: bool = False,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> dict[str, Any]:
     """Export to a folder, wait for the end, and return ``export.json``; arguments as of :meth:`ExportJob.start`.
@@ -233,7 +229,7 @@ def export_to(
     target = target.expanduser().absolute()
     _follow(
         job,
-        job.start(target, force=force, sample=sample, with_data=with_data, importance=importance),
+        job.start(target, force=force, sample=sample, with_data=with_data),
         on_progress,
     )
     record = read_export(target)

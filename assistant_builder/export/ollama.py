@@ -6,18 +6,14 @@ same text, the Modelfile has a comment instead of a template, because a slightly
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from assistant_builder.child_process import run_program
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.export.adapter import render
 from assistant_builder.i18n import Text, m
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -234,60 +230,6 @@ def _parse_problem(text: str) -> Text:
     return ""
 
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/-]{0,199}")
-"""Names of models in Ollama, with host, namespace and tag; Ollama checks them further."""
-
-
 def create_command(folder: Path, name: str) -> str:
     """The shell command that makes an export a model of Ollama, which copies the weights to a folder of its own."""
     return f"cd {shlex.quote(str(folder))} && {shlex.join(['ollama', 'create', name, '-f', 'Modelfile'])}"
-
-
-def require_ollama(name: str) -> str:
-    """Check before an export starts whether Ollama can be given its model; returns the path of the program.
-
-    Raises:
-        ConfigError: ``name`` cannot be the name of a model, or the program ``ollama`` is not installed.
-    """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            m("{name!r} cannot be the name of a model in Ollama", name=name[:_SHOWN]),
-            where="--ollama",
-            remedy=m("Use letters, digits and . _ - with an optional :tag, e.g. support:q4"),
-        )
-    program = shutil.which("ollama")
-    if program is None:
-        raise ConfigError(
-            m("the program ollama is not on the PATH"),
-            where="--ollama",
-            remedy=m("Install Ollama (https://ollama.com), or export without --ollama"),
-        )
-    return program
-
-
-def create_in_ollama(folder: Path, name: str) -> None:
-    """Run ``ollama create`` on an export with a Modelfile; its server must be running.
-
-    Raises:
-        ConfigError: As :func:`require_ollama`.
-        AssistantBuilderError: Ollama failed; the export stays in its folder.
-    """
-    program = require_ollama(name)
-    code, last = run_program(
-        [program, "create", name, "-f", "Modelfile"], os.environ, lambda: None, folder=folder
-    )
-    if code:
-        raise AssistantBuilderError(
-            m(
-                "Ollama could not create {name}: {reason}",
-                name=name,
-                reason=last[:300] or m("exit code {code}", code=code),
-            ),
-            where="--ollama",
-            remedy=m(
-                "The export is complete in {folder}. Start Ollama ('ollama serve') and correct what it names. Then: "
-                "{create_command}",
-                folder=folder,
-                create_command=create_command(folder, name),
-            ),
-        )

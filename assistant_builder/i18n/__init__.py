@@ -20,8 +20,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import EscapeFormatter, Markup
-
 from assistant_builder.i18n.message import (  # noqa: F401 - the package's names
     ByPlace,
     CommandWords,
@@ -45,6 +43,7 @@ from assistant_builder.i18n.message import (  # noqa: F401 - the package's names
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
+    from markupsafe import Markup
 
 ENGLISH = "en"
 """The language of the messages in the code."""
@@ -177,9 +176,9 @@ def tc(context: str, message: str, /, **values: Any) -> str:
 
 def tm(message: str, /, **values: Any) -> Markup:
     """A message with HTML in it; the values are escaped."""
-    return Markup(
-        _format(_catalog(language()).gettext(message), values, _MarkupFormatter(Markup.escape))
-    )
+    from markupsafe import Markup  # here, so that a bundle is verified without it
+
+    return Markup(_format(_catalog(language()).gettext(message), values, _escaping_formatter()))
 
 
 def render(text: Text) -> str:
@@ -236,11 +235,18 @@ class _Formatter(string.Formatter):
         )
 
 
-class _MarkupFormatter(_Formatter, EscapeFormatter):
-    """The same with values that are escaped."""
-
-
 _FORMATTER = _Formatter()
+
+
+@functools.cache
+def _escaping_formatter() -> string.Formatter:
+    """The formatter of messages with HTML: values are escaped."""
+    from markupsafe import EscapeFormatter, Markup
+
+    class EscapingFormatter(_Formatter, EscapeFormatter):
+        pass
+
+    return EscapingFormatter(Markup.escape)
 
 
 def _shown(value: Any) -> Any:

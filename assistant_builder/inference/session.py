@@ -10,7 +10,6 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.arms import ARMS, base_owner
@@ -31,16 +30,6 @@ if TYPE_CHECKING:
 BASE = "base"
 """The base model without an adapter: cell B16 of the evaluation, or the untuned cell of the study's first arm if the
 study does not train the 16-bit arm."""
-SHIPPED = "shipped"  # the GGUF file to ship, in llama.cpp
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Memory use of a model's weights."""
-
-    base_bytes: int  # bytes of the base model in memory; on a CPU, 4-bit weights are dequantized to the compute dtype
-    adapter_bytes: int
-    shared: bool = False  # whether the base is that of another assistant, without more memory
 
 
 ProgressCallback = Callable[[Text, float], None]
@@ -54,7 +43,6 @@ class Session(abc.ABC):
         self._speakers = tuple(speakers)
         self._where = where
         self._loaded: dict[str, tuple[Any, Any]] = {}
-        self._memory: dict[str, Memory] = {}
         self._conversations: dict[str, KVCacheState] = {}
         self._grounded: dict[str, Grounded] = {}  # assistants that look facts up
         # whether an assistant reads earlier turns, if that is known
@@ -65,7 +53,7 @@ class Session(abc.ABC):
         """Whether the model is loaded."""
         return speaker in self._loaded
 
-    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> Memory:
+    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> None:
         """Load a model, an arm or ``base``, unless it is loaded.
 
         Raises:
@@ -77,12 +65,11 @@ class Session(abc.ABC):
                 where=self._where,
                 remedy=m("Ask {speakers}", speakers=" or ".join(self._speakers)),
             )
-        if speaker not in self._memory:
+        if not self.ready(speaker):
             report(m("Waiting for the other model to load"), 0.0)
             with self._loading:  # it changes the default dtype of the process
-                shared = self._load(speaker, report)
-                self._memory[speaker] = self._measure(speaker, shared=shared)
-        return self._memory[speaker]
+                if not self.ready(speaker):
+                    self._load(speaker, report)
 
     def stream(
         self,
@@ -156,15 +143,6 @@ class Session(abc.ABC):
         config = self._loaded[speaker][0].config
         return int(getattr(config, "max_position_embeddings", None) or UNKNOWN_LENGTH)
 
-    def _measure(self, speaker: str, *, shared: bool) -> Memory:
-        from assistant_builder.inference.prepacked_linear import prepacked_bytes
-        from assistant_builder.models.loading import model_bytes
-
-        model, _ = self._loaded[speaker]
-        tensors = model.named_parameters()
-        adapter = sum(tensor.nbytes for name, tensor in tensors if "lora_" in name)
-        return Memory(model_bytes(model) + prepacked_bytes(model) - adapter, adapter, shared)
-
     def _generate(
         self,
         speaker: str,
@@ -207,8 +185,8 @@ class Session(abc.ABC):
             self._grounded[name] = Grounded(retriever, rule, taught, conversations)
 
     @abc.abstractmethod
-    def _load(self, speaker: str, report: ProgressCallback) -> bool:
-        """Put a model and its tokenizer into ``_loaded``; returns whether its base is shared with another model."""
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
+        """Put a model and its tokenizer into ``_loaded``."""
 
 
 class ChatSession(Session):
@@ -222,9 +200,9 @@ class ChatSession(Session):
         super().__init__((*ARMS, BASE) if speakers is None else speakers, f"study {study.name}")
         self._study = study
 
-    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
         if speaker in self._loaded:
-            return speaker == BASE
+            return
         report(m("Starting PyTorch"), 0.05)
         from assistant_builder.models.loading import load_arm
 
@@ -237,7 +215,7 @@ class ChatSession(Session):
             prepare_for_inference(model)
             self._look_up(self._study, prompter, {speaker: speaker})
             self._loaded[speaker] = model, prompter  # last: memory may run out before
-            return False
+            return
         arm = base_owner(self._speakers)
         if ARMS[arm].rounds:  # its own weights are merged
             from assistant_builder.models.chat_template import ChatTokenizer
@@ -253,7 +231,6 @@ class ChatSession(Session):
             base = clone_sharing_weights(model.get_base_model())
         self._look_up(self._study, prompter, {BASE: None})
         self._loaded[BASE] = base, prompter
-        return not ARMS[arm].rounds
 
 
 def _chunks(tokens: Iterator[int], prompter: Any, stop_event: threading.Event) -> Iterator[Chunk]:

@@ -14,13 +14,10 @@ from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.planning.architecture import build
 from assistant_builder.planning.hardware import CARDS, Machine
-from assistant_builder.planning.memory import FULL_TUNING, Method, base_storage
+from assistant_builder.planning.memory import Method, base_storage
 from assistant_builder.planning.plan import MAX_MEMORY_SHARE, Plan, names_bits
 
 _MIN_TOKENS = 128  # lower bound for a reduced ``train.max_length``: shorter pairs contain too little to learn from
-# share of 16-bit bytes in the 4-bit base above which a warning explains the small saving
-_MIN_16_BIT_SHARE = 0.4
-COMPARED_CARD = "A100 80 GB"
 
 
 def cheapest_saving(plan: Plan, *methods: Method) -> dict[str, Any]:
@@ -70,7 +67,7 @@ def _as_command_line(changes: Mapping[str, Any]) -> str:
 
 def method_label(method: Method) -> str:
     """Return the name of a method for sentences."""
-    return "full fine-tuning" if method == FULL_TUNING else ARMS[method].short
+    return ARMS[method].short
 
 
 @dataclass(frozen=True)
@@ -274,8 +271,6 @@ def _precision_warnings(plan: Plan) -> Iterator[str]:
 
 def _storage_warnings(plan: Plan) -> Iterator[str]:
     architecture, qlora, lora = plan.architecture, plan.qlora, plan.lora
-    linear = {module.name for module in architecture.linear()}
-    unquantized = sum(stored for name, _, stored in qlora.layers if name not in linear)
     ratio = lora.weights_bytes / qlora.weights_bytes
     method = base_storage("qlora", plan.config.model)
     if architecture.share("experts") > 0:
@@ -285,21 +280,6 @@ def _storage_warnings(plan: Plan) -> Iterator[str]:
             share=percentage(f"{100 * architecture.share('experts'):.0f}"),
             method=method.library or method.label,
             ratio=ratio,
-        )
-        if plan.config.train.target_modules == "all-linear":
-            yield t(
-                "Adapters are added to the linear layers, mostly those of attention, and not to the experts. This "
-                "model therefore trains fewer values than a dense model of the same size; a higher train.rank "
-                "adds some."
-            )
-    elif unquantized > _MIN_16_BIT_SHARE * qlora.weights_bytes:
-        yield t(
-            "{bits}-bit storage makes this small model {ratio:.1f} times smaller instead of about {whole} times, "
-            "because {share} of its bytes are embeddings, which stay in 16 bits. You do not need to change "
-            "anything.",
-            ratio=ratio,
-            whole=f"{16 / method.bits:.0f}",
-            share=percentage(f"{100 * unquantized / qlora.weights_bytes:.0f}"),
         )
     host = max(method.loading_host_bytes for method in plan.arms)
     if host:
@@ -341,7 +321,6 @@ def to_document(plan: Plan) -> dict[str, Any]:
         name: {**method.to_record(), "cost": method.cost(price)}
         for name, method in plan.methods.items()
     }
-    full = methods.pop(FULL_TUNING)
     machine, lengths = plan.machine, plan.lengths
     return {
         "model": plan.model,
@@ -352,7 +331,6 @@ def to_document(plan: Plan) -> dict[str, Any]:
             "arms_that_fit": [arm for arm in ARMS if arm in methods and plan.fits(arm)],
         },
         "warnings": warnings(plan),
-        "full_fine_tuning": full,
         "machine": {
             "name": machine.name,
             "device": machine.device,
@@ -375,21 +353,4 @@ def to_document(plan: Plan) -> dict[str, Any]:
             "runs": plan.measured_runs.runs,
             "memory": {name: plan.methods[name].factor for name in methods},
         },
-        "cards": card_comparison(plan),
-    }
-
-
-def card_comparison(plan: Plan) -> dict[str, Any]:
-    """Return the number of 80 GB cards that each method needs, the price of an hour of them and the time on one."""
-    card = CARDS[COMPARED_CARD]
-    there = Plan(plan.model, plan.architecture, plan.config, card, plan.pairs, plan.lengths)
-    price = card.price_per_hour or 0.0
-    needed = {name: method.total_bytes for name, method in there.methods.items()}
-    counts = {name: cards_needed(size, card.memory_bytes) for name, size in needed.items()}
-    return {
-        "card": card.name,
-        "price_per_hour": card.price_per_hour,
-        "needed": counts,
-        "price_of_hour": {name: number * price for name, number in counts.items()},
-        "seconds_on_one": {name: method.seconds for name, method in there.methods.items()},
     }

@@ -15,10 +15,9 @@ from assistant_builder.errors import ResourceError
 from assistant_builder.i18n import m, mn
 from assistant_builder.planning.architecture import VISION, Architecture, Block, Module
 from assistant_builder.planning.hardware import Machine
-from assistant_builder.quantization import METHODS, UNQUANTIZED, QuantizationMethod
+from assistant_builder.quantization import METHODS, QuantizationMethod
 
-FULL_TUNING = "full"
-Method = str  # name of an arm, or ``full`` for fine-tuning of all weights
+Method = str  # name of an arm
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # smaller tensors have 32-bit states in 8-bit AdamW (bitsandbytes' ``min_8bit_size``)
 _MIN_8BIT_VALUES = 4096
@@ -27,8 +26,6 @@ _STATE_BLOCK = 256  # values that share a float32 constant in the states of 8-bi
 
 def base_storage(method: Method, model: ModelConfig) -> QuantizationMethod:
     """Return the quantization method of the linear layers of the base."""
-    if method == FULL_TUNING:
-        return METHODS[UNQUANTIZED]
     return METHODS[ARMS[method].base_storage(model.quant_type)]
 
 
@@ -128,7 +125,7 @@ def activations(
 ) -> Activations:
     """Return the bytes of one training step.
 
-    ``adapted`` are the layers that save their input: those with an adapter, or all linear ones in full fine-tuning.
+    ``adapted`` are the layers with an adapter, which save their input.
     """
     by_block: list[list[Module]] = [[] for _ in architecture.blocks]
     for module in adapted:

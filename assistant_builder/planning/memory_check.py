@@ -6,7 +6,7 @@ but not the memory that is currently free, the user gets a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -97,31 +97,15 @@ def refusal(plan: Plan, *methods: str) -> ResourceError | ConfigError | None:
 
 def _paged_shards(plan: Plan) -> ConfigError:
     # the paged optimizers of bitsandbytes do not support sharded tensors (``DTensor``)
-    train, spread = plan.config.train, plan.config.executor.spread
-    what, remedy = (
-        (
-            m(
-                "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp is set",
-                optimizer=train.optimizer,
-            ),
-            m(
-                "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices; or set "
-                "executor.spread=ddp, if both arms fit one device",
-                shards=plan.shards,
-            ),
-        )
-        if spread == "fsdp"
-        else (
-            m(
-                "train.optimizer={optimizer} cannot be sharded, and executor.spread=fsdp is selected, because an arm "
-                "does not fit one device",
-                optimizer=train.optimizer,
-            ),
-            m(
-                "Set {train.optimizer=adamw}, whose state can be sharded over {shards} devices",
-                shards=plan.shards,
-            ),
-        )
+    train = plan.config.train
+    what = m(
+        "train.optimizer={optimizer} cannot be sharded, and the weights are sharded over {shards} devices "
+        "(executor.spread=fsdp, set or selected because an arm does not fit one device)",
+        optimizer=train.optimizer,
+        shards=plan.shards,
+    )
+    remedy = m(
+        "Set {train.optimizer=adamw}, whose state can be sharded; or executor.spread=ddp, if both arms fit"
     )
     return ConfigError(what, where="train.optimizer", remedy=remedy)
 
@@ -144,18 +128,16 @@ def require_device(config: StudyConfig, device: str) -> None:
     Raises:
         ConfigError: A setting requires a GPU and the device is a CPU.
     """
-    for key, everywhere in (("optimizer", ("adamw",)), ("kernels", ("fused", "plain"))):
-        value = getattr(config.train, key)
-        if device != "cuda" and value not in everywhere:
-            raise ConfigError(
-                m(
-                    "train.{key}={value} needs a GPU, and this machine has none that can be used",
-                    key=key,
-                    value=value,
-                ),
-                where=f"train.{key}",
-                remedy=m("Set train.{key}={everywhere}", key=key, everywhere=everywhere[0]),
-            )
+    optimizer = config.train.optimizer
+    if device != "cuda" and optimizer != "adamw":
+        raise ConfigError(
+            m(
+                "train.optimizer={optimizer} needs a GPU, and this machine has none that can be used",
+                optimizer=optimizer,
+            ),
+            where="train.optimizer",
+            remedy=m("Set {train.optimizer=adamw}"),
+        )
     for method in (base_storage(arm, config.model) for arm in config.arms):
         if device != "cuda" and method.needs_gpu:
             raise ConfigError(
@@ -270,8 +252,6 @@ def _measured_lengths(study: Study) -> Lengths | None:
     return Lengths(mean, longest, mean / 2, longest // 2)
 
 
-# keys of the values that are both predicted and measured
-_COMPARED = ("base_bytes", "adapter_bytes", "peak_memory_bytes", "train_seconds")
 PLAN_FILE = "plan.json"
 
 
@@ -356,21 +336,3 @@ def measured_seconds(arm_folder: Path) -> float | None:
         return None
     steps = read_jsonl(arm_folder / "metrics.jsonl", Step)
     return extrapolated_seconds(steps, read_json(path, _PlanFile).ahead)
-
-
-def plan_accuracy(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compare predicted and measured values of a run's ``summary.json``; empty if the run has no plan.
-
-    Entries are ``{"quantity", "predicted", "measured", "error"}``; ``error`` is (predicted − measured) / measured.
-    """
-    predicted = summary.get("predicted") or {}
-    return [
-        {
-            "quantity": name,
-            "predicted": predicted[name],
-            "measured": summary[name],
-            "error": (predicted[name] - summary[name]) / summary[name],
-        }
-        for name in _COMPARED
-        if predicted.get(name) and summary.get(name)
-    ]

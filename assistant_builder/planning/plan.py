@@ -17,7 +17,6 @@ from assistant_builder.planning.hardware import Machine, this_machine, with_spee
 from assistant_builder.planning.load_architecture import load_architecture
 from assistant_builder.planning.memory import (
     DTYPE_BYTES,
-    FULL_TUNING,
     Activations,
     Batch,
     ComputeSettings,
@@ -33,7 +32,6 @@ from assistant_builder.planning.memory import (
     unsharded_bytes,
 )
 from assistant_builder.planning.training_time import (
-    FULL_SPEED,
     ROUNDING_SPEED,
     MeasuredRuns,
     TrainingFlops,
@@ -55,7 +53,7 @@ ASSUMED_PAIRS = 10_000  # if no data is known
 class MethodPlan:
     """One method on one machine."""
 
-    method: Method  # name of an arm, or full (fine-tuning of all weights)
+    method: Method
     layers: tuple[tuple[str, int, int], ...]  # module of the base, its parameters and stored bytes
     adapter_bytes: int
     gradient_bytes: int
@@ -216,7 +214,7 @@ class Plan:
 
     @cached_property
     def methods(self) -> dict[Method, MethodPlan]:
-        """Plans of the twins, further arms of the study, and full fine-tuning.
+        """Plans of the twins and further arms of the study.
 
         All arms compute in the same way, to be comparable. The fastest way that fits is selected: on a CPU weights
         dequantized in advance, then weights cast at every use, then, with ``train.gradient_checkpointing=auto``,
@@ -225,7 +223,7 @@ class Plan:
         """
         recomputing = {"on": (True,), "off": (False,), "auto": (False, True)}
         arms = self.config.arms
-        methods = (*plain_order(dict.fromkeys((*TWINS, *arms))), FULL_TUNING)
+        methods = plain_order(dict.fromkeys((*TWINS, *arms)))
         holding = (True, False) if self.machine.device == "cpu" and self.shards == 1 else (False,)
         ways = [
             {method: self._method(method, checkpointing=again, hold=hold) for method in methods}
@@ -271,32 +269,31 @@ class Plan:
         return replace(self, config=config, lengths=lengths)
 
     def _method(self, method: Method, *, checkpointing: bool, hold: bool) -> MethodPlan:
-        full, device = method == FULL_TUNING, self.machine.device
-        train = self.config.train if full else self.config.train_of(method)
+        device, train = self.machine.device, self.config.train_of(method)
         storage = base_storage(method, self.config.model)
-        rounds = method in ARMS and ARMS[method].rounds
-        tensors = self._tensors(full)
+        rounds = ARMS[method].rounds
+        tensors = self._tensors()
         trained = sum(tensors)
         how = ComputeSettings(
-            2 if full else DTYPE_BYTES[self.compute_dtype],
+            DTYPE_BYTES[self.compute_dtype],
             device,
-            0 if full else train.rank,
-            0.0 if full else train.dropout,
+            train.rank,
+            train.dropout,
             checkpointing,
             fused=self._fused,
         )
         kept = activations(
             self.architecture,
-            self.architecture.linear() if full else self.adapted,
+            self.adapted,
             self.batch,
             how,
-            dequantized_bytes=0 if full else self._dequantized_bytes(method, hold),
+            dequantized_bytes=self._dequantized_bytes(method, hold),
         )
         varied = self.batch.padded or self.lengths.assumed
         slack = round(ALLOCATOR_SHARE[device] * (kept.total - kept.dequantized))
         overhead = PROCESS_BYTES[device] + slack + FRAGMENTATION_BYTES[device] * varied
-        work = self._work(train, checkpointing=checkpointing, full=full)
-        reached = self.machine.flops * (FULL_SPEED if full else storage.speed)[device]
+        work = self._work(train, checkpointing=checkpointing)
+        reached = self.machine.flops * storage.speed[device]
         reached *= ROUNDING_SPEED if rounds else 1
         speed = self.measured_runs.flops(self.machine, method) or reached
         modules = self.architecture.modules
@@ -304,17 +301,15 @@ class Plan:
         return MethodPlan(
             method=method,
             layers=layers,
-            adapter_bytes=0 if full else 4 * trained,
-            gradient_bytes=(2 if full else 4) * trained,
-            # full fine-tuning in 16 bits trains a float32 copy of the weights (mixed precision, 16 bytes a parameter)
-            optimizer_bytes=optimizer_bytes(tensors, train.optimizer)
-            + (4 * trained if full else 0),
+            adapter_bytes=4 * trained,
+            gradient_bytes=4 * trained,
+            optimizer_bytes=optimizer_bytes(tensors, train.optimizer),
             activations=kept,
             overhead_bytes=overhead,
             trained_parameters=trained,
             inference_bytes=self._inference_bytes(method, trained),
             checkpointing=checkpointing,
-            dequantized=hold and not full and not rounds,
+            dequantized=hold and not rounds,
             work=work,
             seconds=self.measured.get(method, work.flops / speed if speed else None),
             memory_bytes=self.memory_bytes,
@@ -326,16 +321,16 @@ class Plan:
 
     @property
     def _fused(self) -> bool:
-        grouped = self.machine.device == "cpu" or self.config.train.kernels in ("fused", "liger")
+        grouped = self.machine.device == "cpu" or self.config.train.kernels == "fused"
         return self.shards == 1 and grouped
 
-    def _work(self, train: TrainConfig, *, checkpointing: bool, full: bool) -> TrainingFlops:
-        # a frozen weight costs 2 operations forward and 2 backward (gradient of its input), and 2 more if checkpointing
-        # repeats the forward pass; a trained weight costs 2 more backward. Causal attention adds two products over half
-        # the length, each with two backward products. The head is computed for supervised positions only.
+    def _work(self, train: TrainConfig, *, checkpointing: bool) -> TrainingFlops:
+        # a frozen weight costs 2 operations forward and 2 backward (gradient of its input), 2 more if checkpointing
+        # repeats the forward pass; one of an adapter costs 2 more backward. Causal attention adds two products over
+        # half the length, each with two backward products. The head is computed for supervised positions only.
         architecture, steps = self.architecture, total_steps(train, self.pairs)
-        recomputed, frozen = 2 if checkpointing else 0, 6 if full else 4
-        adapters = 0 if full else sum(adapter_parameters(each, train.rank) for each in self.adapted)
+        recomputed, frozen = 2 if checkpointing else 0, 4
+        adapters = sum(adapter_parameters(each, train.rank) for each in self.adapted)
         length = round(self.lengths.mean)
         products = sum(2 * block.attention * (length / 2) for block in architecture.blocks)
         base = architecture.active_weights * frozen + architecture.active_weights * recomputed
@@ -348,11 +343,8 @@ class Plan:
 
     def _stored(self, module: Module, method: Method) -> int:
         # linear layers have the storage of the arm's quantization method and float16 biases, all other modules the
-        # compute dtype; full fine-tuning stores everything in 16 bits
-        wide, model = (
-            2 if method == FULL_TUNING else DTYPE_BYTES[self.compute_dtype],
-            self.config.model,
-        )
+        # compute dtype
+        wide, model = DTYPE_BYTES[self.compute_dtype], self.config.model
         if module.kind != "linear":
             return module.parameters * wide
         if module.tied:
@@ -368,7 +360,7 @@ class Plan:
         # float16 original of an embedding or head that is being cast (models.loading).
         quantizes = base_storage(method, self.config.model).quantizes
         kinds = {"experts", "linear"} if quantizes else {"experts"}
-        if method != FULL_TUNING and self.compute_dtype != "float16":
+        if self.compute_dtype != "float16":
             kinds |= {"embedding", "head"}
         weights = (module.weights for module in self.architecture.modules if module.kind in kinds)
         extra, program = 2 * max(weights, default=0), PROCESS_BYTES[self.machine.device]
@@ -386,7 +378,7 @@ class Plan:
         wide, linear = DTYPE_BYTES[self.compute_dtype], self.architecture.linear()
         appended = self.config.train.rank * sum(module.outputs for module in self.adapted)  # B
         all_bytes = wide * (sum(module.weights for module in linear) + appended)
-        if method in ARMS and ARMS[method].rounds:  # rounded, in addition to the float16 ones
+        if ARMS[method].rounds:  # rounded, in addition to the float16 ones
             return all_bytes
         if hold:
             return max(0, all_bytes - sum(self._stored(module, method) for module in linear))
@@ -395,9 +387,7 @@ class Plan:
             return 0
         return wide * max((module.weights for module in linear), default=0)
 
-    def _tensors(self, full: bool) -> list[int]:
-        if full:
-            return [module.parameters for module in self.architecture.modules if module.parameters]
+    def _tensors(self) -> list[int]:
         if not self.adapted:
             linear = self.architecture.linear()
             names = sorted({module.name.rpartition(".")[2] for module in linear})
@@ -415,15 +405,15 @@ class Plan:
     def _inference_bytes(self, method: Method, trained: int) -> int:
         # bytes while answering; on a CPU the chat converts every base to the compute dtype that can be converted
         wide, storage = DTYPE_BYTES[self.compute_dtype], base_storage(method, self.config.model)
-        modules, full = self.architecture.modules, method == FULL_TUNING
+        modules = self.architecture.modules
         weights = sum(self._stored(module, method) for module in modules)
-        if self.machine.device == "cpu" and not full and not storage.rounds_inputs:
+        if self.machine.device == "cpu" and not storage.rounds_inputs:
             weights = self.architecture.parameters * wide
         known = 0 if self.lengths.assumed else self.lengths.longest_answer
         tokens = self.max_length + self.config.eval.answer_limit(known)
         cache = sum(2 * wide * block.key_value * tokens for block in self.architecture.blocks)
         largest = max(module.weights for module in modules)
-        adapters = 0 if full else 4 * trained
+        adapters = 4 * trained
         logits = (wide + 4) * self.architecture.vocabulary
         unpacks = storage.quantizes and (self.machine.device == "cuda" or storage.rounds_inputs)
         unpacked = wide * largest if unpacks else 0

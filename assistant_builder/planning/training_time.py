@@ -12,7 +12,6 @@ from typing import Annotated, Any
 from annotated_types import Ge, Gt
 from typing_extensions import TypedDict
 
-from assistant_builder.arms import LORA
 from assistant_builder.atomic_io import read_json
 from assistant_builder.config import TrainConfig
 from assistant_builder.errors import StudyError
@@ -20,9 +19,6 @@ from assistant_builder.planning.hardware import Machine
 from assistant_builder.study import Study
 from assistant_builder.study.containment import is_plain
 
-FULL_SPEED = {"cuda": 0.40, "cpu": 0.33}
-"""Share of the peak that full fine-tuning reaches, by device, until this machine has finished runs. For adapters it is
-``QuantizationMethod.speed``. CPU: 281 of 860 tokens per second, the peak of two Zen 4 cores for the default model."""
 ROUNDING_SPEED = 0.8
 """Speed of a training through the rounding of a format, as a share of that without (default model, 16 pairs a step)."""
 
@@ -172,10 +168,7 @@ class MeasuredRuns:
 
     @staticmethod
     def _of(known: Mapping[tuple[str, str], float], machine: Machine, method: str) -> float | None:
-        if not machine.is_local:
-            return None
-        # full fine-tuning uses the same kernels as the 16-bit arm
-        return known.get((machine.device, LORA.name if method == "full" else method))
+        return known.get((machine.device, method)) if machine.is_local else None
 
 
 def load_measured_runs(parameters: int) -> MeasuredRuns:

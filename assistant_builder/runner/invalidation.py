@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from assistant_builder import __version__
-from assistant_builder.arms import ARMS, TWINS
+from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig, TrainConfig
 from assistant_builder.documents.questions import trained_file
@@ -58,7 +58,7 @@ _REPORT_ONLY = set(
     "price_per_hour".split()
 )
 """Settings of ``eval`` that change the interpretation of scores, but no score."""
-_NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory"}
+_NO_ADAPTER = {"preset", "sample_answers", "allow_low_memory", "kernels"}
 """Settings of ``train`` that change no adapter."""
 
 
@@ -311,12 +311,10 @@ def _training_inputs(
 ) -> dict[str, Any]:
     config = config.of_approach(approach_of_run(run, config.approaches))
     arm, seed = split_run(run)
-    # not recorded by earlier versions, and on a CPU the same
-    plain = {"kernels"} if config.train.kernels in ("fused", "plain") else set()
-    plain |= set() if ARMS[arm].rounds else {"qat_type"}
+    plain = set() if ARMS[arm].rounds else {"qat_type"}
     # unknown to earlier versions, and without effect on arms that look nothing up
     default = TrainConfig.model_fields["stop_loss"].default
-    if not config.grounded or config.train.early_stopping or config.train.stop_loss == default:
+    if not config.grounded or config.train.stop_loss == default:
         plain.add("stop_loss")
     inputs = {
         "train data": split["train"],
@@ -329,9 +327,6 @@ def _training_inputs(
         **_grounding(study, config, {"false_declines", "final_index"}),
         "train.seed": config.train.seed + seed - 1,
     }
-    # with early stopping all arms stop at the same step, so that each arm depends on the others
-    if config.train.early_stopping and config.arms != list(TWINS):
-        inputs["stops with"] = list(config.arms)
     before = continued_run(run, config.arms)
     if before is not None:
         inputs[f"{before} adapter"] = _adapter_hash(study, before)

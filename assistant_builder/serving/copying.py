@@ -21,7 +21,7 @@ from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Finish, Sampling
 from assistant_builder.inference.conversing import Conversing
-from assistant_builder.inference.session import Memory, ProgressCallback, Session
+from assistant_builder.inference.session import ProgressCallback, Session
 from assistant_builder.retrieval.copying import Copier, copy_stamp
 from assistant_builder.serving.engine import COPIES, start_worker
 from assistant_builder.serving.local import serve_with
@@ -64,13 +64,12 @@ class CopySession(Session):
             self._conversing[speaker] = Conversing.of(study, copier.retriever)
         yield from self._conversing[speaker].answer(messages, one, _cut, sampling.max_new_tokens)
 
-    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
         study, _ = self._assistants[speaker]
         stamp = copy_stamp(study)  # before it is read: what changes meanwhile is read again
         self._loaded[speaker] = Copier.load(study, report), None
         self._conversing.pop(speaker, None)
         self._stamps[speaker] = stamp
-        return False
 
     def _latest(self, speaker: str) -> Copier:
         # a run may have indexed the data meanwhile, or trained the embedder
@@ -79,9 +78,6 @@ class CopySession(Session):
                 self._load(speaker, lambda phase, fraction: None)
         copier: Copier = self._loaded[speaker][0]
         return copier
-
-    def _measure(self, speaker: str, *, shared: bool) -> Memory:
-        return Memory(0, 0, shared)
 
 
 def _cut(text: str, most: int) -> tuple[str, int, Finish]:

@@ -40,6 +40,7 @@ class EndpointState:
     model: str = ""  # name of the model in a request
     error: Text = ""  # if it failed
     token: str = ""  # public token of the widget, while it runs
+    arm: str = ""  # or ``copy``
 
 
 def endpoint_command(study: Study, arm: str) -> list[str]:
@@ -70,8 +71,8 @@ class Endpoints:
             }
             child = Child(self._command(study, arm), environment)
             self._children[study.name] = child
-            self._states[study.name] = EndpointState("starting")
-        threading.Thread(target=self._follow, args=(study.name, child), daemon=True).start()
+            self._states[study.name] = EndpointState("starting", arm=arm)
+        threading.Thread(target=self._follow, args=(study.name, child, arm), daemon=True).start()
 
     def stop(self, name: str) -> None:
         """End the endpoint of a study, if it has one."""
@@ -86,16 +87,16 @@ class Endpoints:
         for name in list(self._children):
             self.stop(name)
 
-    def _follow(self, name: str, child: Child) -> None:
+    def _follow(self, name: str, child: Child, arm: str) -> None:
         error: Text = ""
         for event in child.events():
             if event["event"] == "failed":
                 error = AssistantBuilderError(**error_texts(event["error"])).line
                 continue
             url, model, token = event["url"], event["model"], event["token"]
-            self._record(name, child, EndpointState("running", url, model, token=token))
+            self._record(name, child, EndpointState("running", url, model, token=token, arm=arm))
         error = error or child.last_words or m("its process ended")
-        self._record(name, child, EndpointState("failed", error=error))
+        self._record(name, child, EndpointState("failed", error=error, arm=arm))
 
     def _record(self, name: str, child: Child, state: EndpointState) -> None:
         with self._lock:

@@ -24,7 +24,7 @@ from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, require_llamacpp
-from assistant_builder.inference.session import Memory, ProgressCallback, Session
+from assistant_builder.inference.session import ProgressCallback, Session
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch_base
@@ -91,7 +91,6 @@ class LlamaCppSession(Session):
         """Whether the file is loaded and its process runs."""
         if speaker in self._loaded and not self._loaded[speaker][0].running:
             server, _ = self._loaded.pop(speaker)
-            self._memory.pop(speaker, None)
             server.close()
         return super().ready(speaker)
 
@@ -101,9 +100,9 @@ class LlamaCppSession(Session):
             server.close()
         self._loaded.clear()
 
-    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
         if speaker in self._loaded:
-            return False
+            return
         study, arm = self._assistants[speaker]
         type = self._type or served_type(study, arm)
         files = GgufFiles(study, arm)
@@ -125,13 +124,9 @@ class LlamaCppSession(Session):
             server.close()
             raise
         self._loaded[speaker] = server, prompter
-        return False
 
     def _context(self, speaker: str) -> int:
         return int(self._loaded[speaker][0].context)
-
-    def _measure(self, speaker: str, *, shared: bool) -> Memory:
-        return Memory(self._loaded[speaker][0].resident_bytes, 0, shared)
 
     def _generate(
         self,

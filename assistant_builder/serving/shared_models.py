@@ -34,9 +34,9 @@ class SharedSession(Session):
         super().__init__(tuple(assistants), "the server")
         self._assistants = dict(assistants)
 
-    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
         if speaker in self._loaded:
-            return True
+            return
         report(m("Starting PyTorch"), 0.05)
         from assistant_builder.models.chat_template import ChatTokenizer
         from assistant_builder.models.loading import arm_spec, load_adapter, load_arm, load_base
@@ -47,7 +47,7 @@ class SharedSession(Session):
             prepare_for_inference(model)
             self._look_up(study, prompter, {speaker: arm})
             self._loaded[speaker] = model, prompter
-            return False
+            return
         specs = {
             name: arm_spec(study, arm, hold=True)
             for name, (study, arm) in self._assistants.items()
@@ -74,7 +74,6 @@ class SharedSession(Session):
             study, arm = self._assistants[name]
             self._look_up(study, prompter_of[name], {name: arm})
         self._loaded |= {name: (model, prompter_of[name]) for name, model in models.items()}
-        return False
 
 
 if __name__ == "__main__":

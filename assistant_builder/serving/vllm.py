@@ -34,7 +34,7 @@ from assistant_builder.export.adapter import VLLM_RANKS
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.completions import answer_chunks
-from assistant_builder.inference.session import Memory, ProgressCallback, Session
+from assistant_builder.inference.session import ProgressCallback, Session
 from assistant_builder.inference.vllm import PROGRAM, VllmServer, require_vllm
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
@@ -160,34 +160,22 @@ class VllmSession(Session):
             self._server.close()
             self._server = None
         self._loaded.clear()
-        self._memory.clear()
 
-    def _load(self, speaker: str, report: ProgressCallback) -> bool:
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
         if speaker in self._loaded:
-            return True
+            return
         study, arm = self._assistants[speaker]
         folder = fetch_base(study.config.model)
         prompter = ChatTokenizer.load(folder, study.template_date)
         self._look_up(study, prompter, {speaker: arm})
-        shared = self._server is not None
         if self._server is None:
             report(m("Starting vLLM"), 0.3)
             self._server = VllmServer(vllm_command(self._assistants, self._requested))
         self._contexts[speaker] = assistant_context(study, context_length(folder), self._requested)
         self._loaded[speaker] = self._server, prompter
-        return shared
 
     def _context(self, speaker: str) -> int:
         return self._contexts[speaker]
-
-    def _measure(self, speaker: str, *, shared: bool) -> Memory:
-        """The bytes of the adapter: vLLM takes a share of the GPU's memory, however large the base is."""
-        study, arm = self._assistants[speaker]
-        return Memory(
-            0,
-            (study.arm_folder(arm) / "adapter" / "adapter_model.safetensors").stat().st_size,
-            shared,
-        )
 
     def _generate(
         self,

@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -190,10 +190,8 @@ class BackgroundSync:
         lease: Lease,
         *,
         pushes: bool = True,
-        after_push: Callable[[], None] = lambda: None,
     ) -> None:
         self._mirror = mirror
-        self._after_push = after_push
         self._lease = lease
         self._ended = threading.Event()
         self._lost = False
@@ -230,7 +228,6 @@ class BackgroundSync:
         while not self._ended.wait(PUSH_SECONDS):
             try:
                 self._mirror.push()
-                self._after_push()
                 failing = False
             except (StoreError, StudyError, OSError) as error:
                 if not failing:

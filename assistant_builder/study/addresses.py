@@ -16,7 +16,7 @@ from assistant_builder.atomic_io import write_bytes
 from assistant_builder.config import printable
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import m
-from assistant_builder.study.study import home
+from assistant_builder.study.layout import home
 
 VARIABLE = "ASSISTANT_BUILDER_TRUSTED_ADDRESSES"
 """JSON list of further addresses that this process may contact, for steps on cluster nodes with another home."""

@@ -16,7 +16,8 @@ from assistant_builder.atomic_io import read_json, write_json, write_text
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m
-from assistant_builder.study.study import Study, studies_folder
+from assistant_builder.study.layout import studies_folder
+from assistant_builder.study.study import Study
 from assistant_builder.study.versions import refuse_to_delete, rename_versions, root_of
 
 KEPT_DAYS = 7

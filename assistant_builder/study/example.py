@@ -17,7 +17,8 @@ from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m
 from assistant_builder.study.admin import rename_tasks
 from assistant_builder.study.containment import is_plain
-from assistant_builder.study.study import Study, studies_folder
+from assistant_builder.study.layout import studies_folder
+from assistant_builder.study.study import Study
 
 NAME = "example"
 """Name of the study in the archive."""

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from assistant_builder.arms import TWINS, continued
 from assistant_builder.config import Approach, StudyConfig
-from assistant_builder.errors import ErrorRecord
+from assistant_builder.error_record import ErrorRecord
 from assistant_builder.i18n import Text, text_of, written
 
 FORMATS = "formats"
@@ -190,8 +190,15 @@ class Progress:
         return text_of(self.said, self.message)
 
 
-_IGNORED_INPUTS = {"model.trust_remote_code"}
-"""Recorded inputs that change no result; the hash of the base model includes its code."""
+_IGNORED_INPUTS = {
+    "model.trust_remote_code",
+    "train.early_stopping",
+    "train.patience",
+    "train.kernels",
+    "stops with",
+}
+"""Recorded inputs that change no result, because the hash of the base model includes its code, or that no longer exist.
+"""
 
 
 def changed_inputs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

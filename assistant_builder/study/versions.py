@@ -22,7 +22,8 @@ from assistant_builder.config.study_config import check_name, name_and_title
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m, t
 from assistant_builder.study.contents import MadeFrom
-from assistant_builder.study.study import Study, studies_folder
+from assistant_builder.study.layout import studies_folder
+from assistant_builder.study.study import Study
 
 Action = Literal["created", "published", "rejected", "undone"]
 _FILE = "versions.json"

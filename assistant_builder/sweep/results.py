@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from assistant_builder.atomic_io import read_json, write_json, write_text
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.i18n import m
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 from assistant_builder.study.steps import arm_runs, split_run
-from assistant_builder.sweep.page import notes, render_page, sentence
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial
+from assistant_builder.sweep.summary import notes, sentence
 from evals.compare import holm
 from evals.report.format import SIGNIFICANT
 from evals.report.load import served_cells
@@ -29,11 +29,9 @@ _KEPT = ("metric", "delta", "p_value", "n", "n_clusters", "higher_is_better", "w
 
 
 def write_results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str, Any]:
-    """Write ``sweep.json``, and if ``compared`` also ``sweep.html``; returns the content of ``sweep.json``."""
+    """Write ``sweep.json`` and return its content, with the comparisons if ``compared``."""
     record = results(sweep, errors, compared=compared)
     write_json(sweep.folder / "sweep.json", record)
-    if compared:
-        write_text(sweep.folder / "sweep.html", render_page(record))
     return record
 
 
@@ -47,7 +45,6 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
         "state": "",
         "folder": str(sweep.folder),
         "arm": sweep.arm,
-        "prune": sweep.prune,
         "metric": _metric(sweep),
         "sweep": sweep.values,
         "studies": studies,
@@ -59,7 +56,7 @@ def results(sweep: Sweep, errors: Errors, *, compared: bool = True) -> dict[str,
     states = {row["state"] for row in studies}
     if "cancelled" in states:
         record["state"] = "cancelled"
-    elif states <= {"succeeded", "stopped", "failed"}:
+    elif states <= {"succeeded", "failed"}:
         record["state"] = "failed" if "failed" in states else "succeeded"
     else:
         record["state"] = "running"
@@ -86,10 +83,9 @@ def selected(studies: list[dict[str, Any]]) -> str | None:
 
 def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) -> dict[str, Any]:
     study = sweep.study(trial)
-    stopped = sweep.stopped.get(trial.name)
     state: str = study.state if study is not None else "queued"
     if state != "succeeded":
-        state = "failed" if error is not None else "stopped" if stopped else state
+        state = "failed" if error is not None else state
     losses = _validation_losses(study) if study is not None else {}
     deciding = [losses[arm] for arm in sweep.judges if arm in losses]
     return {
@@ -102,7 +98,6 @@ def _study_row(sweep: Sweep, trial: Trial, error: AssistantBuilderError | None) 
         "seconds": round(sum(study.step(step).seconds for step in study.shown_steps), 3)
         if study is not None
         else 0.0,
-        "stopped": stopped if state == "stopped" else None,
         "error": error.to_record() if error is not None else None,
     }
 

@@ -1,8 +1,7 @@
-"""Run the studies of a sweep on one split, stop hopeless trainings early, and estimate the time before the start."""
+"""Run the studies of a sweep, and estimate the time before the start."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
@@ -10,9 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from assistant_builder.atomic_io import write_text
 from assistant_builder.data import Pair, prepare_dataset
-from assistant_builder.data.card import inline
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.i18n import m
@@ -21,57 +18,13 @@ from assistant_builder.models.download import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.planning.plan import Lengths, plan_study
 from assistant_builder.runner.backend import Event
-from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
 from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.results import write_results
-from assistant_builder.sweep.spec import Curve, Sweep, Trial, curve_of, should_prune
+from assistant_builder.sweep.spec import Sweep, Trial
 from evals.report.format import duration, plural
-
-_STEPS = ("data", "data-embed")
-
-
-def take_split(sweep: Sweep, study: Study) -> None:
-    """Copy the split of the first study that has one into a study without a split, and mark the steps as done.
-
-    A step is copied only if it has the same inputs in both studies; otherwise the study runs it.
-    """
-    if any(study.step(step).state != "queued" for step in _STEPS):
-        return
-    others = (other for trial in sweep.trials if (other := sweep.study(trial)) is not None)
-    for donor in others:
-        if donor.folder != study.folder and _is_complete(donor):
-            with study.lock():
-                all(_take(step, donor, study) for step in _STEPS)  # up to the first that differs
-            return
-
-
-def _is_complete(study: Study) -> bool:
-    records = [study.step(step) for step in _STEPS]
-    return all(r.state == "succeeded" and not damaged_outputs(study, r) for r in records)
-
-
-def _take(step: str, donor: Study, study: Study) -> bool:
-    """Copy the outputs of a step and then its record, with a time of 0; returns whether the inputs allow it."""
-    record = donor.step(step)
-    if record.inputs != step_inputs(study, step):
-        return False
-    for name in record.outputs:
-        (study.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(donor.folder / name, study.folder / name)
-    if step == "data":
-        study.record_template_date(like=donor)
-        card = (donor.folder / "data" / "card.md").read_text(encoding="utf-8")
-        card = card.replace(f"pretty_name: {donor.name}\n", f"pretty_name: {study.name}\n", 1)
-        card = card.replace(f"# {inline(donor.name)}\n", f"# {inline(study.name)}\n", 1)
-        write_text(study.folder / "data" / "card.md", card)
-    else:
-        shutil.copyfile(donor.folder / "provenance.json", study.folder / "provenance.json")
-    study.write_step(replace(record, seconds=0.0))
-    return True
-
 
 OnEvent = Callable[[Event], None]
 
@@ -84,7 +37,7 @@ def run_sweep(
     ),
     check: Callable[[Study], None] = lambda study: None,
 ) -> dict[str, Any]:
-    """Run every study that is neither done nor stopped early; write the results after each, and return them.
+    """Run every study that is not done; write the results after each, and return them.
 
     ``listener`` is called before each study and returns the context manager of its event callback; ``check``: see
     :func:`assistant_builder.runner.run.run_study`.
@@ -96,14 +49,11 @@ def run_sweep(
     with sweep.locked():
         errors: dict[str, AssistantBuilderError] = {}
         for trial in sweep.trials:
-            if trial.name in sweep.stopped and sweep.study(trial) is not None:
-                continue
             try:
                 study = create_or_update(trial.config, sweep.data)
                 if study.state != "succeeded":
-                    take_split(sweep, study)
                     with listener(trial) as on_event:
-                        run_trial(sweep, trial, study, on_event, check)
+                        run_study(study, on_event=on_event, check=check)
             except Cancelled as stop:
                 write_results(sweep, errors)
                 raise Cancelled(
@@ -115,63 +65,6 @@ def run_sweep(
                 errors[trial.name] = translate_error(error)
             write_results(sweep, errors, compared=False)
         return write_results(sweep, errors)
-
-
-def run_trial(
-    sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent, check: Callable[[Study], None]
-) -> None:
-    """Run one study to its end, or until it is stopped early."""
-    pruner = _Pruner(sweep, trial, study, on_event)
-    try:
-        run_study(study, on_event=pruner, check=check)
-    except Cancelled:
-        if not pruner.stopped:
-            raise
-
-
-class _Pruner:
-    """An event callback that cancels a study once it is hopeless, and forwards the events."""
-
-    def __init__(self, sweep: Sweep, trial: Trial, study: Study, on_event: OnEvent) -> None:
-        self._sweep, self._trial, self._study, self._on_event = sweep, trial, study, on_event
-        self._done = self._validations = ("", 0)
-        self.stopped = False
-
-    def __call__(self, event: Event) -> None:
-        self._on_event(event)
-        done = (event.step, event.progress.done if event.progress else 0)
-        if (
-            self._sweep.prune == "off"
-            or self.stopped
-            or event.state != "running"
-            or done == self._done
-            or not event.step.startswith("train-")
-        ):
-            return
-        self._done = done
-        own = curve_of(self._study.arm_folder(event.step.removeprefix("train-")))
-        if (event.step, len(own)) != self._validations:
-            self._validations = (event.step, len(own))
-            self._prune(event.step, own)
-
-    def _prune(self, step: str, own: Curve) -> None:
-        run = step.removeprefix("train-")
-        others = [self._sweep.study(each) for each in self._sweep.trials if each is not self._trial]
-        finished = [
-            curve_of(study.arm_folder(run))
-            for study in others
-            if study is not None and study.step(step).state == "succeeded"
-        ]
-        if should_prune(own, finished):
-            why = {
-                "run": run,
-                "share": own[-1][0],
-                "loss": min(loss for _, loss in own),
-                "compared_with": len(finished),
-            }
-            self._sweep.record_stopped(self._trial.name, why)
-            self._study.request_cancel()
-            self.stopped = True
 
 
 @dataclass(frozen=True)
@@ -216,7 +109,7 @@ def estimate(sweep: Sweep) -> SweepEstimate:
     seconds: list[float | None] = []
     for trial in sweep.trials:
         study = sweep.study(trial)
-        if study is not None and (trial.name in sweep.stopped or study.state == "succeeded"):
+        if study is not None and study.state == "succeeded":
             continue
         studies += 1
         plan = plan_study(trial.config, len(pairs), lengths)

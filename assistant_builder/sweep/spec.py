@@ -1,8 +1,4 @@
-"""The definition of a sweep: its combinations of settings, the rule for early stopping, and its folder.
-
-A training is stopped early if its best validation loss so far is above the median of the finished trainings of the same
-arm at the same point (the median stopping rule of Golovin et al., Google Vizier, KDD 2017).
-Points are shares of the steps, because the learning rate follows a cosine over the length of a run.
+"""The definition of a sweep: its combinations of settings, and its folder.
 
 The definition is written to the sweep's folder before anything starts, and does not change afterwards.
 """
@@ -17,13 +13,12 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
-from statistics import median
-from typing import Any, Literal, get_args
+from typing import Any
 
 import yaml
 
 from assistant_builder.arms import ARMS, TWINS
-from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json, write_text
+from assistant_builder.atomic_io import file_hash, write_text
 from assistant_builder.config import StudyConfig, option_fields
 from assistant_builder.config.safe_yaml import YamlError, read_yaml
 from assistant_builder.data import prepare_dataset
@@ -34,7 +29,6 @@ from assistant_builder.models.remote_code import allows_code
 from assistant_builder.runner.open_study import read_source
 from assistant_builder.study import Study, home, studies_folder
 from assistant_builder.study.addresses import allow_addresses
-from assistant_builder.study.contents import Step
 from assistant_builder.study.locks import folder_lock
 from assistant_builder.study.steps import changed_inputs
 from evals.report.study_facts import flatten
@@ -233,52 +227,17 @@ def _same(trials: list[Trial]) -> list[Text]:
     return problems
 
 
-FINISHED_FIRST = 3
-"""Finished trainings of an arm that the median rule needs; the median of fewer is not reliable."""
-FIRST_JUDGED = 2
-"""The first validation to which the median rule applies; an earlier one is too close to the warm-up."""
-Curve = tuple[tuple[float, float], ...]
-"""Validation losses of a training in order: share of the finished steps, loss in nats per token."""
-
-
-def curve_of(folder: Path) -> Curve:
-    """The current validation losses in an arm's ``metrics.jsonl``."""
-    return tuple(
-        (event["step"] / event["steps"], event["loss"])
-        for event in read_jsonl(folder / "metrics.jsonl", Step)
-        if event["event"] == "validation"
-    )
-
-
-def should_prune(own: Curve, finished: Sequence[Curve]) -> bool:
-    """Whether to stop a training after its latest validation; ``finished`` are trainings of the same arm.
-
-    A training that has reached its end is never stopped.
-    """
-    if len(own) < FIRST_JUDGED or own[-1][0] >= 1 or len(finished) < FINISHED_FIRST:
-        return False
-    others = [_loss_at(curve, own[-1][0]) for curve in finished]
-    return min(loss for _, loss in own) > median(others)
-
-
-def _loss_at(curve: Curve, share: float) -> float:
-    """The loss of the validation nearest to a share of the steps; in a tie, of the later one."""
-    return min(reversed(curve), key=lambda point: abs(point[0] - share))[1]
-
-
 VERSION = 1
-Prune = Literal["median", "off"]  # the rule for early stopping
 
 
 @dataclass(frozen=True)
 class Sweep:
     """One sweep."""
 
-    folder: Path  # ``sweeps/<name>``: sweep.yaml, stopped.json, sweep.json and sweep.html
+    folder: Path  # ``sweeps/<name>``: sweep.yaml and sweep.json
     data: Path
     trials: tuple[Trial, ...]  # its studies in the order in which they run
     arm: str  # the arm by whose validation loss it chooses, or ``both``: by the mean of all that are trained
-    prune: Prune
 
     @property
     def name(self) -> str:
@@ -303,21 +262,6 @@ class Sweep:
             for key in self.trials[0].settings
         }
 
-    @property
-    def stopped(self) -> dict[str, dict[str, Any]]:
-        """The stopped studies of ``stopped.json``: name → ``run``, ``share``, ``loss`` and ``compared_with``."""
-        path = self.folder / "stopped.json"
-        if not path.exists():
-            return {}
-        record: dict[str, Any] = read_json(
-            path, dict[str, dict[str, Any]], remedy="Delete the file"
-        )
-        return record
-
-    def record_stopped(self, name: str, why: Mapping[str, Any]) -> None:
-        """Record that a study was stopped early."""
-        write_json(self.folder / "stopped.json", {**self.stopped, name: dict(why)})
-
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Lock the sweep; raises StudyError if another process runs it, or its folder is not writable."""
@@ -336,14 +280,13 @@ def open_sweep(
     name: str | None,
     settings: Sequence[str],
     arm: str | None = None,
-    prune: Prune | None = None,
     before: Callable[[StudyConfig], None] = lambda config: None,
 ) -> Sweep:
     """Define a sweep, or open an existing one; nothing is written if there is an error.
 
     ``source`` is a ``study.yaml`` or a data file; ``name`` overrides its name; ``settings`` are those of ``--set``.
-    ``arm`` and ``prune`` default to those of an existing sweep, else to both arms and the median rule. ``before`` is
-    called with the settings of the studies before the base model is resolved.
+    ``arm`` defaults to that of an existing sweep, else to both arms.
+    ``before`` is called with the settings of the studies before the base model is resolved.
 
     Raises:
         ConfigError: A setting is invalid, the source is not a file.
@@ -370,8 +313,7 @@ def open_sweep(
     trials = [replace(trial, config=trial.config.with_changes(never)) for trial in trials]
     folder = home() / "sweeps" / first.name.rpartition("-")[0]
     begun = _read(folder / "sweep.yaml")
-    chosen = begun or {"arm": "both", "prune": "median"}
-    sweep = Sweep(folder, data, tuple(trials), arm or chosen["arm"], prune or chosen["prune"])
+    sweep = Sweep(folder, data, tuple(trials), arm or (begun["arm"] if begun else "both"))
     arms = first.arms
     if sweep.arm not in ("both", *arms):
         raise ConfigError(
@@ -407,7 +349,6 @@ def _definition(sweep: Sweep) -> dict[str, Any]:
         "version": VERSION,
         "name": sweep.name,
         "arm": sweep.arm,
-        "prune": sweep.prune,
         "sweep": sweep.values,
         "data_sha256": file_hash(sweep.data),
         "study": study,
@@ -419,12 +360,10 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         tree = read_yaml(path.read_text(encoding="utf-8"))
-        if (
-            tree["version"] == VERSION
-            and tree["arm"] in ("both", *ARMS)
-            and tree["prune"] in get_args(Prune)
-        ):
-            return dict(tree)
+        if tree["version"] == VERSION and tree["arm"] in ("both", *ARMS):
+            return {
+                key: value for key, value in tree.items() if key != "prune"
+            }  # of earlier versions
     except (YamlError, UnicodeDecodeError, KeyError, TypeError):
         pass
     raise StudyError(

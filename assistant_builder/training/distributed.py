@@ -27,8 +27,9 @@ from torch.utils._pytree import tree_map
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.devices import usable_cores
+from assistant_builder.error_record import ErrorRecord
 from assistant_builder.error_translation import translate_error
-from assistant_builder.errors import AssistantBuilderError, Cancelled, ErrorRecord, error_texts
+from assistant_builder.errors import AssistantBuilderError, Cancelled, error_texts
 from assistant_builder.i18n import m
 from assistant_builder.planning.memory import ParallelStrategy
 from assistant_builder.planning.plan import Plan
@@ -55,7 +56,7 @@ def train_distributed(
     without one, each computes its own.
 
     Returns:
-        The written files; None if early stopping is on and the arm has to wait for its twin.
+        The written files; None if the arm has to wait for another one.
 
     Raises:
         Cancelled: The user cancelled; a checkpoint of the last step exists.

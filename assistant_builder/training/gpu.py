@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,13 +10,10 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from assistant_builder.errors import AssistantBuilderError, ModelError, install_command
-from assistant_builder.i18n import m
 from assistant_builder.training.fused_lora import fuse_lora
 
 logger = logging.getLogger(__name__)
@@ -82,7 +78,7 @@ def _inner(optimizer: torch.optim.Optimizer) -> Any:
     return getattr(optimizer, "optimizer", optimizer)
 
 
-Kernels = Literal["fused", "plain", "liger", "compile"]
+Kernels = Literal["fused", "plain"]
 ATTENTION = "sdpa_without_sync"  # name of the attention in the registry of transformers
 _padded: ContextVar[bool] = ContextVar("padded", default=True)
 
@@ -90,22 +86,17 @@ _padded: ContextVar[bool] = ContextVar("padded", default=True)
 def apply_gpu_kernels(model: PeftModel, kernels: Kernels, *, sharded: bool) -> None:
     """Apply the kernels that ``train.kernels`` names to a frozen base with adapters on a GPU.
 
-    ``plain`` changes nothing. Layers with a common input are fused with ``fused`` and ``liger``, which replaces other
-    layers; not with ``compile``, because the compiler cannot trace the cache of a group and fuses casts and dropout
-    itself; and not in a model that FSDP shards, because it gathers the adapters without a new version.
-
-    Raises:
-        AssistantBuilderError, ModelError: See :func:`apply_kernels`.
+    ``plain`` changes nothing. ``fused`` fuses layers with a common input, but not in a model that FSDP shards, because
+    it gathers the adapters without a new version.
     """
-    base = model.get_base_model()
-    apply_kernels(base, kernels)
     if kernels == "plain":
         return
+    base = model.get_base_model()
     if base.config._attn_implementation == "sdpa":
         AttentionInterface.register(ATTENTION, sdpa_attention_forward)
         AttentionMaskInterface.register(ATTENTION, _mask_without_sync)
         base.set_attn_implementation(ATTENTION)
-    if kernels != "compile" and not sharded:
+    if not sharded:
         fuse_lora(model)
 
 
@@ -133,60 +124,4 @@ def _mask_without_sync(
         attention_mask=attention_mask if padded else None,
         allow_is_causal_skip=allow_is_causal_skip and not padded,
         **more,
-    )
-
-
-def apply_kernels(base: PreTrainedModel, kernels: Kernels) -> None:
-    """Apply third-party kernels to a base on a GPU; ``fused`` and ``plain`` use none.
-
-    Raises:
-        AssistantBuilderError: liger-kernel is not installed.
-        ModelError: liger-kernel does not support the model, or the model has no list of decoder layers to compile.
-    """
-    if kernels == "liger":
-        _apply_liger(base)
-    elif kernels == "compile":
-        layers = getattr(getattr(base, base.base_model_prefix, base), "layers", None)
-        if not isinstance(layers, nn.ModuleList):
-            raise ModelError(
-                m(
-                    "models of type {model_type!r} have no list of decoder layers to compile",
-                    model_type=base.config.model_type,
-                ),
-                where="train.kernels",
-                remedy=m("Set {train.kernels=fused}"),
-            )
-        # steps set it, because some libraries compile by default
-        os.environ.pop("TORCHDYNAMO_DISABLE", None)
-        for layer in layers:  # rows differ in length: static shapes would be compiled for hours
-            layer.compile(dynamic=True)
-
-
-def _apply_liger(base: PreTrainedModel) -> None:
-    try:
-        from liger_kernel.transformers.monkey_patch import (
-            MODEL_TYPE_TO_APPLY_LIGER_FN,
-            _apply_liger_kernel_to_instance,
-        )
-    except ImportError as error:
-        raise AssistantBuilderError(
-            m(
-                "{train.kernels=liger} needs liger-kernel, which cannot be imported: {error}",
-                error=error,
-            ),
-            where="train.kernels",
-            remedy=m(
-                "Install it with {install_command}, or set {train.kernels=fused}",
-                install_command=install_command("gpu"),
-            ),
-        ) from error
-    kind = base.config.model_type
-    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
-        raise ModelError(
-            m("liger-kernel does not support models of type {kind!r}", kind=kind),
-            where="train.kernels",
-            remedy=m("Set {train.kernels=fused} or {train.kernels=compile}"),
-        )
-    _apply_liger_kernel_to_instance(
-        model=base, cross_entropy=False, fused_linear_cross_entropy=False
     )

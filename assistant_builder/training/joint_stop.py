@@ -15,16 +15,19 @@ from assistant_builder.study.steps import split_run
 from assistant_builder.training.schedule import Stop
 from assistant_builder.training.sequences import Sequences
 
+_REMOVED = {"early_stopping": False, "patience": 2}
+"""Settings of earlier versions, whose hashes these are, too."""
+
 
 def stop_loss(config: StudyConfig) -> float:
     """The loss below which a training of these settings ends early; 0: never."""
-    looks_up = config.grounded and not config.train.early_stopping
-    return config.train.stop_loss if looks_up else 0.0
+    return config.train.stop_loss if config.grounded else 0.0
 
 
 def schedule_hash(train: TrainConfig, sequences: Sequences) -> str:
     """A hash of what determines the losses of all arms but for their base: settings of training, and the sequences."""
-    digest = hashlib.sha256(json.dumps(train.model_dump(mode="json"), sort_keys=True).encode())
+    settings = {**train.model_dump(mode="json"), **_REMOVED}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for example in sequences.examples:
         digest.update(repr(example.input_ids).encode())
     return digest.hexdigest()

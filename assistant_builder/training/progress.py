@@ -118,10 +118,5 @@ class MetricsLog:
         append_jsonl(self._path, event)
 
 
-def validation_losses(path: Path) -> dict[int, float]:
-    """Validation losses in an arm's ``metrics.jsonl``, by step."""
-    return _validation_losses(read_jsonl(path, Step))
-
-
 def _validation_losses(events: Iterable[Mapping[str, Any]]) -> dict[int, float]:
     return {event["step"]: event["loss"] for event in events if event["event"] == "validation"}

@@ -1,4 +1,4 @@
-"""Training schedule as pure functions: number of steps, order of the pairs, validations, early stopping.
+"""Training schedule as pure functions: number of steps, order of the pairs, validations, early end.
 
 No function depends on the arm, so that all arms have the same schedule.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from assistant_builder.config import TrainConfig
 from assistant_builder.planning.training_time import total_steps
@@ -65,14 +65,6 @@ def best_step(losses: Mapping[int, float]) -> int | None:
     return min(losses, key=lambda step: (losses[step], step)) if losses else None
 
 
-def is_stale(losses: Mapping[int, float], step: int, patience: int) -> bool:
-    """Whether the last ``patience`` validations up to ``step`` did not improve on the best loss before them."""
-    seen = [losses[at] for at in sorted(losses) if at <= step]
-    if len(seen) <= patience:
-        return False
-    return min(seen[-patience:]) >= min(seen[:-patience])
-
-
 STOP_STEPS = 16
 """Successive steps whose median training loss decides that nothing is left to learn."""
 
@@ -100,25 +92,3 @@ def stop_after(losses: Sequence[float], below: float, steps: int) -> Stop | None
         return None
     end = step + (step + 1) // 2
     return Stop(step, end) if end < steps else None
-
-
-def early_stop_decision(
-    own: Mapping[int, float],
-    twins: Sequence[Mapping[int, float]],
-    step: int,
-    steps: int,
-    patience: int,
-) -> Literal["train", "wait", "stop"]:
-    """What an arm does after the validation at ``step`` with early stopping.
-
-    The arms stop together, at the first validation at which none has improved for ``patience`` validations. An arm
-    waits while another arm has not reached this step; a single arm decides alone. ``own`` and ``twins`` are the
-    validation losses by step of this arm and of each other arm of the study.
-    """
-    if step >= steps:
-        return "stop"
-    if not is_stale(own, step, patience):
-        return "train"
-    if any(step in twin and not is_stale(twin, step, patience) for twin in twins):
-        return "train"
-    return "stop" if all(step in twin for twin in twins) else "wait"

@@ -60,9 +60,6 @@ class TrainingRun:
     gradient_checkpointing: bool
     dequantize: bool  # whether the frozen weights are dequantized to the compute dtype during a training on a CPU
     cancelled: Callable[[], bool]  # whether the user cancelled; called after every optimizer step
-    # early stopping: maps a step and the validation losses up to it to ``train``, ``wait`` (for the other arms) or
-    # ``stop``
-    next_move: Callable[[int, dict[int, float]], str]
     # progress callback: step, number of steps, estimated seconds to the end
     on_step: Callable[[int, int, float], None]
     samples: Sequence[SampleQuestion] = ()  # validation questions with sample answers

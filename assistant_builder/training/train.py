@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.arms import ARMS, continued
+from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, write_json
 from assistant_builder.child_process import peak_memory_bytes
 from assistant_builder.config import StudyConfig
@@ -38,7 +38,7 @@ from assistant_builder.planning.memory_check import (
 )
 from assistant_builder.planning.plan import MethodPlan, Plan, choose_parallelism
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress, continued_run, run_of, split_run
+from assistant_builder.study.steps import Progress, continued_run, split_run
 from assistant_builder.training import checkpoints
 from assistant_builder.training.joint_stop import schedule_hash, stop_loss, stop_of_others
 from assistant_builder.training.micro_batch import (
@@ -46,9 +46,8 @@ from assistant_builder.training.micro_batch import (
     plan_with_micro_batch,
     record_fewer_pairs,
 )
-from assistant_builder.training.progress import validation_losses
 from assistant_builder.training.sample_generations import choose_samples
-from assistant_builder.training.schedule import best_step, early_stop_decision, sample_order
+from assistant_builder.training.schedule import best_step, sample_order
 from assistant_builder.training.sequences import Sequences, load_sequences
 from assistant_builder.training.sft_config import ArmConfig, twin
 
@@ -77,7 +76,7 @@ def train_arm(study: Study, run: str) -> Iterable[Path] | None:
     ``run`` is ``lora`` or ``qlora``, or ``lora-2`` for the second seed.
 
     Returns:
-        The written files; None if early stopping is on and the arm has to wait for its twin.
+        The written files; None if the arm has to wait for the one that decides when their trainings end.
 
     Raises:
         Cancelled: The user cancelled; a checkpoint of the last step exists.
@@ -284,8 +283,7 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         write_json(folder / "config.json", content)
         write_plan(folder, prepared.planned, arm, trainer.plan.work(trainer.end))
     steps, reached = trainer.end, trainer.start
-    early = config.train.early_stopping
-    if reached < steps and not (early and reached and trainer.early_stop_move(reached) != "train"):
+    if reached < steps:
         try:
             trainer.run()
         except Exception as error:
@@ -296,8 +294,6 @@ def _train(study: Study, run: str, prepared: _TrainingInputs) -> Iterable[Path] 
         reached = trainer.state.global_step
     if trainer.broadcast_from_main(study.cancel_requested):
         raise Cancelled(m("cancelled on request"))
-    if early and trainer.early_stop_move(reached) == "wait":
-        return None
     summary |= {
         "steps": reached,
         "epochs": reached * config.train.batch_size / len(examples),
@@ -338,15 +334,6 @@ def _trainer(
             f"train-{run}", Progress.saying(step, steps, "steps", m("Training {run}", run=run), eta)
         )
 
-    def next_move(step: int, losses: dict[int, float]) -> str:
-        arm, seed = split_run(run)  # the arms of one seed stop together
-        arms = study.config.arms
-        stopping = [other for other in arms if continued(other, arms) is None]
-        others = [run_of(other, seed) for other in stopping if arm in stopping and other != arm]
-        paths = (study.arm_folder(other) / "metrics.jsonl" for other in others)
-        others = list(map(validation_losses, paths))
-        return early_stop_decision(losses, others, step, plan.steps, study.config.train.patience)
-
     plan = TrainingRun(
         train=train,
         train_examples=prepared.train.examples,
@@ -359,7 +346,6 @@ def _trainer(
         spread=prepared.spread,
         on_leader=on_leader,
         cancelled=lambda: study.cancel_requested,
-        next_move=next_move,
         on_step=on_step,
         samples=choose_samples(
             prepared.validation.pairs, prepared.prompter, train.sample_answers, train.assumed_length

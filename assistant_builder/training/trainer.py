@@ -11,7 +11,6 @@ import math
 import random
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,7 @@ class TwinTrainer(SFTTrainer):
             usable = {step for step in complete if step <= self.start}
             checkpoints.prune_checkpoints(self.root, usable)
         tried = self.plan.device == "cuda" and not self._sharded
-        if tried and self.plan.train.kernels != "compile":
+        if tried:
             self._deterministic = has_deterministic_algorithms(self._probe_step)
         if tried and self.all_reduce_max(int(not self._largest_batch_fits())):
             raise MicroBatchTooLarge
@@ -148,10 +147,6 @@ class TwinTrainer(SFTTrainer):
     def all_reduce_max(self, value: int) -> int:
         """The maximum over all processes."""
         return int(self.accelerator.gather(torch.tensor([value], device=self.args.device)).max())
-
-    def early_stop_move(self, step: int) -> str:
-        """Decision of early stopping after ``step``; see :attr:`TrainingRun.next_move`."""
-        return self.broadcast_from_main(self.plan.next_move(step, self.metrics.validation))
 
     # the end
 
@@ -327,11 +322,8 @@ class TwinTrainer(SFTTrainer):
         """The answers of the current weights to the sample questions."""
         if not self.plan.samples:
             return []
-        # compiled layers would be recompiled for each cache length, up to dynamo's limit
-        compiled, samples = self.plan.train.kernels == "compile", self.plan.samples
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            padding = self.data_collator.padding
-            answers = sample_answers(self.model, self._prompter, padding, samples)
+        samples = self.plan.samples
+        answers = sample_answers(self.model, self._prompter, self.data_collator.padding, samples)
         return [
             {"row": each.row, "question": each.question, "reference": each.reference}
             | {"answer": answer}
@@ -429,18 +421,15 @@ class _Events(TrainerCallback):
         end = trainer.end
         if trainer.is_main_process:
             plan.on_step(step, end, eta)
-        ends = False
         if step in plan.validations(end):
             trainer.metrics.record_validation(step, trainer.validation_loss())
             if step in plan.samplings(end):
                 trainer.metrics.record_samples(step, trainer.answer_samples())
-            ends = plan.train.early_stopping and trainer.early_stop_move(step) != "train"
             control.should_save = True
         overdue = time.monotonic() - self._saved > CHECKPOINT_SECONDS
         cancelled, overdue = trainer.broadcast_from_main((plan.cancelled(), overdue))
-        ends |= cancelled
         control.should_save |= cancelled or overdue
         if control.should_save:
             self._saved = time.monotonic()
-        control.should_training_stop = ends or step >= end
+        control.should_training_stop = cancelled or step >= end
         return control

@@ -351,7 +351,7 @@ def _follow(
 def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
     """The study that an address names, and updates of picker, tabs, notice on the home screen, and name of the tab."""
     offered, requested = study_choices(), address.get("study")
-    name = initial_study(requested, [name for _, name in offered])
+    name = requested if requested in [name for _, name in offered] else None
     missing = requested is not None and name is None
     notice = (
         callout(
@@ -363,25 +363,14 @@ def _opened(address: Mapping[str, str]) -> tuple[str | None, list[Any]]:
         if missing
         else ""
     )
-    tab = initial_tab(name, address.get("tab"))
+    opened = address.get("tab", "")
+    tab = opened if opened in ready_steps(StudyView(name)) else "data"
     return name, [
         gr.update(choices=offered, value=name),
         gr.Tabs(selected=tab),
         gr.update(value=notice, visible=missing),
         tab,
     ]
-
-
-def initial_study(requested: str | None, names: Sequence[str]) -> str | None:
-    """The study that the page opens: that of the URL (empty: a new study) if the picker offers it, or None: home."""
-    return requested if requested in names else None
-
-
-def initial_tab(name: str | None, requested: str | None) -> str:
-    """The tab that the page opens: that of the URL if the study can open it, otherwise ``data``."""
-    return (
-        requested if requested is not None and requested in ready_steps(StudyView(name)) else "data"
-    )
 
 
 def launch(access: Access) -> None:

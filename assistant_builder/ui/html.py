@@ -89,17 +89,6 @@ def badge(state: str) -> Markup:
     return fragment("parts.badge", state, state_label(state))
 
 
-def assistants(count: int) -> str:
-    """All assistants of a study, for use in a sentence: ``both assistants``."""
-    return (
-        t("the assistant")
-        if count == 1
-        else t("both assistants")
-        if count == 2
-        else t("all assistants")
-    )
-
-
 def arm_chip(arm: str) -> Markup:
     """The name of an arm in its colour."""
     return fragment("parts.chip", arm, label(arm))

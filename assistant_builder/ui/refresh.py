@@ -18,18 +18,18 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord, StudyError
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import language, m, render, t
 from assistant_builder.study import Study, home
 from assistant_builder.ui.html import pop_up_titles, toast
-from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
     all_trained,
@@ -47,8 +47,6 @@ Values = Mapping[Any, Any]
 """What an event handler gets: component → value."""
 Updates = dict[Any, Any]
 """What an event handler or a region returns: component → value or ``gr.update``; the other components do not change."""
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 _log = logging.getLogger(__name__)
 
 
@@ -257,21 +255,6 @@ def _draw(section: LiveRegion, look: StudyView) -> Sequence[Any]:
         )
     gr.Warning(text, title=pop_up_titles()["warning"])
     return [gr.skip()] * len(section.outputs)
-
-
-def user_facing_errors(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Decorate an event handler so that an error is shown as a message with its remedy."""
-
-    @functools.wraps(function)
-    def handler(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except gr.Error:
-            raise
-        except Exception as error:
-            raise event_error(error) from error
-
-    return handler
 
 
 PATH = "/pulse"

@@ -17,7 +17,8 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS, label, plain_order
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import StudyConfig
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Scores, Step
@@ -185,7 +186,6 @@ _SHOWN = {
     "contrasts",
     "items",
     "primary_metric",
-    "reliability",
     "resources",
     "seeds",
     "verdict",

@@ -66,7 +66,7 @@ class _Bundle:
         self.claims: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
 
-    def cell(self, cell: Cell, answers: bool = True) -> int:
+    def cell(self, cell: Cell) -> int:
         """The place of a cell, which is added if it is new."""
         if id(cell) not in self._cells:
             self._cells[id(cell)] = len(self.cells), cell
@@ -78,14 +78,14 @@ class _Bundle:
                     "nll": [sample.get("nll") for sample in samples],
                     "tokens": [sample.get("tokens") for sample in samples],
                     "metrics": {},
-                    **({"answers": given} if answers and any(given) else {}),
+                    **({"answers": given} if any(given) else {}),
                 }
             )
         return self._cells[id(cell)][0]
 
-    def column(self, cell: Cell, metric: str, answers: bool = True) -> int:
+    def column(self, cell: Cell, metric: str) -> int:
         """The place of a cell with the scores of a metric."""
-        place = self.cell(cell, answers)
+        place = self.cell(cell)
         metrics = self.cells[place]["metrics"]
         if metric != LOSS and metric not in metrics:
             metrics[metric] = [cell.value(name, metric) for name in self._place]
@@ -96,7 +96,7 @@ class _Bundle:
         places = [self._place[name] for name in names]
         return None if places == list(range(len(self._place))) else places
 
-    def comparison(self, call: Call, answers: bool = True) -> int:
+    def comparison(self, call: Call) -> int:
         """The place of a comparison, which is added if it is new."""
         if id(call) not in self._comparisons:
             self._comparisons[id(call)] = len(self.comparisons)
@@ -106,8 +106,8 @@ class _Bundle:
                     self._label(name, call.items, labels)
             self.comparisons.append(
                 {
-                    "baseline": self.column(call.baseline, call.metric, answers),
-                    "candidate": self.column(call.candidate, call.metric, answers),
+                    "baseline": self.column(call.baseline, call.metric),
+                    "candidate": self.column(call.candidate, call.metric),
                     "metric": call.metric,
                     "items": self.chosen(call.items),
                     "clusters": list(call.labels["clusters"]),

@@ -101,21 +101,6 @@ def risks(report: Report, conclusion: Conclusion) -> list[str]:
     return list(_risks(report, conclusion))[:MOST_RISKS]
 
 
-def recommendation(conclusion: Conclusion) -> str:
-    """Whether to use the assistant."""
-    if conclusion.audience.who == "customers":
-        return t("Use it, and read what people ask.")
-    if not conclusion.tested:
-        return t("Let people ask it in words of their own before others rely on it.")
-    if conclusion.ready:
-        return t("Use it first where a wrong answer does little harm, and read what people ask.")
-    if conclusion.next_tab == "train":
-        return t(
-            "Show people the stored answer of the most similar question. That is better than this assistant."
-        )
-    return t("Do not use it yet.")
-
-
 def _answers(
     report: Report, conclusion: Conclusion, below: float = float("inf")
 ) -> Iterator[Example]:

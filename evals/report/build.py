@@ -24,7 +24,7 @@ from evals.compare import Comparison
 from evals.declaration import LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
 from evals.report.approaches import add_approaches
-from evals.report.contrasts import attribution, identities, not_compared, verdict_alone
+from evals.report.contrasts import attribution, verdict_alone
 from evals.report.formats import formats_of
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.in_conversation import conversation, not_verbatim
@@ -43,12 +43,11 @@ from evals.report.load import (
 from evals.report.other_results import beats_untuned, judged, votes
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_questions
-from evals.report.reliability import reliability
 from evals.report.render import render_html, render_markdown
 from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
 from evals.report.schema import VERSION, Report, in_files
-from evals.report.stability import fidelity, noise_floor, seed_cells, seeds, worst_items
+from evals.report.stability import fidelity, noise_floor, seed_cells, seeds
 from evals.report.study_facts import (
     arm_records,
     curves,
@@ -58,7 +57,6 @@ from evals.report.study_facts import (
     resources,
     twins,
 )
-from evals.report.summary import summary
 from evals.report.task_results import task_records
 from evals.report.to_come import to_come
 from evals.report.verdict import audience, basis, counter_evidence, verdict_sentence
@@ -134,7 +132,6 @@ def _build_report(study: Study) -> dict[str, Any]:
         "cells": {name: _cell_record(cell, usable) for name, cell in cells.items()},
         "baselines": {name: _cell_record(cell, usable) for name, cell in baselines.items()},
         "contrasts": rows,
-        "identities": identities(rows),
         "resources": resources(study, summaries),
         "twins": twins(configs, summaries),
         "arms": {
@@ -145,14 +142,12 @@ def _build_report(study: Study) -> dict[str, Any]:
         "flips": found_flips
         and {**found_flips, "noise_floor": noise_floor(study, cells, usable, found_flips, rules)},
         "fidelity": fidelity(study),
-        "worst": worst_items(study, cells),
         "tasks": task_records(study, cells),
-        "reliability": reliability(cells, served_cells(config.arms)),
         "seeds": found_seeds,
         "judge": judged(study, cells),
         "votes": votes(study),
         "declining": declining(cells),
-        "power": power(rows_of_headline, items, primary, margin),
+        "power": power(rows_of_headline, primary, margin),
         "data": data_summary(study),
         "items": items,
         "steps": [
@@ -197,7 +192,6 @@ def _build_report(study: Study) -> dict[str, Any]:
         report["verdict"]["estimand"] = "respelled"
     elif config.compares:
         report["other_claim"] = in_files(other_claim(by_seed, decisive[primary], rules))
-    open_questions = [] if config.compares else not_compared(config.arms)
     if unlike:
         report["uncovered"] = {
             "items": len(unlike),
@@ -217,7 +211,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     report = in_files(
         report
         | {
-            "attribution": attribution(rows, report["cells"], primary),
+            "attribution": attribution(rows, primary),
             "exports": exports(
                 compared,
                 report["cells"],
@@ -228,7 +222,6 @@ def _build_report(study: Study) -> dict[str, Any]:
             ),
             "beats_untuned": beats_untuned(rows, figures),
         }
-        | ({"not_compared": open_questions} if open_questions else {})
     )
     typed = Report.model_validate(report)
     report["warnings"] = [in_files(warning) for warning in warnings(typed)]
@@ -246,7 +239,6 @@ def _build_report(study: Study) -> dict[str, Any]:
             "objection": objection,
             "sentence": joined([sentence, objection]),
             "basis": basis(typed),
-            "summary": summary(typed),
         }
     )
 

@@ -11,22 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from assistant_builder.arms import CELLS
-from assistant_builder.i18n import localize, render, t, tn
+from assistant_builder.i18n import localize, t
 from assistant_builder.study.contents import Entries
 from evals.metrics import metric_of
 from evals.report.format import (
-    capitalised,
-    count,
     difference,
     interval,
     number,
-    percent,
     plain,
     shown,
 )
-from evals.report.rows import reading
-from evals.report.schema import Attribution, AttributionStep, Report, Task
 
 _MOST_POINTS = 240  # maximum number of points of a curve; more are not visible at 700 pixels
 _SMOOTHING = 20  # the running mean of the training loss covers a twentieth of the run
@@ -212,206 +206,6 @@ def _running_mean(points: list[tuple[int, float]]) -> list[tuple[float, float]]:
     return smooth[::-1][::every][::-1]
 
 
-def bars(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One pair of bars for each of the ``resource_rows``, each pair on its own scale from zero."""
-    drawn = []
-    for row in rows:
-        known = {arm: value for arm, value in row["values"].items() if value is not None}
-        top = max(known.values(), default=0.0)
-        if top > 0:
-            drawn.append(
-                {
-                    "label": row["label"],
-                    "ratio": row["ratio"],
-                    "bars": [
-                        {
-                            "arm": arm,
-                            "width": round(100 * value / top, 2),
-                            "text": row["texts"][arm],
-                        }
-                        for arm, value in known.items()
-                    ],
-                }
-            )
-    return drawn
-
-
-_LARGE = 10  # differences beyond this multiple of the margin, or of the headline's interval, get a separate axis
-
-
-def contrast_panels(report: Report) -> list[dict[str, Any]]:
-    """Every difference on the metric of the verdict, with the margin, on one axis or two.
-
-    The first has the differences of the margin's order of magnitude, the headline first, the second those more than ten
-    times as large.
-    """
-    metric, records = report.primary_metric, {**report.cells, **report.baselines}
-    compared = [row for row in report.contrasts if row.metric == metric]
-    reach = [max(abs(row.ci_low), abs(row.ci_high)) for row in compared]
-    limit = _LARGE * max(
-        report.verdict.margin, reach[0] if report.compares else max(reach, default=0.0)
-    )
-    near: list[dict[str, Any]] = []
-    far: list[dict[str, Any]] = []
-    for row, furthest in zip(compared, reach, strict=True):
-        ends = (
-            number(records[cell]["metrics"].get(metric), metric)
-            for cell in (row.baseline, row.candidate)
-        )
-        (near if furthest <= limit else far).append(
-            {
-                **row,
-                "label": f"{row.candidate} − {row.baseline}",
-                "about": row.message("meaning"),
-                "primary": "verdict" in row,
-                "margin": report.verdict.margin if report.compares else None,
-                "note": f"{' → '.join(ends)}; {reading(row)}",
-            }
-        )
-    names = (
-        t("← the first is better"),
-        t("the first is worse →"),
-        t("Difference (95% interval)"),
-    )
-    return [interval_panel(rows, *names) for rows in (near, far) if rows]
-
-
-def task_panel(task: Task) -> dict[str, Any]:
-    """The differences of an lm-eval task, of which there is one at least, with their intervals."""
-    rows = [
-        {
-            **row,
-            "label": f"{row['candidate']} − {row['baseline']}",
-            "about": row.message("meaning"),
-        }
-        for row in task.contrasts
-    ]
-    sides = t("← the first scores better"), t("the first scores worse →")
-    return interval_panel(rows, *sides, t("Difference (95% interval)"))
-
-
-def waterfall(attribution: Attribution | None) -> dict[str, Any] | None:
-    """A waterfall chart from L16 to Q4, in which each step starts where the previous one ended; right is worse.
-
-    ``from_`` is the position of the end of the row above, and ``harm`` whether the step made the result worse.
-    """
-    if not attribution or not attribution["steps"]:
-        return None
-    metric = attribution["metric"]
-    how = shown(metric)
-    spans: list[tuple[AttributionStep, float, float, float, float]] = []
-    level = 0.0
-    for step in attribution["steps"]:
-        start = level
-        level = step["value"] if step["kind"] == "level" else start + step["delta"]
-        ends = (
-            (start + step["ci_low"], start + step["ci_high"])
-            if step["kind"] == "step"
-            else (level, level)
-        )
-        spans.append((step, start, level, *ends))
-    values = [value * how.factor for _, _, *marks in spans for value in marks]
-    pad = 0.08 * (max(values) - min(values)) or 10.0**-how.decimals
-    mirrored = metric_of(metric).higher_is_better
-    scale = Scale(min(values) - pad, max(values) + pad, mirrored)
-    rows = []
-    for place, (step, start, end, low, high) in enumerate(spans):
-        is_level = step["kind"] == "level"
-        at = [scale(value * how.factor) for value in (start if place else end, end, low, high)]
-        rows.append(
-            {
-                "kind": step["kind"],
-                "name": step["key"].replace("-", " − "),
-                "arm": CELLS[step["key"]].adapter if is_level else None,
-                "label": capitalised(render(step.message("label"))),
-                "from_": at[0],
-                "end": at[1],
-                "low": min(at[2:]),
-                "high": max(at[2:]),
-                "harm": at[1] > at[0],
-                "text": number(end, metric)
-                if is_level
-                else difference(step["delta"], metric, step),
-                "interval": "" if is_level else interval(step, metric),
-            }
-        )
-    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
-
-
-def reliability_chart(reliability: Entries | None) -> dict[str, Any] | None:
-    """Share of right answers over mean token probability for each cell: one point per bin, with its Wilson interval."""
-    if not reliability:
-        return None
-    across, up = Scale(0, 1), Scale(0, 1, mirrored=True)
-    lines = [
-        {
-            "arm": CELLS[name].adapter,
-            "name": name,
-            "ece": localize(f"{cell['ece']:.3f}"),
-            "brier": localize(f"{cell['brier']:.3f}"),
-            "n": count(cell["n"]),
-            "points": [
-                {
-                    "x": across(one["mean_probability"]),
-                    "y": up(one["correct"]),
-                    "low": up(one["ci"][0]),
-                    "high": up(one["ci"][1]),
-                    "text": tn(
-                        "{count} item: mean probability {probability}, {share} right",
-                        "{count} items: mean probability {probability}, {share} right",
-                        one["n"],
-                        probability=percent(one["mean_probability"]),
-                        share=percent(one["correct"]),
-                    ),
-                }
-                for one in cell["bins"]
-            ],
-        }
-        for name, cell in reliability["cells"].items()
-    ]
-    marks = (0, 0.25, 0.5, 0.75, 1)
-    return {
-        "lines": lines,
-        "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
-        "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in marks],
-    }
-
-
-def risk_chart(record: Entries | None) -> dict[str, Any] | None:
-    """Share of wrong answers over the share of questions that are answered, with the chosen point of each assistant."""
-    if not record:
-        return None
-    highest = max(
-        point["risk"]
-        for cell in record["cells"].values()
-        for point in (*cell["points"], cell["chosen"])
-    )
-    across, up = Scale(0, 1), Scale(0, max(0.1, math.ceil(highest * 10) / 10), mirrored=True)
-    lines = [
-        {
-            "arm": CELLS[name].adapter,
-            "name": name,
-            "points": " ".join(
-                f"{across(point['coverage'])},{up(point['risk'])}" for point in cell["points"]
-            ),
-            "x": across(cell["chosen"]["coverage"]),
-            "y": up(cell["chosen"]["risk"]),
-            "text": t(
-                "{answered} answered, {wrong} wrong",
-                answered=percent(cell["chosen"]["coverage"]),
-                wrong=percent(cell["chosen"]["risk"]),
-            ),
-        }
-        for name, cell in record["cells"].items()
-    ]
-    marks = (0, 0.25, 0.5, 0.75, 1)
-    return {
-        "lines": lines,
-        "x": [{"at": across(tick), "text": percent(tick, 0)} for tick in marks],
-        "y": [{"at": up(tick), "text": percent(tick, 0)} for tick in ticks(0, up.high, 4)],
-    }
-
-
 def size_chart(formats: Sequence[Entries] | None) -> dict[str, Any] | None:
     """The difference of each GGUF file from the 16-bit assistant over its size; worse is lower.
 
@@ -465,43 +259,6 @@ def size_chart(formats: Sequence[Entries] | None) -> dict[str, Any] | None:
     }
 
 
-def seed_dots(seeds: Entries) -> dict[str, Any] | None:
-    """Each training run of each arm as a dot on one axis, with the arm's mean; ``None`` for a single run."""
-    if not seeds["spread"]:
-        return None
-    metric, runs = seeds["metric"], seeds["runs"]
-    how = shown(metric)
-    arms = {cell: CELLS[cell].adapter for cell in runs[0].keys() if cell in CELLS}
-    values = [run[cell] * how.factor for run in runs for cell in arms]
-    pad = 0.12 * (max(values) - min(values)) or 10.0**-how.decimals
-    scale = Scale(min(values) - pad, max(values) + pad, metric_of(metric).higher_is_better)
-    rows = [
-        {
-            "arm": arm,
-            "name": cell,
-            "mean": scale(seeds["spread"][cell]["mean"] * how.factor),
-            "dots": [
-                {
-                    "at": scale(run[cell] * how.factor),
-                    "text": t(
-                        "seed {number}: {value}",
-                        number=run["seed"],
-                        value=number(run[cell], metric),
-                    ),
-                }
-                for run in runs
-            ],
-            "text": t(
-                "{low} to {high}",
-                low=number(min(run[cell] for run in runs), metric),
-                high=number(max(run[cell] for run in runs), metric),
-            ),
-        }
-        for cell, arm in arms.items()
-    ]
-    return {"rows": rows, "unit": how.unit if how.factor == 1 else how.label, "ticks": axis(scale)}
-
-
 def seed_panel(seeds: Entries, margin: float) -> dict[str, Any] | None:
     """The difference of each training run with its interval over items, and their mean with its interval over seeds."""
     if not seeds["spread"] or "delta" not in seeds["runs"][0]:
@@ -531,19 +288,3 @@ def seed_panel(seeds: Entries, margin: float) -> dict[str, Any] | None:
         for label, about, delta, (low, high) in found
     ]
     return interval_panel(rows, *of_the_twins())
-
-
-def preference_bar(judge: Entries | None) -> dict[str, Any] | None:
-    """The judge's preference on an axis from always LoRA to always QLoRA; ``None`` if it could not be computed."""
-    if not judge or not judge["ci"]:
-        return None
-    at, low, high = map(Scale(0, 1), (judge["preference"], *judge["ci"]))
-    return {
-        "at": at,
-        "low": low,
-        "high": high,
-        "text": percent(judge["preference"]),
-        "interval": t(
-            "{low} to {high}", **dict(zip(("low", "high"), map(percent, judge["ci"]), strict=True))
-        ),
-    }

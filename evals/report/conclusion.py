@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -18,8 +17,9 @@ from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import Audience, audience
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE
+from evals.report.next_step import improvement, next_step, own_wordings
 from evals.report.other_results import NAMES
-from evals.report.other_words import HELP, RESPELLED, asks_other_words, is_respelled
+from evals.report.other_words import RESPELLED, asks_other_words, is_respelled
 from evals.report.own_questions import own_counts, sentences, share_text
 from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
@@ -31,8 +31,6 @@ NOT_READY_OVERLAP = 0.3
 """The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
 TOO_FEW = N_("Too few test questions to say")
 """What an inconclusive comparison is called."""
-_YOURS = "your question"
-_MAX_QUESTION = 80  # characters of the question in the suggested command
 
 
 @dataclass(frozen=True)
@@ -42,16 +40,6 @@ class Figure:
     value: str
     what: str
     note: str
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A bar of the comparison with copying; ``name`` is an arm or ``copy``, ``share`` is between 0 and 1."""
-
-    name: str
-    label: str
-    share: float
-    text: str
 
 
 @dataclass(frozen=True)
@@ -67,8 +55,6 @@ class Conclusion:
         audience: Who can be given it.
         sentences: How good the recommended assistant is, and how it compares with copying.
         figures: The same as figures.
-        bars: Copying and the assistants on that metric, if copying is better; :attr:`rival` is their title.
-        rival: The sentence on copying; empty if copying was not scored.
         notes: What limits these figures.
         four_bit: Whether the compact assistant is as good as the full one.
         file: The smallest GGUF file that is no worse, or why none was scored; empty if the settings name no type.
@@ -85,8 +71,6 @@ class Conclusion:
     audience: Audience
     sentences: tuple[str, ...]
     figures: tuple[Figure, ...]
-    bars: tuple[Bar, ...]
-    rival: str
     notes: tuple[str, ...]
     four_bit: str
     file: str
@@ -147,11 +131,11 @@ def conclude(report: Report) -> Conclusion:
         _declines(report, arm, tested=tested) if own is None else " ".join(sentences(own, ""))
     )
     action, commands = (
-        _wordings(report)
+        own_wordings(report)
         if not tested
-        else _next_step(report, arm)
+        else next_step(report, arm)
         if ready
-        else _improvement(report, learned=not too_few)
+        else improvement(report, learned=not too_few)
     )
     return Conclusion(
         arm=arm,
@@ -164,8 +148,6 @@ def conclude(report: Report) -> Conclusion:
         figures=tuple(
             _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
         ),
-        bars=_bars(report, metric) if outcome == "worse" else (),
-        rival=rival,
         notes=_notes(report),
         four_bit=_four_bit(report) if tested else _untested_four_bit(report),
         file=_file(report),
@@ -185,7 +167,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
     """The conclusion where nothing but the wordings of the owner was asked in other words."""
     share = own.right / own.wordings
     ready = share >= NOT_READY
-    action, commands = _next_step(report, arm) if ready else _improvement(report, learned=False)
+    action, commands = next_step(report, arm) if ready else improvement(report, learned=False)
     return Conclusion(
         arm=arm,
         metric=EXACT,
@@ -195,8 +177,6 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         audience=audience(report, arm, EXACT, ready=ready),
         sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
-        bars=(),
-        rival="",
         notes=_notes(report),
         four_bit=_own_four_bit(report),
         file=_file(report),
@@ -441,23 +421,6 @@ def wrong_answers(report: Report, arm: str) -> int:
     )
 
 
-def _bars(report: Report, metric: str) -> tuple[Bar, ...]:
-    """Copying and the assistants on a metric."""
-    cells = [
-        ("copy", t("Copying an answer"), _copied(report) or {"metrics": {}}),
-        *(
-            (arm, plain(arm), report.cells[ARMS[arm].cell])
-            for arm in reversed(TWINS)
-            if arm in report.trained_arms
-        ),
-    ]
-    return tuple(
-        Bar(name, label, cell["metrics"][metric], number(cell["metrics"][metric], metric))
-        for name, label, cell in cells
-        if cell["metrics"].get(metric) is not None
-    )
-
-
 _BY_READING = {"worse": "worse", "better": "better"}
 
 
@@ -605,69 +568,4 @@ def _four_bit(report: Report) -> str:
     return t(
         "Too few test questions to say whether the compact one is as good: {figures}.",
         figures=figures,
-    )
-
-
-def _next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
-    name = report.study
-    action, question = (
-        t("Ask it questions of your own, then serve it or export it."),
-        _sample_question(report),
-    )
-    if is_respelled(report):
-        question = _YOURS
-    if untaught(report):
-        action = t(
-            "Ask it questions about what it was taught: this test does not show whether it knows that."
-        )
-        question = _YOURS
-    return action, (
-        f'assistant-builder ask {name} "{question}" --arm {arm}',
-        f"assistant-builder serve {name}",
-        f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
-    )
-
-
-def _wordings(report: Report) -> tuple[str, tuple[str, ...]]:
-    """What to do if nothing was tested in other words."""
-    return t(HELP), (f"assistant-builder wordings {report.study} WORDINGS.csv",)
-
-
-def _improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:
-    """What to do if the assistant is not ready; ``learned``: it answers most questions right, but copying is better."""
-    name, source = report.study, report.config["data"]["source"] or "FILE"
-    if learned:
-        epochs = f"{2 * report['config']['train']['epochs']:g}"
-        return (
-            t("Serve copied answers, which need no training and invent nothing, or train longer."),
-            (
-                f"assistant-builder serve {name} --mode copy",
-                f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",
-            ),
-        )
-    return (
-        t(
-            "Add other wordings of the questions to the data file, for all facts and not only for those "
-            "that it got wrong, and train again."
-        ),
-        (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",),
-    )
-
-
-def _sample_question(report: Report) -> str:
-    """The first test question that needs no escapes in a shell; a placeholder without one."""
-    rows = sorted(
-        (item for item in report.items if item["answerable"] and not item["context"]),
-        key=lambda item: (item["row"] or 0, item["item"]),
-    )
-    return next(
-        (
-            item["question"]
-            for item in rows
-            if len(item["question"]) <= _MAX_QUESTION
-            and item["question"].isprintable()
-            and item["question"][0] != "-"
-            and not set(item["question"]) & set('"\\$`!%')
-        ),
-        _YOURS,
     )

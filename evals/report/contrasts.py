@@ -13,7 +13,6 @@ from typing import Any
 
 from assistant_builder.arms import (
     ARMS,
-    CELLS,
     LORA,
     QLORA,
     TWINS,
@@ -263,7 +262,6 @@ def verdict(
         "look": rules.declared.look,
         "estimand": rules.declared.estimand,
         "clustered_by": list(result.clustered_by),
-        "leave_one_out": list(result.leave_one_out),
         "uncovered": uncovered,
         "frozen": rules.record(),
         "seeds": seeds["count"],
@@ -295,12 +293,6 @@ def bound_records(bounds: Mapping[str, Comparison], decision: Decision) -> list[
     ]
 
 
-IDENTITIES = (
-    (HEADLINE, "L4-L16", "Q4-L4"),
-    ("QR-Q4", "QR-QD", "QD-Q4"),
-    ("LR-L16", "LR-LM", "LM-L16"),
-)
-"""A contrast, and the two contrasts whose exact sum it is."""
 _WEIGHTS = (m("a clear loss"), m("a clear gain"), m("not clearly different from zero"))
 _PARTS = (
     ("L4-L16", m("storing the base in {bits} bits")),
@@ -308,49 +300,11 @@ _PARTS = (
 )
 
 
-def identities(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rounding error of each identity of ``IDENTITIES`` on every metric, with the identity as a formula."""
-    deltas = {(row["name"], row["metric"]): row["delta"] for row in rows}
-    found = []
-    for whole, first, second in IDENTITIES:
-        text = f"{whole} = ({first}) + ({second})".replace("-", " \N{MINUS SIGN} ")
-        for metric in dict.fromkeys(row["metric"] for row in rows):
-            if all((name, metric) in deltas for name in (whole, first, second)):
-                error = abs(
-                    deltas[whole, metric] - (deltas[first, metric] + deltas[second, metric])
-                )
-                found.append({"text": text, "metric": metric, "error": error})
-    return found
-
-
-def attribution(
-    rows: Sequence[Mapping[str, Any]], cells: Mapping[str, Mapping[str, Any]], primary: str
-) -> dict[str, Any] | None:
-    """The difference between the 16-bit twin and QLoRA in two steps, on the metric of the verdict; ``None`` without L4.
-
-    A step is a level of a cell or the difference between two cells, with its interval.
-    """
+def attribution(rows: Sequence[Mapping[str, Any]], primary: str) -> dict[str, Any] | None:
+    """The difference between the twins in two steps, on the metric of the verdict; ``None`` without L4."""
     of = {row["name"]: row for row in rows if row["metric"] == primary}
     if not {HEADLINE, *(name for name, _ in _PARTS)} <= of.keys():
         return None
-    steps = [
-        {
-            "key": name,
-            "kind": "step",
-            "label": label,
-            **{key: of[name][key] for key in ("delta", "ci_low", "ci_high")},
-        }
-        for name, label in _PARTS
-    ]
-    first, last = (
-        {
-            "key": cell,
-            "kind": "level",
-            "label": Message(CELLS[cell].label),
-            "value": cells[cell]["metrics"][primary],
-        }
-        for cell in (BASELINE, CANDIDATE)
-    )
     places, how = decimals(primary, of[HEADLINE]), shown(primary)
     storing, training = (
         m(
@@ -364,7 +318,6 @@ def attribution(
     )
     return {
         "metric": primary,
-        "steps": [first, *steps, last],
         "sentence": m(
             "From {baseline} to {candidate} the {metric} changes by {change}: {storing}, {training}.",
             baseline=BASELINE,
@@ -378,27 +331,6 @@ def attribution(
 
 
 _MISSING = {LORA.name: m("its 16-bit twin"), QLORA.name: m("QLoRA on the same data")}
-_NOT_COMPARED: dict[str, tuple[Message, ...]] = {
-    LORA.name: (
-        m(
-            "What {bits}-bit cost in quality: QLoRA against 16-bit LoRA trained on the same pairs, answer by answer."
-        ),
-        m(
-            "How much storing the base in {bits} bits changes the predictions: the untuned 16-bit base was not loaded "
-            "either."
-        ),
-        m("Whether a loss comes from storing the base in {bits} bits or from training on it."),
-        m("How QLoRA's adapter performs on the 16-bit base, or merged into a 16-bit model."),
-        m("Which assistant a judge, or people in blind votes, would prefer."),
-    ),
-    QLORA.name: (
-        m(
-            "What {bits}-bit would cost in quality: QLoRA trained on the same pairs, answer by answer."
-        ),
-        m("Which assistant a judge, or people in blind votes, would prefer."),
-    ),
-}
-"""The questions that a study leaves open, by the arm that it does not train."""
 
 
 def verdict_alone(
@@ -449,12 +381,6 @@ def verdict_alone(
     }
 
 
-def not_compared(arms: Sequence[str]) -> list[Message]:
-    """What a study that does not train both twins leaves open, one sentence each."""
-    lines = {line.id: line for arm in _missing(arms) for line in _NOT_COMPARED[arm]}
-    return list(lines.values())
-
-
 def _named(arms: Sequence[str]) -> Text:
     """Short names in a sentence: ``16-bit LoRA, QLoRA and 8-bit QLoRA``."""
     return enumerated([ARMS[arm].short for arm in arms])
@@ -466,14 +392,9 @@ def _missing(arms: Sequence[str]) -> tuple[str, ...]:
 
 def _action(study: Study, lacks: Text) -> Message:
     config = study.config
-    together = config.train.early_stopping
     wanted = [arm for arm in ARMS if arm in (*TWINS, *config.arms)]
-    command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}{' --redo' if together else ''}'"
-    kept = (
-        m("Both are then trained, because early stopping ends them at the same step.")
-        if together
-        else m("{arms} as it is trained here is kept.", arms=_named(config.arms))
-    )
+    command = f"'assistant-builder run {study.name} --set arms={','.join(wanted)}'"
+    kept = m("{arms} as it is trained here is kept.", arms=_named(config.arms))
     place = where_both_fit(study)
     if place == "here":
         return m(

@@ -277,6 +277,11 @@ def money(value: float | None) -> str:
     return localize(f"{value:,.2f}") if value >= 0.1 or value == 0 else plain(float(f"{value:.2g}"))
 
 
+def perplexity(value: float) -> str:
+    """A perplexity with about three digits."""
+    return localize(f"{value:.2f}" if value < 100 else f"{value:,.0f}")
+
+
 def rate(value: float | None) -> str:
     """Tokens per second."""
     return "–" if value is None else t("{speed:,.0f} tokens/s", speed=value)

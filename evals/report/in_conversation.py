@@ -95,7 +95,7 @@ def not_verbatim(
 
 
 def sentences(report: Report) -> list[str]:
-    """What both records say, for the report, in the current language."""
+    """What the record says, for the report, in the current language."""
     lines = []
     for name, found in (report.conversation or {"cells": {}})["cells"].items():
         turns = [key for key in found["right"] if key != "0"]

@@ -22,19 +22,14 @@ from evals.report.format import (
 from evals.report.load import BASELINE, CANDIDATE, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.report.other_words import is_respelled
-from evals.report.schema import Fidelity, Report
+from evals.report.schema import Report
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 Warned = tuple[str, str, Text]  # code, level and text of a warning
-IDENTITY_TOLERANCE = 1e-12  # largest rounding error at which an identity holds
 _FAILURE_SHARE = 0.1
 _CUT_SHARE = (
     0.02  # share of answers that stop at the limit of tokens above which the scores are in doubt
 )
-_POSITION_BIAS = (
-    0.6  # share of decided judgements for one position from which a judge counts as biased
-)
-_LOSS_TOLERANCE = 1e-3
 
 
 def secondary_warnings(report: Report) -> Iterator[Warned]:
@@ -99,46 +94,8 @@ def _untuned(report: Report) -> Iterator[Warned]:
 
 
 def _arithmetic(report: Report) -> Iterator[Warned]:
-    broken = [entry for entry in report.identities if entry["error"] > IDENTITY_TOLERANCE]
-    if broken:
-        yield (
-            "identity_broken",
-            "serious",
-            m(
-                "{text} does not hold on {metric}: it is off by {error:.1e}. The figures of these cells are "
-                "inconsistent. Score the {study} again with --redo.",
-                text=broken[0]["text"],
-                metric=broken[0]["metric"],
-                error=broken[0]["error"],
-            ),
-        )
-    fidelity = report.fidelity or Fidelity()
-    if fidelity.skipped:
-        yield "fidelity_skipped", "note", fidelity.message("sentence")
-    asked = [row for row in report.items if row["answerable"]] or report["items"]  # as the recorder
-    tokens = sum(row["tokens"] for row in asked)
-    for pair in fidelity.pairs:
-        if {pair["candidate"], pair["reference"]} <= report.cells.keys() and pair.get(
-            "tokens", tokens
-        ) == tokens:
-            seen = (
-                sum(row["nll"][pair["candidate"]] - row["nll"][pair["reference"]] for row in asked)
-                / tokens
-            )
-            if abs(pair["delta_nll"] - seen) > _LOSS_TOLERANCE:
-                yield (
-                    "fidelity_disagrees",
-                    "note",
-                    m(
-                        "The loss of {candidate} exceeds that of {reference} by {delta_nll:.4f} nats per token in the "
-                        "token-by-token comparison, but by {seen:.4f} in the scores of the cells. They were computed "
-                        "differently; trust neither beyond this gap.",
-                        candidate=pair["candidate"],
-                        reference=pair["reference"],
-                        delta_nll=pair["delta_nll"],
-                        seen=seen,
-                    ),
-                )
+    if report.fidelity and report.fidelity.skipped:
+        yield "fidelity_skipped", "note", report.fidelity.message("sentence")
 
 
 def _noise(report: Report) -> Iterator[Warned]:
@@ -353,30 +310,6 @@ def _judge(report: Report) -> Iterator[Warned]:
                 failures=judge["failures"],
                 items=mn("{count} item", "{count} items", judge["items"]),
                 percent=share_of(judge["failures"] / judge["items"]),
-            ),
-        )
-    share = judge["first_of_decided"]
-    if (
-        share is not None
-        and judge["place_p_value"] <= SIGNIFICANT
-        and max(share, 1 - share) >= _POSITION_BIAS
-    ):
-        percent = share_of(max(share, 1 - share))
-        yield (
-            "judge_position_bias",
-            "note",
-            m(
-                "The judge chose the answer shown first in {percent} of its decided judgements. Every pair was shown "
-                "in both orders, so neither assistant gains, but some ties hide a real preference. Another judge may "
-                "decide more items.",
-                percent=percent,
-            )
-            if share > 0.5
-            else m(
-                "The judge chose the answer shown second in {percent} of its decided judgements. Every pair was shown "
-                "in both orders, so neither assistant gains, but some ties hide a real preference. Another judge may "
-                "decide more items.",
-                percent=percent,
             ),
         )
     if (

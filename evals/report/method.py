@@ -68,12 +68,11 @@ _OF_COMPARISONS = frozenset(
         "bounds",
         "flips",
         "fidelity",
-        "worst",
         "judge",
         "votes",
         "power",
         "noise",
-        "waterfall",
+        "steps",
         "twins",
     }
 )
@@ -84,7 +83,7 @@ def contents(report: Report) -> list[dict[str, Any]]:
     """The table of contents, without the sections that do not apply to the report."""
     others = [name for name in report.tasks if name != RETENTION]
     alone = not report.compares
-    left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ("alone",))}
+    left_out = {*(() if others else ("tasks",)), *(_OF_COMPARISONS if alone else ())}
     if not report.uncovered:
         left_out.add("uncovered")
     if not report.approaches:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,7 +32,6 @@ from evals.report.contrasts import (
 from evals.report.format import SIGNIFICANT, enumerated, share_of, shown, value_of
 from evals.report.load import BASELINE, Cell
 from evals.report.schema import Report
-from evals.stats.significance import sign_test
 
 
 class _JudgeFile(TypedDict):
@@ -56,14 +54,7 @@ def judged(study: Study, cells: Mapping[str, Cell]) -> dict[str, Any] | None:
     ]
     clusters = clusters_of([items[str(line["item"])] for line in lines])
     found = preference([line["outcome"] for line in lines], clusters=clusters, seed=config.seed)
-    choices = Counter(order["choice"] for line in lines for order in line["orders"])
-    place = sign_test(choices["first"], choices["second"], choices["tie"])
-    record = {
-        **read_json(path, _JudgeFile),
-        **found,
-        "place_p_value": place.p_value,
-        "first_of_decided": place.share,
-    }
+    record = {**read_json(path, _JudgeFile), **found}
     return {**record, "sentence": _judged_sentence(record)}
 
 

@@ -42,24 +42,21 @@ from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
 from evals.report.format import shown
 from evals.report.glossary import glossary, not_measured
-from evals.report.items import answer_groups, cut, twin_runs
+from evals.report.items import answer_groups, cut
 from evals.report.load import lead_arm, lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
 from evals.report.method import formulas as formulas_of
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_texts
-from evals.report.risk_coverage import sentences as risk_sentences
 from evals.report.schema import Report
 from evals.report.study_facts import flatten
-from evals.report.summary import number_of
 from evals.report.to_come import later_sections, to_come_text
-from evals.report.verdict import as_row, harm_text, leave_one_out_text, level_of, meaning
+from evals.report.verdict import as_row, level_of, meaning
 from evals.report.warnings import by_weight
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 LISTED = 200  # held-out items on the page; ``report.json`` has all of them
-_BARS = ("base_bytes", "peak_memory_bytes", "train_seconds", "tokens_per_second")
 
 
 def render_html(report: Report, *, listed: int = LISTED) -> str:
@@ -114,7 +111,7 @@ def arm_styles() -> str:
 
 
 _FORMATS = (
-    "count difference duration figure interval level_text nats number p_value percent plain "
+    "count difference duration figure interval level_text nats number p_value percent perplexity plain "
     "rate signed signed_percent size"
 ).split()
 """Functions of :mod:`evals.report.format` that templates have as filters."""
@@ -147,8 +144,6 @@ def _environment() -> Environment:
         "metrics_in": rows.metrics_in,
         "scale": rows.scale,
         "scored_metrics": rows.scored_metrics,
-        "task_panel": charts.task_panel,
-        "twin_runs": twin_runs,
         "retention": RETENTION,
         "approach_names": approaches.NAMES,
         "format_verdicts": formats.VERDICTS,
@@ -163,7 +158,6 @@ def _environment() -> Environment:
         "in_sentence": lambda label: fmt.in_sentence(render(label)),
         "reading": rows.reading,
         "unit_note": rows.unit_note,
-        "perplexity": number_of,
         "expm1": math.expm1,
         "higher_is_better": lambda metric: metric_of(metric).higher_is_better,
         "value": format_value,
@@ -271,7 +265,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
             "about": brief.about(report),
             "examples": brief.examples(report, conclusion),
             "risks": brief.risks(report, conclusion),
-            "recommendation": brief.recommendation(conclusion),
         },
         "verdict_title": t("What did {bits}-bit cost?") if compared else t(rows.NOT_COMPARED),
         "outcome": rows.outcome_label(report),
@@ -282,8 +275,6 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         "first_warnings": first,
         "more_warnings": more,
         "bounds": rows.bound_rows(report),
-        "left_out": leave_one_out_text(report.verdict),
-        "harm": harm_text(report),
         "judged": as_row(report.verdict) if compared else None,
         "memory": [row for row in resources if row["key"] in ("base_bytes", "peak_memory_bytes")],
         "lead_arm": lead_arm(report.trained_arms),
@@ -310,14 +301,9 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
                 ]
             ),
         ),
-        "in_short": rows.in_short(report),
-        "power": rows.power_sentences(report),
-        "planned": rows.planned_sentence(report),
         "scored_at": rows.scored_at(report),
         "own": own_texts(report),
-        "risk": charts.risk_chart(report.risk_coverage),
-        "risk_lines": [
-            *risk_sentences(report.risk_coverage),
+        "further_lines": [
             *document_questions.sentences(report),
             *in_conversation.sentences(report),
         ],
@@ -328,15 +314,9 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         # further measurements
         "fidelity_note": fidelity.message("sentence") if fidelity else "",
         "floor": flips.noise_floor.message("sentence") if flips and flips.noise_floor else "",
-        "calibration": charts.reliability_chart(report.reliability),
-        "preference": charts.preference_bar(report.judge),
         "seeds_note": seeds.message("sentence"),
-        "seed_dots": charts.seed_dots(seeds),
         "seed_panel": charts.seed_panel(seeds, margin),
         # all differences, cells and exports
-        "waterfall": charts.waterfall(report.attribution),
-        "identities": rows.identity_line(report),
-        "contrast_panels": charts.contrast_panels(report),
         "every_difference": rows.every_difference(report),
         "exports": rows.export_table(report),
         "untuned": sorted(
@@ -345,9 +325,7 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         # training, data and method
         "curves": charts.loss_chart(report.curves),
         "validations": rows.validation_rows(report),
-        "resources": [row for row in resources if row["key"] not in _BARS],
-        "bars": charts.bars([row for row in resources if row["key"] in _BARS]),
-        "graded": rows.graded_rows(report),
+        "resources": resources,
         "methods": [(metric_of(row["metric"]), row["method"]) for row in lead],
     }
 

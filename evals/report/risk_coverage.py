@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from assistant_builder.arms import CELLS
-from assistant_builder.i18n import t, tn
 from evals.metrics import Context, score_answer
-from evals.report.format import count, percent
 from evals.report.load import Cell
-from evals.report.schema import RiskCoverage
 
 _RIGHT = "exact_match"
 _MOST_POINTS = 200
@@ -72,46 +68,3 @@ def _right(sample: Mapping[str, Any]) -> bool:
         return False
     context = Context(sample["question"], True, sample["prompt"])
     return score_answer(sample["generated"], sample["reference"], context).get(_RIGHT) == 1
-
-
-def sentences(record: RiskCoverage | None) -> list[str]:
-    """What the rule did on held-out questions, one sentence for each assistant, in the current language."""
-    lines = []
-    for name, cell in record.cells.items() if record else ():
-        falsely, rightly = cell["false_declines"], cell["right_declines"]
-        values = {
-            "assistant": t(CELLS[name].label),
-            "declined": count(falsely[0]),
-            "rightly": count(rightly[0]),
-            "unanswerable": count(rightly[1]),
-        }
-        first = (
-            tn(
-                "{assistant}: the rule declined {declined} of {count} question that should be answered and {rightly} "
-                "of {unanswerable} that should be declined.",
-                "{assistant}: the rule declined {declined} of {count} questions that should be answered and {rightly} "
-                "of {unanswerable} that should be declined.",
-                falsely[1],
-                **values,
-            )
-            if rightly[1]
-            else tn(
-                "{assistant}: the rule declined {declined} of {count} question that should be answered.",
-                "{assistant}: the rule declined {declined} of {count} questions that should be answered.",
-                falsely[1],
-                **values,
-            )
-        )
-        second = t(
-            "It answers {share} of all questions, and {wrong} of these answers are not exactly right.",
-            share=percent(cell["chosen"]["coverage"]),
-            wrong=percent(cell["chosen"]["risk"]),
-        )
-        lines.append(f"{first} {second}")
-    if not lines:
-        return []
-    limit = t(
-        "The rule was fitted on the questions of validation: people who ask in wordings that are farther from the "
-        "data are declined falsely more often."
-    )
-    return [*lines, limit]

@@ -7,9 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from assistant_builder.arms import LORA, QLORA
-from assistant_builder.arms import label as label_of
-from assistant_builder.i18n import N_, render, t, tn
-from assistant_builder.planning.memory_check import plan_accuracy
+from assistant_builder.i18n import N_, t, tn
 from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
@@ -20,14 +18,12 @@ from evals.report.format import (
     difference,
     interval,
     number,
-    percent,
-    plain,
     shown,
     signed_percent,
 )
 from evals.report.other_words import decided_outcome, is_respelled
 from evals.report.schema import Difference, Report
-from evals.report.verdict import as_row, harm_interval, level_of
+from evals.report.verdict import as_row, harm_interval
 
 
 def resource_rows(report: Report) -> list[dict[str, Any]]:
@@ -81,34 +77,6 @@ def resource_rows(report: Report) -> list[dict[str, Any]]:
             }
             rows.append(
                 {"label": label, "key": key, "values": values, "texts": texts, "ratio": ratio}
-            )
-    return rows
-
-
-_GRADED = {
-    "base_bytes": (N_("Base weights"), fmt.size),
-    "adapter_bytes": (N_("Adapter"), fmt.size),
-    "peak_memory_bytes": (N_("Peak memory in training"), fmt.size),
-    "train_seconds": (N_("Training time"), fmt.duration),
-}
-
-
-def graded_rows(report: Report) -> list[dict[str, str]]:
-    """The predictions of the plan compared with the measurements, with the error in percent of the measured."""
-    rows = []
-    for arm in report.trained_arms:
-        for grade in plan_accuracy(
-            report.resources[arm].model_dump() if arm in report.resources else {}
-        ):
-            label, text_of = _GRADED[grade["quantity"]]
-            rows.append(
-                {
-                    "quantity": t(label),
-                    "arm": label_of(arm),
-                    "predicted": text_of(grade["predicted"]),
-                    "measured": text_of(grade["measured"]),
-                    "error": signed_percent(grade["error"]),
-                }
             )
     return rows
 
@@ -238,34 +206,6 @@ def scored_metrics(records: Mapping[str, Entries]) -> list[str]:
     ]
 
 
-def in_short(report: Report) -> dict[str, str]:
-    """One line each on what 4-bit cost and where the difference comes from."""
-    verdict = report.verdict
-    if not report.compares:
-        return {"did": render(verdict.message("reason")), "from": ""}
-    how = shown(verdict.metric)
-    row = {"ci_low": verdict.ci[0], "ci_high": verdict.ci[1]}
-    failed = [
-        fmt.in_sentence(shown(bound["metric"]).label)
-        for bound in verdict.bounds
-        if not bound["passed"]
-    ]
-    did = t(
-        "{outcome}: {metric} {difference} ({level} interval {interval}), with {margin} allowed.",
-        outcome=t(OUTCOMES[verdict["outcome"]]),
-        metric=fmt.in_sentence(how.label),
-        difference=f"{difference(verdict['delta'], verdict['metric'], row)} {how.unit}",
-        level=level_of(verdict),
-        interval=interval(row, verdict["metric"]),
-        margin=fmt.two_significant_digits(verdict.margin * how.factor),
-    )
-    if failed:
-        open_ones = fmt.enumerated(failed)
-        did += " " + t("Not shown to be within the margin: {metrics}.", metrics=open_ones)
-    came_from = render(report.attribution.message("sentence")) if report.attribution else ""
-    return {"did": did, "from": came_from}
-
-
 def every_difference(report: Report) -> dict[str, Any]:
     """The contrasts by name and metric, and their metrics."""
     rows: dict[str, dict[str, Any]] = {}
@@ -278,24 +218,6 @@ def metrics_in(records: Iterable[Mapping[str, Any]]) -> list[str]:
     """The metrics that any of the records has, in order."""
     names = set().union(*records)
     return [name for name in METRICS if name in names]
-
-
-def identity_line(report: Report) -> str:
-    """Which identities hold, on how many metrics, and with what error; empty without identities."""
-    found = report.identities
-    if not found:
-        return ""
-    texts = list(dict.fromkeys(entry["text"] for entry in found))
-    metrics = {entry["metric"] for entry in found}
-    largest = max(abs(entry["error"]) for entry in found)
-    values = {
-        "texts": "; ".join(texts),
-        "metrics": tn("{count} metric", "{count} metrics", len(metrics)),
-        "error": f"{largest:.0e}".replace("-", "\N{MINUS SIGN}"),
-    }
-    if largest == 0:
-        return t("{texts}: checked on {metrics}, they hold exactly.", **values)
-    return t("{texts}: checked on {metrics}, they hold with an error of {error} at most.", **values)
 
 
 def export_table(report: Report) -> dict[str, Any] | None:
@@ -344,70 +266,3 @@ def counted(number: int, unit: str) -> str:
     if unit == "clusters":
         return tn("{count} cluster", "{count} clusters", number)
     return tn("{count} item", "{count} items", number)
-
-
-def power_sentences(report: Report) -> list[str]:
-    """The differences that a held-out set of this size can detect."""
-    lines = []
-    for entry in report.power:
-        how = shown(entry["metric"])
-        line = t(
-            "{metric}: with {units}, 80 of 100 such studies would detect a true difference of {difference}.",
-            metric=how.label,
-            units=counted(entry["units"], entry["unit"]),
-            difference=f"{fmt.two_significant_digits(entry['detectable'] * how.factor)} {how.unit}",
-        )
-        if entry["needed"]:
-            values = {
-                "target": f"{plain(entry['target'] * how.factor)} {how.unit}",
-                "units": counted(entry["needed"], entry["unit"]),
-            }
-            primary = entry["metric"] == report.primary_metric
-            if entry["needed"] <= entry["units"]:
-                more = (
-                    t("That is smaller than the margin ({target}).", **values)
-                    if primary
-                    else t("That is smaller than a difference ({target}).", **values)
-                )
-            elif primary:
-                more = t(
-                    "To detect the margin ({target}) as reliably, about {units} like these are needed.",
-                    **values,
-                )
-            else:
-                more = t(
-                    "To detect a difference ({target}) as reliably, about {units} like these are needed.",
-                    **values,
-                )
-            line = f"{line} {more}"
-        lines.append(line)
-    return lines
-
-
-def planned_sentence(report: Report) -> str:
-    """The estimate made before the run, and the measured values of its assumptions; empty if not on record."""
-    entry = next((entry for entry in report.power if entry["planned"]), None)
-    if entry is None:
-        return ""
-    plan, seen = entry["planned"], entry["seen"]
-    text = t(
-        "Estimate before the run, assuming that {rate} of the answers flip: {items}, worth about {effective} "
-        "independent ones, detect {difference} points in right answers; {target} points would need {needed} items.",
-        rate=percent(plan["flip_rate"], 0),
-        items=counted(plan["items"], "items"),
-        effective=count(plan["effective_items"]),
-        difference=fmt.two_significant_digits(100 * plan["minimum_detectable"]),
-        target=plain(100 * plan["target"]),
-        needed=count(plan["items_needed"]),
-    )
-    values = {"rate": percent(seen["flip_rate"]), "icc": seen["icc"], "assumed": plan["icc"]}
-    flipped = (
-        t("In the run {rate} flipped.", **values)
-        if plan["clusters"] == plan["items"]
-        else t(
-            "In the run {rate} flipped, and flips within a cluster had an intraclass correlation of {icc:.2f} "
-            "(assumed: {assumed:.2f}).",
-            **values,
-        )
-    )
-    return f"{text} {flipped}"

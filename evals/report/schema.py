@@ -176,7 +176,6 @@ class Verdict(_HasInterval):
     possible_harm: list[str] | None = None
     estimand: str = ""
     clustered_by: list[str] = []
-    leave_one_out: list[Number] | None = None
     uncovered: int = 0
     frozen: Frozen = Frozen()
     seeds: int = 1
@@ -232,14 +231,6 @@ class OtherClaim(Difference):
 
     estimand: str = ""
     clustered_by: list[str] = []
-
-
-class Identity(Record):
-    """The rounding error of an identity of differences on a metric."""
-
-    text: str = ""
-    metric: str = ""
-    error: float = 0.0
 
 
 class Resources(Record):
@@ -392,20 +383,6 @@ class Fidelity(Record):
     sentence: str = ""
 
 
-class WorstItem(Record):
-    """An item whose loss grew most from LoRA to QLoRA; losses in nats."""
-
-    item: str = ""
-    row: int | None = None
-    question: str = ""
-    reference: str = ""
-    tokens: int = 0
-    delta_nll: float = 0.0
-    delta_nll_per_token: float = 0.0
-    kl_mean: Number = None
-    answers: dict[str, Text] = {}
-
-
 class Task(Record):
     """An lm-eval task; one without figures has an ``error``."""
 
@@ -417,38 +394,8 @@ class Task(Record):
     contrasts: list[Difference] = []
     flips: dict[str, dict[str, list[Any]]] = {}
     """Name of a contrast → ids of the documents ``lost`` and ``gained``."""
-    listed: list[dict[str, Any]] = []
     sentence: str = ""
     error: Text = None
-
-
-class ReliabilityBin(Record):
-    """A bin of items by the probability of their reference answers."""
-
-    low: float = 0.0
-    high: float = 0.0
-    n: int = 0
-    mean_probability: float = 0.0
-    correct: float = 0.0
-    ci: Interval = [0.0, 1.0]
-
-
-class ReliabilityCurve(Record):
-    """Calibration of a cell."""
-
-    bins: list[ReliabilityBin] = []
-    ece: float = 0.0
-    brier: float = 0.0
-    n: int = 0
-
-
-class Reliability(Record):
-    """Calibration of the assistants."""
-
-    metric: str = ""
-    correct_means: str = ""
-    cells: dict[str, ReliabilityCurve] = {}
-    about: str = ""
 
 
 class SeedRun(Record):
@@ -502,9 +449,7 @@ class Judge(Record):
     """For QLoRA: a win counts 1, a tie ½."""
     ci: list[Number] | None = None
     p_value: Number = None
-    place_p_value: Number = None
     first_preferred: Number = None
-    first_of_decided: Number = None
     seconds: Number = None
     sentence: str = ""
 
@@ -588,8 +533,6 @@ class Power(Record):
     detectable: Number = None
     target: Number = None
     needed: int | None = None
-    planned: Annotated[Figures | None, AsRead] = None
-    seen: Annotated[Figures | None, AsRead] = None
 
 
 class Leaks(Record):
@@ -644,23 +587,10 @@ class StepTime(Record):
     peak_memory_bytes: int | None = None
 
 
-class AttributionStep(Record):
-    """A level of a cell, or the difference between two cells."""
-
-    key: str = ""
-    kind: Literal["level", "step"] = "level"
-    label: str = ""
-    value: Number = None
-    delta: Number = None
-    ci_low: Number = None
-    ci_high: Number = None
-
-
 class Attribution(Record):
     """The difference between the twins in two steps."""
 
     metric: str = ""
-    steps: list[AttributionStep] = []
     sentence: str = ""
 
 
@@ -841,16 +771,13 @@ class Report(Record):
     cells: dict[str, CellFigures] = {}
     baselines: dict[str, CellFigures] = {}
     contrasts: list[Difference] = []
-    identities: list[Identity] = []
     resources: dict[str, Resources] = {}
     twins: Twins | None = None
     arms: dict[str, ArmStorage] = {}
     curves: dict[str, Curve] = {}
     flips: Flips | None = None
     fidelity: Fidelity | None = None
-    worst: list[WorstItem] = []
     tasks: dict[str, Task] = {}
-    reliability: Reliability | None = None
     seeds: Seeds = Seeds()
     judge: Judge | None = None
     votes: Votes | None = None
@@ -876,8 +803,6 @@ class Report(Record):
     objection: str = ""
     sentence: str = ""
     basis: list[str] = []
-    summary: list[str] = []
-    not_compared: list[str] = []
     risk_coverage: RiskCoverage | None = None
     conversation: Conversation | None = None
     not_verbatim: NotVerbatim | None = None

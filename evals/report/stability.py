@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 from typing_extensions import TypedDict
 
-from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.atomic_io import read_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.i18n import Message, joined, m, mn
 from assistant_builder.study import Study
@@ -31,7 +31,6 @@ _LABELS = {
     "Q4-Q16": m("storing the base in {bits} bits, with QLoRA's adapter"),
     HEADLINE: m("QLoRA against its 16-bit twin, training included"),
 }
-WORST = 10  # number of listed items with the largest increase of loss
 
 
 def fidelity(study: Study) -> dict[str, Any] | None:
@@ -90,50 +89,9 @@ class _FidelityFile(TypedDict):
     skipped: NotRequired[str | None]
 
 
-class _FidelityLine(TypedDict):
-    item: str
-    pairs: dict[str, dict[str, float | None]]
-
-
 def _moved(pair: Mapping[str, Any]) -> dict[str, Message]:
     found = {name: nats_of(pair[f"kl_{name}"]) for name in ("mean", "median", "p99")}
     return found | {"share": share_of(pair["top1_agreement"])}
-
-
-def worst_items(study: Study, cells: Mapping[str, Cell]) -> list[dict[str, Any]]:
-    """The items with the largest increase of loss from the twin to QLoRA, in summed nats; none without the twin."""
-    if not study.config.compares:
-        return []
-    known = (
-        read_jsonl(study.evals_folder / "fidelity.jsonl", _FidelityLine)
-        if study.config.eval.fidelity
-        else []
-    )
-    lines = {str(line["item"]): line["pairs"] for line in known}
-    before, after = cells[BASELINE].by_item, cells[CANDIDATE].by_item
-    increase = {
-        item: after[item]["nll"] - before[item]["nll"]
-        for item in before
-        if before[item]["answerable"]
-    }
-    listed = sorted(
-        (item for item in increase if increase[item] > 0), key=lambda item: -increase[item]
-    )[:WORST]
-    return [
-        {
-            **{
-                key: before[item].get(key)
-                for key in ("item", "row", "question", "reference", "tokens")
-            },
-            "delta_nll": increase[item],
-            "delta_nll_per_token": increase[item] / before[item]["tokens"],
-            "kl_mean": lines.get(item, {}).get(HEADLINE, {}).get("kl_mean"),
-            "answers": {
-                name: cells[name].by_item[item].get("answer") for name in (BASELINE, CANDIDATE)
-            },
-        }
-        for item in listed
-    ]
 
 
 def noise_floor(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NotRequired
+from typing import Any
 
 from typing_extensions import TypedDict
 
@@ -22,7 +22,6 @@ from evals.report.format import measured, value_of
 from evals.report.load import BASELINE, CANDIDATE, Cell
 from evals.tasks.general_knowledge import TASK as RETENTION
 
-_LISTED = 12  # forgotten documents
 _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")
 _LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "mse", "ter", "wer")
 _TEXTS = {
@@ -47,8 +46,6 @@ def _tuned(cells: Mapping[str, Any]) -> list[Arm]:
 class _DocumentLine(TypedDict):
     doc_id: int | str
     metrics: dict[str, Any]
-    likelihoods: NotRequired[list[float] | None]
-    document: NotRequired[dict[str, Any]]
 
 
 def task_records(study: Study, cells: Mapping[str, Cell]) -> dict[str, dict[str, Any]]:
@@ -88,7 +85,6 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
         "cells": {},
         "contrasts": [],
         "flips": {},
-        "listed": [],
         "sentence": "",
         "error": None,
     }
@@ -154,42 +150,12 @@ def _record(task: str, found: Mapping[str, Documents], config: EvalConfig) -> di
                     "lost": [doc_id for doc_id, before, after in both if before > after],
                     "gained": [doc_id for doc_id, before, after in both if after > before],
                 }
-    if task == RETENTION:
-        record["listed"] = _forgotten(record["flips"], found)
     return record
 
 
 def _value(document: Mapping[str, Any], metric: str) -> float | None:
     value = document["metrics"].get(metric)
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _forgotten(
-    flips: Mapping[str, Mapping[str, list[Any]]], found: Mapping[str, Documents]
-) -> list[dict[str, Any]]:
-    """Documents that the untuned base gets right and a tuned model gets wrong, those forgotten by both first."""
-    lost_in: dict[Any, list[str]] = {}
-    for arm in _tuned(found):
-        name = f"{arm.cell}-{arm.untuned_cell}"
-        for doc_id in flips.get(name, {}).get("lost", []):
-            lost_in.setdefault(doc_id, []).append(name)
-    order = sorted(lost_in, key=lambda doc_id: (-len(lost_in[doc_id]), doc_id))
-    listed = []
-    for doc_id in order[:_LISTED]:
-        documents = {cell: docs[doc_id] for cell, docs in found.items() if doc_id in docs}
-        likelihoods = {cell: document["likelihoods"] for cell, document in documents.items()}
-        listed.append(
-            {
-                "doc_id": doc_id,
-                "lost_in": lost_in[doc_id],
-                "document": next(iter(documents.values()))["document"],
-                "chosen": {
-                    cell: each.index(max(each)) if each else None
-                    for cell, each in likelihoods.items()
-                },
-            }
-        )
-    return listed
 
 
 def _sentence(task: str, record: Mapping[str, Any]) -> Text:

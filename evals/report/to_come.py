@@ -31,7 +31,7 @@ def later_sections(report: Report) -> dict[str, str]:
         "fidelity": settings["fidelity"],
         "retention": settings["retention"],
         "judge": settings["judge_url"],
-        "waterfall": "L4" in settings["cells"],
+        "steps": "L4" in settings["cells"],
         "exports": set(settings["cells"]) - report.cells.keys(),
     }
     text = t("This is still being scored. The final report has it.")

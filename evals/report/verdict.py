@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from assistant_builder.i18n import Message, Text, joined, m, mn, render, t, text_of
+from assistant_builder.i18n import Message, Text, joined, m, mn, t, text_of
 from assistant_builder.study.contents import Entries
 from evals.declaration import (
     CLAIMS,
@@ -334,57 +333,6 @@ def _seeds_text(needed: int | None, verdict: Entries) -> Text:
         "At the spread seen, about {needed} seeds would decide about training in {bits} bits, and not only about "
         "these assistants.",
         needed=needed,
-    )
-
-
-def leave_one_out_text(verdict: Entries) -> str:
-    """How far the difference moves if any one cluster or item is left out; empty if that is not on record."""
-    ends = verdict.get("leave_one_out") or []
-    if len(ends) != 2 or not all(
-        isinstance(end, (int, float)) and math.isfinite(end) for end in ends
-    ):
-        return ""
-    metric, row = verdict["metric"], {"ci_low": ends[0], "ci_high": ends[1]}
-    low, high = (fmt.difference(end, metric, row) for end in ends)
-    unit = shown(metric).unit
-    values = {"metric": fmt.in_sentence(shown(metric).label), "low": low, "high": f"{high} {unit}"}
-    if verdict["n_clusters"]:
-        text = (
-            t("Leaving out any one cluster, the difference ({metric}) stays at {high}.", **values)
-            if low == high
-            else t(
-                "Leaving out any one cluster, the difference ({metric}) stays between {low} and {high}.",
-                **values,
-            )
-        )
-    else:
-        text = (
-            t(
-                "Leaving out any one held-out answer, the difference ({metric}) stays at {high}.",
-                **values,
-            )
-            if low == high
-            else t(
-                "Leaving out any one held-out answer, the difference ({metric}) stays between {low} and {high}.",
-                **values,
-            )
-        )
-    return text
-
-
-def harm_text(report: Report) -> str:
-    """The metrics whose whole interval is on the harmful side of zero, whatever the verdict is."""
-    verdict = report.verdict
-    if report.objection:
-        return render(report.message("objection"))
-    if "possible_harm" not in verdict:
-        return ""
-    if not verdict["possible_harm"]:
-        return t("No metric has an interval that is wholly on the harmful side of zero.")
-    names = [fmt.in_sentence(shown(metric).label) for metric in verdict["possible_harm"]]
-    return t(
-        "The whole interval is on the harmful side of zero for {metrics}.",
-        metrics=fmt.enumerated(names),
     )
 
 

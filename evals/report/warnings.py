@@ -13,20 +13,17 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.declaration import RIGHT_DECLINES
 from evals.report.format import (
     both_of,
     either,
     shown,
 )
-from evals.report.load import BASELINE, CANDIDATE, lead_pair, tuned_cells
+from evals.report.load import lead_pair
 from evals.report.measured_warnings import Warned, secondary_warnings
 from evals.report.other_words import is_respelled
 from evals.report.schema import Report, ReportWarning
 from evals.stats.power import (
     TARGET,
-    heldout_power,
-    intraclass_correlation,
     items_needed,
     minimum_detectable_mean,
 )
@@ -34,19 +31,15 @@ from evals.stats.power import (
 _Z95 = 1.959964
 
 
-def power(
-    rows: list[dict[str, Any]], items: list[dict[str, Any]], primary: str, margin: float
-) -> list[dict[str, Any]]:
+def power(rows: list[dict[str, Any]], primary: str, margin: float) -> list[dict[str, Any]]:
     """What a held-out set of this size can detect, estimated from the spread of the measured differences.
 
     Returns:
         One record for the primary metric and one for exact match: ``detectable``, the true difference that 80 % of such
         studies detect, in the metric's units; ``target``, the margin or 2 points; and ``needed``, the units (clusters,
-        or items without clusters) at which both are equal. For exact match also the estimate made before the run,
-        ``planned``, and the measured values of its assumptions, ``seen``; ``None`` for other metrics.
+        or items without clusters) at which both are equal.
     """
     found = []
-    clusters = [item["cluster"] for item in items]
     for row in rows:
         is_primary, is_exact = row["metric"] == primary, row["metric"] == "exact_match"
         if not (is_primary or is_exact):
@@ -65,30 +58,9 @@ def power(
                 "detectable": minimum_detectable_mean(units, scatter),
                 "target": target,
                 "needed": items_needed(target, variance=scatter**2) if target > 0 else None,
-                "planned": heldout_power(len(items), clusters=clusters).to_record()
-                if is_exact
-                else None,
-                "seen": _flips_seen(items) if is_exact else None,
             }
         )
     return found
-
-
-def _flips_seen(items: list[dict[str, Any]]) -> dict[str, float]:
-    """The share of items that flipped, and the intraclass correlation of flips within clusters."""
-    both = [
-        item
-        for item in items
-        if all("exact_match" in item["metrics"][cell] for cell in (BASELINE, CANDIDATE))
-    ]
-    flips = [
-        item["metrics"][CANDIDATE]["exact_match"] - item["metrics"][BASELINE]["exact_match"]
-        for item in both
-    ]
-    return {
-        "flip_rate": sum(flip != 0 for flip in flips) / len(flips),
-        "icc": intraclass_correlation(flips, [item["cluster"] for item in both]),
-    }
 
 
 def warnings(report: Report) -> list[dict[str, Any]]:
@@ -128,15 +100,6 @@ def _about_statistics(report: Report) -> Iterator[Warned]:
             )
     if report.seeds.count == 1:
         yield "one_seed", "note", report.seeds.message("sentence")
-    if any("similarity" in report.cells[name].metrics for name in tuned_cells(report.trained_arms)):
-        yield (
-            "similarity_blind",
-            "note",
-            m(
-                "Similarity hardly reacts to negations and numbers: “31 metres” and “13 metres” score almost the same. "
-                "Use exact match or the facts kept to judge correctness."
-            ),
-        )
     if report.flips and not report.flips.noise_floor and "cells" not in report.to_come:
         yield (
             "flip_noise",
@@ -233,17 +196,6 @@ def _about_training(report: Report) -> Iterator[Warned]:
             m(
                 "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. This changes "
                 "no result, but time and memory of the two arms are not directly comparable."
-            ),
-        )
-    devices = max((record.get("devices") or 1 for record in report.resources.values()), default=1)
-    if devices > 1:
-        yield (
-            "several_devices",
-            "note",
-            m(
-                "{devices} devices trained each arm together and shared the pairs of each step. Memory is given per "
-                "device. The losses are those of a single device, except for the order in which sums are rounded.",
-                devices=devices,
             ),
         )
     by_seed = zip(
@@ -371,40 +323,9 @@ def _about_data(report: Report) -> Iterator[Warned]:
                 missing=missing,
             ),
         )
-    unanswerable = sum(not row["answerable"] for row in report.items)
-    if unanswerable:
-        yield (
-            "unanswerable",
-            "note",
-            m(
-                "{declined} of {items:,} should be declined. They count in right declines alone, and not in the loss "
-                "or any other metric.",
-                declined=mn("{count} item", "{count} items", unanswerable),
-                items=len(report["items"]),
-            ),
-        )
-    rows = [
-        row
-        for row in report.contrasts
-        if row["name"] == "-".join(lead_pair(report)) and row["metric"] != RIGHT_DECLINES
-    ]
-    everything = max((row["n"] for row in rows), default=0)
-    for row in rows:
-        if row["n"] < everything:
-            yield (
-                "fewer_items",
-                "note",
-                m(
-                    "{label} is computed on {n:,} of {everything:,} items; the others have no such score.",
-                    label=Message(shown(row["metric"]).label),
-                    n=row["n"],
-                    everything=everything,
-                ),
-            )
 
 
 _BY_WEIGHT = (
-    "identity_broken",
     "respelled",
     "twins_differ",
     "twins_unknown",

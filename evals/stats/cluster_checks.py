@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from evals.stats.draws import in_pieces
 from evals.stats.significance import swaps
-from evals.stats.units import Floats, Units, is_blank
+from evals.stats.units import Floats, is_blank
 
 PERMUTATIONS = 4_999
 
@@ -115,13 +115,3 @@ def crossed_correlation_p_value(
         for swapped in swaps(len(sums), draws, seed)
     )
     return (reached + 1) / (draws + 1)
-
-
-def leave_one_out_range(units: Units) -> tuple[float, float]:
-    """Smallest and largest difference if one unit is left out.
-
-    Args:
-        units: At least two.
-    """
-    left = (units.sums.sum() - units.sums) / (units.weights.sum() - units.weights)
-    return float(left.min()), float(left.max())

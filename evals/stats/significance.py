@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from assistant_builder.errors import EvaluationError
 from assistant_builder.i18n import m
@@ -76,32 +75,3 @@ def holm(p_values: Sequence[float]) -> Floats:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted
-
-
-@dataclass(frozen=True)
-class SignTest:
-    """Preference votes between two arms; ties are not used.
-
-    ``share`` is that of the wins among the votes that prefer one (None without any), with a 95 % Wilson interval;
-    ``p_value`` is that of the exact two-sided binomial test against one half.
-    """
-
-    wins: int
-    losses: int
-    ties: int
-    share: float | None
-    ci_low: float
-    ci_high: float
-    p_value: float
-
-
-def sign_test(wins: int, losses: int, ties: int = 0) -> SignTest:
-    """Test whether votes prefer one arm."""
-    decided = wins + losses
-    if not decided:
-        return SignTest(wins, losses, ties, None, 0.0, 1.0, 1.0)
-    result = stats.binomtest(wins, decided)
-    low, high = result.proportion_ci(0.95, method="wilson")
-    return SignTest(
-        wins, losses, ties, wins / decided, float(low), float(high), float(result.pvalue)
-    )

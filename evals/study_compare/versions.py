@@ -75,7 +75,7 @@ def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
         )
     served = served_version(root)
     plan = plan_retraining(served, read_corrections(served))
-    made = create_retraining_study(served, plan, next_name(root), longer=bool(plan.taught))
+    made = create_retraining_study(served, plan, next_name(root))
     add_version(root, made)
     return made, plan
 

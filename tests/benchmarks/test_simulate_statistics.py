@@ -1,12 +1,10 @@
 import dataclasses
-import json
 import re
 
 import numpy as np
 import pytest
 
 from assistant_builder.config import EvalConfig
-from benchmarks import simulate_statistics as command
 from benchmarks.doc_tables import METHOD_PAGE, read_section
 from benchmarks.simulate_statistics import (
     HARMFUL,
@@ -18,7 +16,6 @@ from benchmarks.simulate_statistics import (
     equal_arms,
     family,
     harm_at_margin,
-    main,
     note,
 )
 from benchmarks.simulated_scores import CASES, EQUAL_ARMS, FAMILIES, SimulatedScores, harmful
@@ -233,54 +230,3 @@ class TestReadme:
             if len(cells) == 6 and cells[1] in ("100", "300"):
                 # arms that are equal on average only could not be swapped: that is no A/A comparison
                 assert float(cells[3].rstrip("%")) <= (6 if "on average only" in line else 5), line
-
-
-class TestCommand:
-    ARGUMENTS = ("--sizes", "10", "--repetitions", "3", "--resamples", "50")
-
-    def test_prints_tables_and_json(self, capsys):
-        cases = [word for case in ("normal", "loss", "all metrics") for word in ("--case", case)]
-        assert main([*cases, *self.ARGUMENTS]) == 0
-        printed = capsys.readouterr().out
-        assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
-        assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
-        document = json.loads(capsys.readouterr().out)
-        assert 0 <= document["coverage"][0]["covered"] <= 1
-        assert document["families"][0]["metrics"] == len(PRIMARY)
-
-    def test_writes_whole_tables(self, tmp_path, monkeypatch):
-        copy = tmp_path / "README.md"
-        copy.write_text(METHOD_PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-        monkeypatch.setattr(command, "METHOD_PAGE", copy)
-        assert main(["--repetitions", "2", "--resamples", "50", "--write"]) == 0
-        for part in PARTS:
-            assert "2 simulated held-out sets" in read_section(part.name, copy)
-            assert (
-                read_section(part.name, copy).count("\n| ")
-                == sum(map(len, part.cases.values())) + 2
-            )
-        assert read_section("refusal", copy) == read_section("refusal", METHOD_PAGE)
-
-    @pytest.mark.parametrize(
-        "words",
-        [
-            ["--repetitions", "0"],
-            ["--sizes", "5"],
-            ["--seed", "-1"],
-            ["--write", "--case", "normal"],
-            ["--write", "--sizes", "50"],
-            ["--write", "--json"],
-        ],
-    )
-    def test_refuses_invalid_arguments(self, words):
-        with pytest.raises(SystemExit):
-            main(words)
-
-    def test_reports_a_missing_page(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(command, "METHOD_PAGE", tmp_path / "README.md")
-        assert main(["--repetitions", "1", "--resamples", "20", "--write"]) == 1
-        assert "checkout" in capsys.readouterr().err
-
-
-def test_tables_are_markdown():
-    assert PARTS[4].table([]).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"

@@ -17,7 +17,7 @@ from assistant_builder.chat.inbox import WEEK, group_with_embedder
 from assistant_builder.chat.visitor_log import log_file, opened
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.study import Study
-from assistant_builder.study.study import home
+from assistant_builder.study.layout import home
 from tests.browser.serving import free_port, serving
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"

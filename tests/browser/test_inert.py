@@ -11,7 +11,6 @@ from playwright.sync_api import Page, expect
 
 from assistant_builder.arms import TWINS
 from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
-from assistant_builder.data.card import save_edited_card
 from assistant_builder.export.card import model_card
 from assistant_builder.export.verify import compare
 from assistant_builder.export_formats import Snippet, export_specs
@@ -95,12 +94,6 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for arm in ("qlora", "lora"):
             write_text(study.arm_folder(arm) / "adapter" / "adapter_model.safetensors", "feathers")
             write_text(study.arm_folder(arm) / "log.txt", ALL)
-        card = study.folder / "data" / "card.md"
-        save_edited_card(
-            card.parent,
-            card.read_text(encoding="utf-8") + "\n" + ALL,
-            card.read_text(encoding="utf-8"),
-        )
     site = start_site(home, free_port(), [sys.executable, "-c", SERVE, *parrot_command(home)])
     yield site
     assert site.process is not None
@@ -163,8 +156,8 @@ def test_an_upload_runs_and_fetches_nothing(watched, hostile):
     page.goto(f"{hostile.start_url}&study=&tab=data")
     page.wait_for_function("window.abArrived")
     page.locator("#ab-file input[type=file]").set_input_files(str(hostile.home / "hostile.jsonl"))
-    page.get_by_role("button", name="As the model sees them").click()
-    expect(page.locator("#ab-preview")).to_contain_text("window.bad")
+    page.get_by_role("button", name="Edit rows, and check again").click()
+    expect(page.locator("#ab-edit-table")).to_contain_text("window.bad")
     page.wait_for_timeout(500)
     nothing_ran(page)
 
@@ -182,7 +175,7 @@ def test_the_report_and_the_cards_contain_nothing_executable(watched, hostile, m
     loader = [Snippet("text", ALL, "python", ALL)]
     texts = [
         (study.folder / "report.md").read_text(encoding="utf-8"),
-        (study.folder / "data" / "card.generated.md").read_text(encoding="utf-8"),
+        (study.folder / "data" / "card.md").read_text(encoding="utf-8"),
         *(
             model_card(study, spec, as_report(report), scored, loader).split("---", 2)[2]
             for spec in export_specs(TWINS)

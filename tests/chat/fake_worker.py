@@ -8,7 +8,7 @@ import assistant_builder
 ROOT = Path(assistant_builder.__file__).parents[1]
 FAKE_WORKER = """
 import os, signal, sys, time
-from assistant_builder.inference.session import Chunk, Memory
+from assistant_builder.inference.session import Chunk
 from assistant_builder.chat.answer_server import run_server
 from assistant_builder.errors import ModelError
 
@@ -23,7 +23,6 @@ class Parrot:
             report("Teaching the parrot", 0.4)
             time.sleep(0.05)
             self.loaded.add(arm)
-        return Memory(269_000_000, 0 if arm == "base" else 19_500_000, arm == "base")
     def stream(self, arm, messages, sampling, stop_event):
         print("a library prints to standard output")
         question = messages[-1].content

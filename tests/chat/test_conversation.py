@@ -10,8 +10,6 @@ from assistant_builder.chat.conversation import (
     Answer,
     Conversation,
     Turn,
-    as_json,
-    as_markdown,
     conversation_from_record,
 )
 from assistant_builder.data import Message
@@ -86,39 +84,9 @@ def test_a_blind_question_is_sent_without_earlier_turns():
     assert sent[0] == sent[1] == [Message("system", "S"), Message("user", "Two?")]
 
 
-def test_votable_turns():
-    blind = turn(blind=True)
-    assert blind.hidden and blind.votable and not blind.identical
-    assert not turn().votable and not turn(blind=True, vote="tie").votable
-    assert not turn(blind=True, answers={"lora": Answer("x")}).votable
-    assert not turn(
-        blind=True, answers={"lora": Answer("x"), "qlora": Answer("y", "cancelled")}
-    ).votable
-    assert turn(blind=True, answers={"lora": Answer("x"), "qlora": Answer("x")}).identical
-
-
 def test_long_conversations_drop_their_first_turns():
     held = Conversation()
     for number in range(MAX_TURNS + 3):
         held = held.with_turn(turn(str(number)))
     assert len(held.turns) == MAX_TURNS and held.turns[0].question == "3"
     assert [found.question for found in held.before(2).turns] == ["3", "4"]
-
-
-def test_exports_hide_the_sides_before_the_vote():
-    hidden, voted = (
-        turn(blind=True, sides=("lora", "qlora")),
-        turn(blind=True, sides=("lora", "qlora"), vote="a"),
-    )
-    document = json.loads(as_json("s", Conversation((hidden, voted))))
-    assert list(document["turns"][0]["answers"]) == ["Assistant A", "Assistant B"]
-    assert document["turns"][0]["answers"]["Assistant A"]["text"] == "Because 16."
-    assert list(document["turns"][1]["answers"]) == ["lora", "qlora"]
-    assert "LoRA" not in as_markdown("s", Conversation((hidden,)))
-    assert "Blind vote: Full (LoRA, 16-bit)" in as_markdown("s", Conversation((voted,)))
-
-
-def test_markdown_fences_hostile_text():
-    text = "```\n# heading\n![x](http://evil/x.png)\n````"
-    said = as_markdown("s", Conversation((turn(answers={"lora": Answer(text)}),)))
-    assert f"`````text\n{text}\n`````" in said

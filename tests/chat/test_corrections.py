@@ -1,25 +1,19 @@
 """Corrected answers, and the new study that is trained on them without leaking held-out questions."""
 
-from dataclasses import replace
-
 import pytest
 
 from assistant_builder.chat.feedback import (
     add_correction,
-    corrections_asked_again,
     create_retraining_study,
     heldout_matches,
     plan_retraining,
     read_corrections,
     remove_correction,
-    save_asked_again,
-    taught_pair,
 )
 from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.study import Study
-from assistant_builder.ui.evaluate.item_filters import parent_study
 from tests.data.test_one_wording import sheet
 from tests.synthetic_study import LARGE, SMALL, new_study, with_data
 
@@ -108,11 +102,6 @@ def test_a_corrected_held_out_question_stays_in_the_test_and_is_not_trained_on(s
     assert "Better." not in [answer for _, answer in pairs(new, "train")]
 
 
-def test_without_corrections_there_is_nothing_to_train(study):
-    with pytest.raises(DataError, match="no correction yet"):
-        plan_retraining(study, [])
-
-
 def test_an_existing_name_is_rejected_and_a_title_makes_one(study):
     add_correction(study, NEW, "By the gate.")
     plan = plan_retraining(study, read_corrections(study))
@@ -122,44 +111,6 @@ def test_an_existing_name_is_rejected_and_a_title_makes_one(study):
     assert (made.name, made.title) == ("gruen-soehne-corrected", "Grün & Söhne (corrected)")
 
 
-def test_the_new_study_records_its_origin(study):
-    add_correction(study, NEW, "By the gate.")
-    assert parent_study(retrained(study)) == study.name and parent_study(study) is None
-
-
-def test_a_correction_that_the_training_data_have_is_found(study):
-    question, answer = next((q, a) for q, a in pairs(study, "train") if len(a.split()) > 3)
-    found = taught_pair(study, question.upper() + "??", f" {answer.rstrip('.')} ")
-    assert found is not None and found.same_question and found.question == question
-    other = taught_pair(study, NEW, answer)
-    assert other is not None and not other.same_question
-    assert taught_pair(study, NEW, "By the gate.") is None
-    assert taught_pair(new_study("fresh"), NEW, answer) is None
-    add_correction(study, question, answer, wrong="No idea.")
-    add_correction(study, NEW, "By the gate.")
-    plan = plan_retraining(study, read_corrections(study))
-    assert [one.question for one in plan.taught] == [question] and len(plan.trained) == 2
-
-
-def test_corrections_that_were_trained_already_can_be_trained_longer(study):
-    add_correction(study, NEW, "By the gate.")
-    plan = plan_retraining(study, read_corrections(study))
-    longer = create_retraining_study(study, plan, "longer", longer=True)
-    assert longer.config.train.epochs == 2 * study.config.train.epochs
-
-
-def test_the_answers_of_other_adapters_are_not_shown_as_the_present_ones(study):
-    add_correction(study, NEW, "By the gate.", wrong="No idea.", arm="lora", asked="And where?")
-    new = retrained(study)
-    (before,) = corrections_asked_again(new, "first")
-    assert before.after is None and before.correction.asked == "And where?"
-    save_asked_again(new, "first", [replace(before, after="by the gate")])
-    (asked,) = corrections_asked_again(new, "first")
-    assert asked.is_right and asked.is_changed
-    assert corrections_asked_again(new, "second")[0].after is None
-    assert corrections_asked_again(study, "first") == []
-
-
 def test_wordings_and_declines_are_trained_as_such(study):
     add_correction(study, NEW, "By the gate.", cluster="bicycles")
     add_correction(study, "Where do bicycles go?", "By the gate.", cluster="bicycles")
@@ -167,14 +118,6 @@ def test_wordings_and_declines_are_trained_as_such(study):
     (first, second, won) = load_split(retrained(study).folder / "data", "train")[-3:]
     assert first.cluster == second.cluster == "bicycles" and first.answerable
     assert (won.question, won.answerable, won.cluster) == ("Who won the cup?", False, None)
-
-
-def test_a_question_to_decline_is_right_when_it_is_declined(study):
-    add_correction(study, "Who won the cup?", "I don't know.", answerable=False)
-    new = retrained(study)
-    (asked,) = corrections_asked_again(new, "first")
-    assert replace(asked, after="I'm sorry, I can't answer that.").is_right
-    assert not replace(asked, after="The home team.").is_right
 
 
 def test_a_correction_of_a_respelled_question_is_trained_and_no_row_leaves_training(tmp_path):

@@ -19,7 +19,6 @@ from assistant_builder.cluster.ray_client import connect
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.runner.run import run_study
 from assistant_builder.study import Study
-from benchmarks.ray_scheduling import measure
 from tests.cluster.conftest import ROOT, Background, Nodes, configure_step, starts, wait_until
 from tests.shadowing_modules import Shadows
 
@@ -190,15 +189,3 @@ def seconds_without_ray() -> float:
         words = [sys.executable, "-c", f"import time; time.sleep({SECONDS})"]
         list(pool.map(lambda _: subprocess.run(words, check=True), range(STEPS)))
     return time.monotonic() - began
-
-
-def test_scheduling_overhead_of_24_steps_on_4_slots(nodes):
-    shares = []
-    while len(shares) < 3 and not (
-        shares and shares[-1] < 1.15
-    ):  # other load of the machine varies
-        floor = seconds_without_ray()
-        found = measure(nodes.address, STEPS, SLOTS, SECONDS)
-        shares.append(found.wall_seconds / floor)
-    assert shares[-1] < 1.15, shares
-    assert found.overhead_seconds < 3.0 and found.wall_seconds >= found.ideal_seconds == 24.0

@@ -11,30 +11,18 @@ from assistant_builder.data import dataset_card, prepare_dataset
 from assistant_builder.data.card import (
     fenced,
     inline,
-    is_card_edited,
-    is_card_outdated,
-    restore_generated_card,
-    save_edited_card,
 )
-from assistant_builder.errors import DataError
 from tests.data.samples import ROWS, WordCounter, jsonl, words
 
 
-def test_write_card_does_not_overwrite_an_edited_card(write, tmp_path):
+def test_a_card_that_an_earlier_release_let_a_user_edit_is_kept(write, tmp_path):
     source, folder = write("a.jsonl", jsonl(ROWS)), tmp_path / "data"
     prepare_dataset(source, DataConfig(), folder=folder)
-    generated = (folder / "card.md").read_text()
-    assert not is_card_edited(folder)
-    save_edited_card(folder, generated.replace("license: unknown", "license: cc-by-4.0"), generated)
-    assert is_card_edited(folder) and not is_card_outdated(folder)
+    (folder / "card.md").rename(folder / "card.generated.md")
+    (folder / "card.md").write_text("my card")
     prepare_dataset(source, DataConfig(seed=3), folder=folder)
-    assert "cc-by-4.0" in (folder / "card.md").read_text() and is_card_outdated(folder)
-    restore_generated_card(folder)
-    text = (folder / "card.md").read_text()
-    assert "cc-by-4.0" not in text and "seed 3" in text and not is_card_edited(folder)
-    with pytest.raises(DataError, match="invalid in line"):
-        save_edited_card(folder, "---\nlicense: [\n---\n# Card\n", text)
-    assert (folder / "card.md").read_text() == text
+    assert (folder / "card.md").read_text() == "my card"
+    assert "seed 3" in (folder / "card.generated.md").read_text()
 
 
 NASTY = '``` | </td><script>alert(1)</script> | # Head\n---\n"""{{x}} [a](http://b) \\| `tick` ![i](x.png)'

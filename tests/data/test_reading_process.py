@@ -2,20 +2,16 @@
 
 import decimal
 import io
-import os
-import signal
-import threading
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from assistant_builder import limited_process
 from assistant_builder.data import load_pairs, reading_process
 from assistant_builder.data.load import pairs_of_file, rows_of_file, table_of_file
 from assistant_builder.data.reading_process import load_rows, read_table
@@ -24,7 +20,7 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import render, use_language
 from tests.fuzz.targets import expect_sentence, in_workbook
 
-Start = Callable[..., reading_process._ReadingProcess]
+Start = Callable[..., limited_process.ReadingProcess]
 SPACE = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 STYLES = (
     f'<styleSheet xmlns="{SPACE}"><numFmts count="1"><numFmt numFmtId="200" formatCode="{{}}"/></numFmts>'
@@ -44,15 +40,15 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
     def start(
         memory: int = reading_process.MEMORY_BYTES, seconds: float = 30.0
-    ) -> reading_process._ReadingProcess:
-        monkeypatch.setattr(reading_process, "SECONDS", seconds)
-        monkeypatch.setattr(reading_process, "SECONDS_PER_MIB", 0.0)
-        process = reading_process._ReadingProcess(
+    ) -> limited_process.ReadingProcess:
+        monkeypatch.setattr(limited_process, "SECONDS_PER_MIB", 0.0)
+        process = limited_process.ReadingProcess(
             "assistant_builder.data.reading_worker",
-            (),
             memory=memory,
             seconds=seconds,
+            most=2**28,
             reply_bytes=2**28,
+            remedy=reading_process.REMEDY,
         )
         monkeypatch.setattr(reading_process, "_process", process)
         started.append(process)
@@ -155,52 +151,6 @@ def test_a_file_that_needs_too_much_memory_is_a_sentence(write, limited):
         write("rows.json", "[" + "[]," * 6_000_000 + "[]]"), "needs more than 0.375 GB of memory"
     )
     assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
-
-
-def test_a_file_that_takes_too_long_is_a_sentence(write, limited):
-    """The library that reads workbooks needs 44 seconds for this number format, and holds the interpreter."""
-    limited(seconds=2.0)
-    path = write("format.xlsx", in_workbook("xl/styles.xml", STYLES.format("[" * 300_000).encode()))
-    refused(path, "takes longer than 2 seconds")
-    began = time.monotonic()
-    refused(path, "takes longer than 2 seconds")
-    with pytest.raises(DataError, match="takes longer"):
-        read_table(path)
-    assert time.monotonic() - began < 1.0, "it is not read again"
-    path.write_bytes(SAMPLES["book.xlsx"])
-    assert len(load_pairs(path).pairs) == 1, "a changed file is"
-
-
-def test_a_crash_of_a_library_is_a_sentence(write, limited):
-    process = limited()
-    path = write("format.xlsx", in_workbook("xl/styles.xml", STYLES.format("[" * 300_000).encode()))
-
-    def crash() -> None:
-        while not process._ready:
-            time.sleep(0.01)
-        time.sleep(0.3)
-        assert process._child is not None
-        os.kill(process._child.process.pid, signal.SIGSEGV)
-
-    thread = threading.Thread(target=crash)
-    thread.start()
-    refused(path, "SIGSEGV")
-    thread.join()
-    assert len(load_pairs(write("good.csv", "question,answer\nq,a\n")).pairs) == 1
-
-
-def test_the_process_gets_no_secrets(write, limited, monkeypatch):
-    for name in tuple(
-        """
-        HF_TOKEN AWS_SECRET_ACCESS_KEY AWS_PROFILE SOME_API_KEY ASSISTANT_BUILDER_DRAFT_KEY
-    """.split()
-    ):
-        monkeypatch.setenv(name, "canary")
-    process = limited()
-    load_pairs(write("good.csv", "question,answer\nq,a\n"))
-    assert process._child is not None
-    environment = psutil.Process(process._child.process.pid).environ()
-    assert "canary" not in environment.values() and environment["PATH"] == os.environ["PATH"]
 
 
 def spread(text: str, count: int) -> bytes:

@@ -3,8 +3,6 @@
 import hashlib
 import json
 import random
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -59,23 +57,6 @@ def test_split_pairs_gives_the_same_split_on_every_machine():
 
 
 ROOT = Path(__file__).parents[2]
-
-
-def test_split_pairs_does_not_depend_on_the_hash_seed():
-    code = (
-        "from assistant_builder.config import DataConfig\n"
-        "from assistant_builder.data import Message, Pair, split_pairs\n"
-        "turns = lambda i: (Message('user', f'What is {i * 7919} for?'), Message('assistant', f'For {i % 20}.'))\n"
-        "pairs = [Pair(i, turns(i), group=f'g{i % 9}') for i in range(40)]\n"
-        "print(split_pairs(pairs, DataConfig()).hashes())"
-    )
-    printed = {
-        subprocess.check_output(
-            [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, cwd=ROOT, text=True
-        )
-        for seed in ("1", "2")
-    }
-    assert len(printed) == 1 and "train" in printed.pop()
 
 
 @settings(max_examples=40, deadline=None)

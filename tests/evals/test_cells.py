@@ -116,17 +116,6 @@ def test_merging_changes_no_more_than_rounding(study, folder):
         assert apart(one, other) > 0.02, (one, other)
 
 
-@pytest.mark.long
-def test_cells_of_one_kind_take_the_memory_they_would_when_served(study, folder):
-    wanted = [Variant(CELLS[name]) for name in TWIN_CELLS]
-    size = {cell.spec.name: cell.base_bytes for cell in load_cells(study, folder, wanted)}
-    assert size["L16"] == size["B16"] == size["Q16"] == size["LM"] == size["QD"]
-    assert size["Q4"] == size["B4"] == size["L4"] == size["LR"] == size["QR"]
-    # weights of four layers; the embeddings stay wide
-    linear = 4 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536)
-    assert size["L16"] - size["Q4"] == pytest.approx((2 - 0.52) * linear, rel=0.02)
-
-
 def test_quantizing_a_merged_qlora_again_puts_nearly_every_weight_back(
     study, folder, compute_dtype
 ):

@@ -309,14 +309,6 @@ def test_a_type_that_cannot_be_written_is_refused_before_training(study, monkeyp
         check_tasks(study)
 
 
-def test_an_older_study_has_no_such_step(study):
-    path = study.folder / "study.yaml"
-    lines = path.read_text().splitlines()
-    at = lines.index("formats:")
-    path.write_text("\n".join([*lines[:at], *lines[at + 6 :]]) + "\n")
-    assert study.config.formats.types == [] and "formats" not in study.steps
-
-
 @pytest.mark.train
 @pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed")
 @pytest.mark.long

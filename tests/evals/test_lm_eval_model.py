@@ -87,46 +87,6 @@ def test_scores_equal_the_models_own_loss_and_hold_across_batch_sizes(folder):
     assert [s.nll for s in many] == [s.nll for s in score(model, prompter, 4)]  # to the last digit
 
 
-def test_generation_is_greedy_and_does_not_depend_on_its_neighbours(folder):
-    prompter = ChatTokenizer.load(folder)
-    model = load_base(BaseSpec(folder, "float16", True, "float32", hold=True))
-
-    class Request:
-        task_name = "own_gen"
-
-        def __init__(self, prompt: str) -> None:
-            self.args = (prompt, {})
-
-    questions = ("What is 2 + 2?", "Name a colour.", "Hi")
-    prompts = [prompter.text([Message("user", text)], prompt=True) for text in questions]
-    answers = []
-    for size in (1, 3):
-        lm = StudyLM(
-            model,
-            prompter,
-            own_tasks=["own_gen"],
-            batch_size=size,
-            max_new_tokens=6,
-            tick=lambda kind, items: None,
-        )
-        answers.append(lm.generate_until([Request(prompt) for prompt in prompts]))
-    assert answers[0] == answers[1] and all(answers[0])
-    assert lm.finishes == dict.fromkeys(prompts, "length"), (
-        "a model with random weights does not end in 6 tokens"
-    )
-    prompter.stop_ids = list(range(len(prompter.tokenizer)))
-    ended = StudyLM(
-        model,
-        prompter,
-        own_tasks=["own_gen"],
-        batch_size=1,
-        max_new_tokens=6,
-        tick=lambda kind, items: None,
-    )
-    ended.answer(prompts)
-    assert set(ended.finishes.values()) == {"stop"}
-
-
 def test_scores_and_answers_are_the_same_to_the_last_digit_in_batches_of_any_size(
     short_base, compute_dtype
 ):

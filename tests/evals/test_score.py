@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_json
-from assistant_builder.errors import Cancelled, EvaluationError
+from assistant_builder.errors import Cancelled
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base
 from assistant_builder.study import Study
 from evals.score import score_study
@@ -138,34 +138,6 @@ def test_everything_is_scored_carried_on_and_consistent(study, monkeypatch):
     study.write_config(study.config.with_changes({"eval.batch_size": 4}))
     score_study(study)
     assert contents(study) == whole  # to the last digit, whether carried on or not
-
-
-@pytest.mark.long
-def test_another_batch_size_gives_the_same_digits(study):
-    changes = {
-        "eval.cells": ["L16", "Q4"],
-        "eval.noise_floor": False,
-        "eval.baselines": False,
-        "eval.fidelity": False,
-        "eval.similarity": False,
-        "seeds": 1,
-    }
-    found = []
-    for size in (4, 1):
-        study.write_config(study.config.with_changes({**changes, "eval.batch_size": size}))
-        score_study(study)
-        found.append(
-            [read_jsonl(study.cell_folder(cell) / "samples.jsonl") for cell in ("L16", "Q4")]
-        )
-    assert found[0] == found[1]
-
-
-@pytest.mark.long
-def test_an_unavailable_task_is_reported_before_scoring(study):
-    study.write_config(study.config.with_changes({"eval.tasks": ["no_such_task"]}))
-    with pytest.raises(EvaluationError, match="no_such_task"):
-        score_study(study)
-    assert not list((study.folder / "evals").rglob("scores.json"))
 
 
 @pytest.mark.long

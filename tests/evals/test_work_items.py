@@ -8,7 +8,7 @@ import pytest
 from assistant_builder.arms import CELLS, TWIN_CELLS
 from assistant_builder.atomic_io import write_json, write_jsonl
 from assistant_builder.study import Study
-from evals.work_items import EvaluationPlan, shard
+from evals.work_items import EvaluationPlan
 from tests.synthetic_study import new_study, trained, with_data
 
 
@@ -200,17 +200,6 @@ def test_parts_share_out_all_cells_those_of_one_base_together(study, base):
     assert again.planned(10, {"ab_retention": 100})["fidelity"] == 6 * 10
     made = [path for path in again.score_files() if path.name != "items.jsonl"]
     assert len(made) == len(whole.pieces) + len(whole.tasks)
-
-
-@pytest.mark.parametrize("parts", [1, 2, 4, 20])
-def test_no_cell_is_in_two_parts_and_none_is_left_out(study, base, parts):
-    pieces = plan(study, base).pieces
-    shares = shard(pieces, parts)
-    assert len(shares) == parts and sum(map(len, shares)) == len(pieces)
-    assert {piece for share in shares for piece in share} == set(pieces)
-    assert sum(len({piece.variant for piece in share}) for share in shares) == len(
-        {piece.variant for piece in pieces}
-    )
 
 
 def test_a_study_of_one_arm_scores_what_needs_no_other_base(base):

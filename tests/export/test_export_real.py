@@ -22,7 +22,6 @@ from assistant_builder.models.loading import BaseSpec, base_spec, load_adapter, 
 from assistant_builder.study import Study
 from tests.commands import command, python, refusal_of
 from tests.export.tiny import scored, tiny_base, tiny_study
-from tests.export.upload_hub import upload_hub
 
 pytestmark = pytest.mark.train
 
@@ -283,26 +282,6 @@ def test_the_command_exports_and_tells(study, tmp_path, monkeypatch):
     assert {line.partition(":")[0] for line in forced.stderr.splitlines()} == {"export"}
     assert "held-out items" in forced.stdout
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-
-
-@pytest.mark.long
-def test_the_command_uploads_to_the_hub_of_the_environment(study, tmp_path, monkeypatch):
-    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(study.folder.parents[1]))
-    with upload_hub("hf_canaryCANARYcanaryCANARYcanary1234") as hub:
-        done = command(
-            "export tiny --arm lora --sample 2 --push me/tiny --json --to",
-            tmp_path / "out",
-            env={"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": hub.token},
-        )
-    document = json.loads(done.stdout)
-    assert document["pushed"]["private"] is True and hub.private == {"me/tiny": True}
-    assert {name: len(content) for name, content in hub.files["me/tiny"].items()} == {
-        file["name"]: file["bytes"]
-        for file in document["files"]
-        if file["name"] != document["archive"]
-    }
-    assert b"library_name: peft" in hub.files["me/tiny"]["README.md"]
-    assert "canary" not in done.stdout + done.stderr
 
 
 @pytest.mark.long

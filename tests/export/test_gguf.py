@@ -191,28 +191,17 @@ def test_a_k_quant_is_written_by_the_program_on_the_path(study, tmp_path, monkey
     assert only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
 
 
-@pytest.mark.parametrize(
-    ("format", "type"),
-    [("adapter", None), ("merged", None), ("gguf", "BF16"), ("gguf", "Q8_0")],
-)
-def test_an_importance_matrix_needs_block_scales(format, type):
-    study, spec = finished_study(), parse_export("lora", format, type)
-    with pytest.raises(
-        ConfigError, match="--importance: an export as .* takes no importance matrix"
+def test_an_export_is_written_as_the_scored_file_or_by_the_settings():
+    study = finished_study()
+    q4_0, bf16 = (parse_export("lora", "gguf", type) for type in ("Q4_0", "BF16"))
+    for setting, weighted in (
+        ("auto", study.config.grounded),
+        (True, True),
+        ("false", False),  # as earlier versions wrote it
     ):
-        uses_importance(study, spec, asked=True)
-    assert not uses_importance(study, spec, asked=False)
-    assert (
-        uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
-        is study.config.grounded
-    )
-    study.write_config(study.config.with_changes({"formats.importance": True}))
-    assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
-    # as earlier versions wrote it
-    study.write_config(study.config.with_changes({"formats.importance": "false"}))
-    assert study.config.formats.importance == "off"
-    assert uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=True)
-    assert not uses_importance(study, parse_export("lora", "gguf", "Q4_0"), asked=False)
+        study.write_config(study.config.with_changes({"formats.importance": setting}))
+        assert uses_importance(study, q4_0) is weighted
+        assert not uses_importance(study, bf16)
 
 
 @pytest.mark.train
@@ -251,8 +240,6 @@ def test_an_importance_matrix_lowers_the_weighted_error(study, short_base, tmp_p
     assert record["importance"] is True
     assert any("importance of" in line for line in record["sentences"])
     assert only_gguf(tmp_path / "out").read_bytes() == path.read_bytes()
-    study.write_config(study.config.with_changes({"formats.importance": "off"}))
-    assert export(study, "Q5_1", tmp_path / "other", importance=True)["importance"] is True
     assert "importance" not in export(study, "BF16", tmp_path / "full")
 
 
@@ -270,8 +257,6 @@ def test_files_are_written_without_a_matrix_that_cannot_be_measured(study, tmp_p
     assert "importance" not in export(study, "Q4_0", tmp_path / "out"), (
         "an export is the file that was scored"
     )
-    with pytest.raises(NotMeasured):
-        export(study, "Q4_0", tmp_path / "asked", importance=True)
 
 
 @pytest.mark.long

@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.ask import ask_arms
 from assistant_builder.data import load_split
 from assistant_builder.export.export import write_export
 from assistant_builder.export_formats import ExportSpec
 from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
-from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.study import Study
 from tests.export.grounded import SENTENCE, with_index
-from tests.export.tiny import scored, tiny_base, tiny_study
+from tests.export.tiny import tiny_base, tiny_study
 
 pytestmark = pytest.mark.train
 UNKNOWN = "Who painted the ceiling of the Sistine Chapel?"
@@ -129,25 +127,3 @@ def test_the_cards_lines_answer_as_the_product(form, study, base, bundled_models
     assert found[1]["text"] == SENTENCE != found[0]["text"]
     plain = ask_arms(study, known, ["lora"], look_up=False)["lora"]
     assert plain["sources"] == [] and not plain["declined"] and plain["text"] != found[0]["text"]
-
-
-def test_an_export_without_data_is_checked_and_holds_no_pair(study, base, tmp_path):
-    from assistant_builder.retrieval.retriever import Retriever
-
-    scored(study, base, Retriever.load(study, ChatTokenizer.load(base)))
-    record = export(study, ExportSpec("lora", "adapter"), tmp_path / "out")
-    assert (record["rescore"]["outcome"], record["with_data"]) == ("as measured", False)
-    assert read_json(tmp_path / "out" / "export.json")["with_data"] is False
-    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    text = b"\n".join(path.read_bytes() for path in files)  # the zip within is not compressed
-    pairs = [
-        pair
-        for split in ("train", "validation")
-        for pair in load_split(study.folder / "data", split)
-    ]
-    contents = {
-        message.content for pair in pairs for message in pair.messages if message.role != "system"
-    }
-    long = [content for content in contents if len(content) > 12]
-    assert len(long) > 50 and not [content for content in long if content.encode() in text]
-    assert not [path for path in files if path.suffix == ".jsonl"]

@@ -13,7 +13,6 @@ from assistant_builder.cli import app
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.export import read_export
-from assistant_builder.export.job import summary_lines
 from assistant_builder.export.ollama import require_ollama
 from tests.synthetic_study import finished_study
 
@@ -82,21 +81,6 @@ def test_the_model_is_created_in_the_folder_of_the_export(folder, program, tmp_p
     assert document["ollama"] == {"name": "support"} and document["folder"] == str(folder)
 
 
-def test_without_the_option_the_command_is_printed_alone(folder, program, tmp_path):
-    done = export()
-    assert "ollama create library -f Modelfile" in done.stdout and not (tmp_path / "asked").exists()
-    assert "ollama" not in json.loads(export("--json").stdout)
-    adapter = {
-        "folder": "x",
-        "bytes": 1,
-        "files": [],
-        "archive": None,
-        "format": "adapter",
-        "sentences": [],
-    }
-    assert not [line for line in summary_lines(adapter) if "ollama" in line]
-
-
 def test_without_the_program_nothing_is_exported(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     done = export("--ollama", "support")
@@ -114,13 +98,6 @@ def test_a_name_that_no_model_can_have_is_refused(name, program):
     with pytest.raises(ConfigError, match="cannot be the name of a model"):
         require_ollama(name)
     assert require_ollama("me/support-1.0_b:q4") == str(program)
-
-
-def test_other_formats_are_a_wrong_call(folder, program, tmp_path):
-    for format in ("adapter", "merged"):
-        done = export("--ollama", "support", format=format)
-        assert done.exit_code == 2 and "needs --format gguf" in done.output
-    assert not (tmp_path / "exported").exists()
 
 
 def test_a_refusal_keeps_the_export(folder, program):

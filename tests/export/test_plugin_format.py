@@ -41,6 +41,7 @@ EXPORT_FORMATS.register(Digest())
 """
 PAGE = """
 import json
+from assistant_builder.export_formats import ExportSpec
 from assistant_builder.study import Study
 from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.refresh import StudyView
@@ -53,9 +54,8 @@ tab = inside_blocks(ExportTab)
 view = StudyView(study.name)
 shown = {section.key: section.values(view) for section in tab.sections()}
 print(json.dumps({
-    "choices": tab.format.choices, "advice": str(shown["export-choice"][-2]),
-    "keeping": str(shown["export-choice"][-1]),
-    "panel": str(shown["export-lora-digest"][0]),
+    "choices": tab.panel.format.choices, "advice": str(shown["export-choice"][-1]),
+    "panel": str(tab.panel.updates(study, ExportSpec("lora", "digest"), local=True)[tab.panel.state]),
 }))
 """
 
@@ -72,7 +72,6 @@ def test_page_report_and_help_show_the_format(environment):
     shown = json.loads(python("-c", PAGE, env=environment).stdout)
     assert shown["choices"][-1] == ["Digest: the name of the base in a text file", "digest"]
     assert "Digest: <b>" in shown["advice"]
-    assert "LR: Whole model, quantized, Digest" in shown["keeping"]
     assert "One text file." in shown["panel"] and "4.32 kB" in shown["panel"]
     report = json.loads((study.folder / "report.json").read_text())
     assert {row["cell"]: row["formats"] for row in report["exports"]} == {

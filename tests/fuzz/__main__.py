@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("data", "workbook", "pasted", "yaml", "card", "records")
+NAMES = ("data", "workbook", "pasted", "yaml", "records")
 _MEMORY_MIB = 2_048
 _SLOWEST_SECONDS = 90  # by the clock of a machine that may be busy with other work
 

@@ -30,8 +30,6 @@ def seeds(target: str) -> list[bytes]:
             b"train: {epochs: 2, rank: 8}\nname: a\n",
             b"1e-4",
         ]
-    if target == "card":
-        return [b"---\nlicense: mit\ntags: [a, b]\n---\n# Card\n"]
     return [b'{"a": [1, {"b": null}]}', b'{"a": 1}\n{"a": 2}\n']
 
 

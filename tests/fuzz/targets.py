@@ -13,7 +13,6 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config.study_config import load_config, read_value
-from assistant_builder.data.card import save_edited_card
 from assistant_builder.data.edit import rejected_csv, write_pasted, write_rows
 from assistant_builder.data.load import pairs_of_file, rows_of_file
 from assistant_builder.data.validate import check_pairs
@@ -75,17 +74,6 @@ def study_yaml(data: bytes) -> None:
         expect_sentence(error)
 
 
-def card(data: bytes) -> None:
-    """A dataset card as someone edited it."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            save_edited_card(
-                Path(folder), data.decode("utf-8", errors="surrogateescape"), "generated"
-            )
-        except AssistantBuilderError as error:
-            expect_sentence(error, place=False)
-
-
 def record_file(data: bytes) -> None:
     """A JSON or JSON Lines file of a study that came from elsewhere."""
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +91,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "workbook": workbook,
     "pasted": pasted,
     "yaml": study_yaml,
-    "card": card,
     "records": record_file,
 }
 

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -16,7 +15,6 @@ import pytest
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, EvaluationError, ModelError
 from assistant_builder.inference import llamacpp
-from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts
 from tests.export.tiny import CHATML
 from tests.tiny_gguf import prompter, tokens, write_tiny_gguf
@@ -73,18 +71,6 @@ def test_answers_have_tokens_probabilities_and_times(server):
 
 
 @needs_llamacpp
-def test_further_stop_tokens_end_an_answer(server):
-    whole = server.complete(ids("Which key?"), 12)
-    stop = whole.ids[4]
-    cut = server.complete(ids("Which key?"), 12, stop_ids=[stop], logprobs=True)
-    end = whole.ids.index(stop)
-    assert (cut.ids, cut.finish) == (whole.ids[:end], "stop") and len(cut.logprobs) <= end + 1
-    assert cut.text == server.detokenize(cut.ids)
-    *_, last = server.stream(ids("Which key?"), 12, stop_ids=[stop])
-    assert (last.finish, last.tokens) == ("stop", end)
-
-
-@needs_llamacpp
 def test_a_stream_has_the_text_of_the_complete_answer(server):
     chunks = list(server.stream(ids("One two"), 12, logprobs=True))
     whole = server.complete(ids("One two"), 12)
@@ -101,28 +87,6 @@ def test_several_answers_at_a_time_are_those_of_their_prompts(server, count):
     alone = [server.complete(prompt, 6).ids for prompt in prompts]
     answers = dict(server.complete_all(prompts, 6))
     assert [answers[place].ids for place in range(count)] == alone
-
-
-@needs_llamacpp
-def test_each_slot_answers_prompts_that_begin_alike(path):
-    """In the given order each slot would read four beginnings by turns."""
-    words = ("ferry", "harbour", "island", "quay")
-    long = [" ".join(f"{word}{place}" for place in range(30)) for word in words]
-    prompts = [ids(f"{long[number % 4]} {number}") for number in range(12)]
-    with LlamaServer(path, context=1024, slots=2, threads=1) as server:
-        answers = dict(server.complete_all(prompts, 2))
-    read = sum(answer.prompt_tokens - answer.cached_tokens for answer in answers.values())
-    assert read < 6 * min(map(len, prompts))
-
-
-@needs_llamacpp
-def test_sampling_is_repeated_with_its_seed(server):
-    hot = Sampling(temperature=2.0, seed=5)
-    one, two, other = (
-        server.complete(ids("Draw"), 16, sampling=sampling).ids
-        for sampling in (hot, hot, replace(hot, seed=6))
-    )
-    assert one == two != other
 
 
 @needs_llamacpp

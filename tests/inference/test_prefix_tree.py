@@ -29,30 +29,6 @@ def test_what_prompts_share_is_read_once():
     assert [each.parent for each in found] == [-1, 0, 1] and longest == [2, 1, 0, 2, -1]
 
 
-def test_edges_shorter_than_the_least_are_read_with_each_prompt():
-    prompts = [[1, 2, 3, 4, 9], [1, 2, 3, 5], [1, 2, 7, 7], [1, 2, 3, 4, 8]]
-    found, longest = shared_beginnings(prompts, 0, 2)
-    assert [list(each.ids) for each in found] == [[1, 2], [1, 2, 3, 4]]
-    assert [each.start for each in found] == [0, 2] and longest == [1, 0, 0, 1]
-
-
-def test_prompts_without_a_common_beginning_and_single_ones_have_no_tree():
-    for prompts in ([[1, 2], [2, 2], [3]], [[1, 2, 3]], [], [[1], [1], [1]]):
-        assert shared_beginnings(prompts, 0, 1) == ([], [-1] * len(prompts))
-
-
-def test_equal_prompts_and_prompts_that_begin_others_keep_their_last_token():
-    prompts = [[1, 2, 3], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2]]
-    assert read(prompts) == (prompts, 2 + 6)
-
-
-def test_known_tokens_are_not_read_again():
-    prompts = [[1, 2, 3, 4], [1, 2, 3, 5], [1, 2, 6]]
-    found, longest = shared_beginnings(prompts, 2, 1)
-    assert [(list(each.ids), each.start) for each in found] == [([1, 2, 3], 2)]
-    assert longest == [0, 0, -1]
-
-
 def test_random_prompts_are_read_whole_and_no_token_twice():
     rng = random.Random(0)
     for _ in range(300):

@@ -18,9 +18,8 @@ from assistant_builder.inference import session as session_module
 from assistant_builder.inference.chunks import Chunk, Sampling
 from assistant_builder.inference.generate import sampling_processors
 from assistant_builder.inference.grounded import Grounded
-from assistant_builder.inference.session import BASE, ChatSession, Memory, clone_sharing_weights
-from assistant_builder.quantization import METHODS
-from assistant_builder.retrieval.decline import FIRST_TOKENS, NAMES, DeclineRule
+from assistant_builder.inference.session import BASE, ChatSession, clone_sharing_weights
+from assistant_builder.retrieval.decline import NAMES, DeclineRule
 from assistant_builder.retrieval.index import Index
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
@@ -80,11 +79,6 @@ class Scripted:
         streamer.end()
 
 
-class Broken(Scripted):
-    def generate(self, **options: Any) -> None:
-        raise RuntimeError("out of memory")
-
-
 def session_with(model: Any, prompter: Any) -> ChatSession:
     session = ChatSession(Study(Path("nowhere")))
     session._loaded["lora"] = (model, prompter)
@@ -115,12 +109,6 @@ def test_incomplete_characters_are_not_streamed():
     assert [chunk.text_delta for chunk in chunks] == ["a", "🚢", "é", ""]
 
 
-def test_a_truncated_character_is_replaced():
-    chunks = answer(session_with(Scripted(tokens_of("🚢")), BytePrompter()), max_new_tokens=2)
-    assert chunks[-1].finish == "length" and chunks[-1].tokens == 2
-    assert "".join(chunk.text_delta for chunk in chunks).strip("\ufffd") == ""
-
-
 def test_answers_respect_the_token_limit_and_the_context_length():
     assert (
         answer(session_with(Scripted(tokens_of("x" * 90)), BytePrompter()), max_new_tokens=5)[
@@ -147,11 +135,6 @@ def test_stop_ends_the_answer_and_keeps_its_text():
     assert seen[-1].finish == "cancelled" and seen[-1].tokens == 3
     (only,) = session_with(Scripted([40]), BytePrompter()).stream("lora", ASK, Sampling(), stop)
     assert only == Chunk("", 0, None, 0.0, "cancelled")
-
-
-def test_an_unknown_arm_is_rejected():
-    with pytest.raises(ModelError, match="unknown arm 'dora'"):
-        list(ChatSession(Study(Path("nowhere"))).stream("dora", ASK, Sampling(), threading.Event()))
 
 
 def test_a_model_that_runs_out_of_memory_is_not_loaded(monkeypatch):
@@ -282,18 +265,10 @@ def test_the_base_model_shares_the_loaded_base_and_reports_progress(adapted, mon
 
     monkeypatch.setattr("assistant_builder.models.loading.load_arm", load_arm)
     session, told = ChatSession(new_study("untuned")), []
-    memory = session.load(BASE, lambda phase, fraction: told.append((fraction, str(phase))))
-    lora = session.load("lora")
+    session.load(BASE, lambda phase, fraction: told.append((fraction, str(phase))))
+    session.load("lora")
     assert loaded == ["lora"] and session.ready("lora") and session.ready(BASE)
     assert told == sorted(told) and "Reading the 16-bit base" in [phase for _, phase in told]
-    adapter = sum(p.nbytes for name, p in adapted.named_parameters() if "lora_" in name)
-    assert lora == Memory(memory.base_bytes, adapter)
-    assert memory == Memory(memory.base_bytes, 0, shared=True)
-
-
-def test_an_exception_of_generate_reaches_the_reader():
-    with pytest.raises(RuntimeError, match="out of memory"):
-        answer(session_with(Broken([]), BytePrompter()))
 
 
 def test_an_abandoned_answer_ends_its_generation():
@@ -303,40 +278,6 @@ def test_an_abandoned_answer_ends_its_generation():
     stream.close()
     assert model.generated < 50
     assert not any(thread.name == "generate" for thread in threading.enumerate())
-
-
-def test_the_untuned_base_is_that_of_the_only_arm(monkeypatch):
-    from assistant_builder.models import loading
-
-    loaded: list[str] = []
-
-    class Adapted(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(2, 2)
-
-        def get_base_model(self) -> torch.nn.Module:
-            return self.layer
-
-    def load_arm(study: Study, arm: str, *, hold: bool) -> tuple[Any, Any]:
-        loaded.append(arm)
-        return Adapted(), BytePrompter()
-
-    monkeypatch.setattr(loading, "load_arm", load_arm)
-    monkeypatch.setattr(
-        "assistant_builder.inference.session.prepare_for_inference", lambda *models: None
-    )
-    for arms, expected in ((("qlora", BASE), "qlora"), (("lora", "qlora", BASE), "lora")):
-        loaded.clear()
-        session = ChatSession(new_study(expected), arms)
-        session._load(BASE, lambda phase, fraction: None)
-        assert loaded == [expected] and session.ready(BASE)
-
-
-def test_a_cloned_4bit_base_shares_its_quantization_state():
-    layer = METHODS["nf4"].marked(torch.nn.Linear(2, 2))
-    layer.quant_state = object()
-    assert clone_sharing_weights(torch.nn.Sequential(layer))[0].quant_state is layer.quant_state
 
 
 # grounded assistants
@@ -401,25 +342,6 @@ def test_a_declined_question_is_answered_by_the_sentence_alone():
     assert last.judged["evidence"].keys() == set(NAMES) and "reason" not in last.judged
 
 
-def test_seconds_count_the_search_and_what_the_rule_holds_back(monkeypatch):
-    session = grounded_session("It opens at nine o'clock.")
-    grounded = session._grounded["lora"]
-    find = grounded.retriever.find
-    monkeypatch.setattr(
-        grounded.retriever,
-        "find",
-        lambda *words, **more: (time.sleep(0.05), find(*words, **more))[1],
-    )
-    first, *_ = chunks = answer(session, ASK_HALL)
-    released = next(chunk for chunk in chunks if chunk.tokens == FIRST_TOKENS)
-    assert {chunk.first_token_seconds for chunk in chunks} == {released.seconds}
-    assert first.seconds >= 0.05
-    # without a rule nothing is held back
-    session._grounded["lora"] = Grounded(grounded.retriever, None)
-    first, *_ = answer(session, ASK_HALL)
-    assert first.tokens == 1 and first.first_token_seconds == first.seconds >= 0.05
-
-
 def test_without_looking_up_nothing_is_found_or_declined():
     last = answer(grounded_session("From memory.", threshold=2.0), ASK_HALL, look_up=False)[-1]
     assert (last.sources, last.prompt_tokens, last.declined) == ((), None, False)
@@ -451,15 +373,6 @@ def test_an_answer_is_the_fact_that_it_begins(text):
     (only,) = answer(own_words_session(text), ASK_HALL)
     assert (only.text_delta, only.finish, only.declined) == ("At nine.", "stop", False)
     assert only.sources
-
-
-@pytest.mark.usefixtures("both_facts")
-def test_given_words_are_cut_where_a_client_limits_the_answer():
-    (only,) = answer(own_words_session("At nine."), ASK_HALL, max_new_tokens=5)
-    assert (only.text_delta, only.tokens, only.finish) == ("At ni", 5, "length")
-    session = grounded_session("Ada Flint painted it.", threshold=0.9)
-    (only,) = answer(session, [Message("user", "Who painted the ceiling?")], max_new_tokens=3)
-    assert (only.text_delta, only.finish, only.declined) == ("I w", "length", True)
 
 
 def one_fact_session(text: str) -> ChatSession:

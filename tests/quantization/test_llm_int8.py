@@ -14,10 +14,8 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.session import clone_sharing_weights
-from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, add_adapter, load_base, model_bytes
 from assistant_builder.models.lora_layers import (
-    TwinLoraLinear,
     dequantize_to_compute_dtype,
     merge,
     quantize,
@@ -26,9 +24,7 @@ from assistant_builder.planning.memory_check import refusal
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.quantization.bitsandbytes import OUTLIER
-from assistant_builder.training.trainer import TwinTrainer
 from tests.export.tiny import tiny_base
-from tests.training.test_determinism import trainer
 
 pytestmark = pytest.mark.train
 INT8 = METHODS["int8"]
@@ -117,15 +113,6 @@ def test_columns_with_an_outlier_are_not_rounded():
 
     with torch.no_grad():
         assert apart(layer(x)) < 0.02 and apart(layer(x)) < apart(rounded(x)) / 2
-
-
-def test_the_result_of_a_row_depends_on_its_batch():
-    """What the description says; it is so in every deployment of LLM.int8."""
-    layer, x = int8_layer(plain_layer(bias=False).eval()), inputs()
-    with torch.no_grad():
-        assert not torch.equal(layer(x)[0], layer(x[:1])[0])
-        calm = inputs(outlier=False)
-        assert torch.equal(layer(calm)[0], layer(calm[:1])[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -239,91 +226,6 @@ def test_doctor_notices_wrong_products(monkeypatch):
     monkeypatch.setattr(torch.ops.bitsandbytes, "int8_mixed_scaled_mm", lambda a, *_: (a, None))
     with pytest.raises(RuntimeError, match="differ from the original"):
         INT8.check("cpu")
-
-
-def test_predictions_are_nearer_to_float16_than_those_of_nf4(short_base, compute_dtype):
-    text = "Thread the needle from the front, then turn the hand wheel until the needle is at its highest position."
-    ids = torch.tensor([ChatTokenizer.load(short_base).tokenizer(text)["input_ids"]])
-    found = {}
-    for storage in ("float16", "int8", "nf4"):
-        with torch.no_grad():
-            model = load_base(BaseSpec(short_base, storage, True, compute_dtype, hold=True))
-            found[storage] = model(input_ids=ids).logits[0].double().log_softmax(-1)
-            if storage == "int8":  # rounding the inputs costs more than rounding the weights
-                dequantize_to_compute_dtype(model, getattr(torch, compute_dtype), training=True)
-                found["weights alone"] = model(input_ids=ids).logits[0].double().log_softmax(-1)
-
-    def loss(storage: str) -> float:
-        return float(nn.functional.nll_loss(found[storage][:-1], ids[0, 1:]))
-
-    def divergence(storage: str) -> float:
-        exact = found["float16"]
-        return float((exact.exp() * (exact - found[storage])).sum(-1).mean())
-
-    assert abs(loss("int8") - loss("float16")) < 0.05 * loss("float16")
-    assert 0 < divergence("weights alone") < divergence("int8") < divergence("nf4") / 2
-
-
-@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set:UserWarning")
-def test_an_interrupted_training_resumes_to_the_same_bytes(tmp_path, monkeypatch):
-    how: dict[str, Any] = {
-        "storage": "int8",
-        "dtype": "float32",
-        "train.max_steps": 4,
-        "train.evaluations": 2,
-        "train.epochs": 10,
-        "train.dropout": 0.1,
-        "train.learning_rate": 1e-2,
-    }
-    compute_loss, calls = TwinTrainer.compute_loss, 0
-
-    def stopping(self: TwinTrainer, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += self.model.training
-        if calls == 4:
-            raise KeyboardInterrupt
-        return compute_loss(self, *args, **kwargs)
-
-    def adapters(made: TwinTrainer) -> dict[str, torch.Tensor]:
-        return {
-            name: value.detach().clone()
-            for name, value in made.model.named_parameters()
-            if value.requires_grad
-        }
-
-    undisturbed = trainer(tmp_path / "one", "cpu", **how)
-    before = adapters(undisturbed)
-    undisturbed.run()
-    with monkeypatch.context() as patch:
-        patch.setattr(TwinTrainer, "compute_loss", stopping)
-        with pytest.raises(KeyboardInterrupt):
-            trainer(tmp_path / "other", "cpu", **how).run()
-    resumed = trainer(tmp_path / "other", "cpu", **how)
-    assert resumed.start == 2
-    resumed.run()
-    wanted, found = adapters(undisturbed), adapters(resumed)
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(found[name], value) for name, value in wanted.items())
-    assert any(not torch.equal(before[name], value) for name, value in wanted.items())
-
-
-def test_twins_have_the_same_adapters_over_float16_and_int8(base):
-    train = StudyConfig().train
-    wide, narrow = (
-        dict(
-            add_adapter(
-                load_base(BaseSpec(base, storage, True, "bfloat16")), train, 7
-            ).named_modules()
-        )
-        for storage in ("float16", "int8")
-    )
-    layers = [name for name, layer in wide.items() if isinstance(layer, TwinLoraLinear)]
-    assert layers
-    assert layers == [name for name, layer in narrow.items() if isinstance(layer, TwinLoraLinear)]
-    for name in layers:
-        for part in ("lora_A", "lora_B"):
-            one, other = (getattr(side[name], part)["default"].weight for side in (wide, narrow))
-            assert one.dtype == other.dtype == torch.float32 and torch.equal(one, other)
 
 
 def test_a_merged_model_that_is_quantized_again_is_the_int8_export(base, tmp_path):

@@ -17,7 +17,6 @@ from assistant_builder.retrieval.recall import Recall, last_facts, recall_at_k
 from assistant_builder.runner import data_steps
 from assistant_builder.runner.invalidation import first_stale_step, step_inputs
 from assistant_builder.study import Study
-from assistant_builder.study.admin import delete_study, rename_study, restore_study
 from assistant_builder.study.steps import StepRecord
 from assistant_builder.ui.data.tab import study_data_panel
 from assistant_builder.ui.data.view import lookup_view
@@ -206,13 +205,6 @@ def test_a_study_without_an_index_is_not_stale_and_a_changed_index_is_damaged(st
     _run(study)
     (study.retrieval_folder / "facts.jsonl").write_text("")
     assert first_stale_step(study, redo=True) == "data-embed"
-
-
-def test_rename_delete_and_restore_keep_the_index(study):
-    renamed = rename_study(study, "renamed")
-    assert Index.load(renamed.retrieval_folder).facts
-    restored = restore_study(delete_study(renamed))
-    assert Index.load(restored.retrieval_folder).facts
 
 
 def test_too_many_answers_leave_a_study_without_an_index(tmp_path, monkeypatch):

@@ -16,7 +16,6 @@ from assistant_builder.runner.invalidation import (
 )
 from assistant_builder.runner.open_study import open_or_create
 from assistant_builder.study import Study
-from assistant_builder.training.schedule import early_stop_decision
 from tests.synthetic_study import (
     at_first_verdict,
     evaluated,
@@ -104,27 +103,6 @@ def test_removing_an_arm_requires_redo():
     delete_stale_steps(study, redo=True)
     assert study.steps == ALONE and study.step("train-qlora").state == "succeeded"
     assert study.step("evaluate").state == "queued"
-
-
-def test_with_early_stopping_arms_depend_on_each_other():
-    study = finished(arms=["qlora"], train__early_stopping=True)
-    assert "stops with" in step_inputs(study, "train-qlora")
-    with pytest.raises(ChangedInputsError, match="stops with"):
-        open_or_create(study.name, name=None, changes={"arms": "lora,qlora"}, redo=False)
-    both = StudyConfig().with_changes({"train.early_stopping": True})
-    # as in records of before
-    assert "stops with" not in step_inputs(study, "train-qlora", config=both)
-
-
-def test_a_single_arm_stops_early_on_its_own():
-    stale = {1: 1.0, 2: 1.1, 3: 1.2}
-    assert early_stop_decision(stale, [], 3, 10, patience=2) == "stop"
-    assert early_stop_decision({1: 1.0, 2: 0.9, 3: 0.8}, [], 3, 10, patience=2) == "train"
-    assert early_stop_decision(stale, [{1: 1.0}], 3, 10, patience=2) == "wait"
-    assert (
-        early_stop_decision(stale, [stale, {1: 1.0, 2: 0.9, 3: 0.8}], 3, 10, patience=2) == "train"
-    )
-    assert early_stop_decision(stale, [stale, {1: 1.0}], 3, 10, patience=2) == "wait"
 
 
 def test_the_embedder_of_assistants_without_facts_is_not_trained():

@@ -8,7 +8,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from assistant_builder.serving import endpoint_process
 from assistant_builder.serving.endpoint_process import Endpoints, EndpointState
 from assistant_builder.study import Study
 from tests.cluster.conftest import wait_until
@@ -81,10 +80,3 @@ def test_it_ends_with_a_parent_that_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
-
-
-def test_its_command_serves_the_chosen_assistant():
-    assert endpoint_process.endpoint_command(new_study("x"), "lora")[-2:] == [
-        "assistant_builder.serving.endpoint_process",
-        "x:lora",
-    ]

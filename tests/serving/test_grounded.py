@@ -19,7 +19,7 @@ WORKER = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from assistant_builder.chat.answer_server import run_server
-from assistant_builder.inference.session import Chunk, Memory
+from assistant_builder.inference.session import Chunk
 
 FOUND = dict(sources=({SOURCE!r},), prompt_tokens=40)
 
@@ -28,7 +28,7 @@ class Grounded:
     def ready(self, arm):
         return True
     def load(self, arm, report):
-        return Memory(1, 1)
+        pass
     def stream(self, arm, messages, sampling, stop_event):
         if messages[-1].content == "unknown":
             yield Chunk("I was not told.", 16, 0.1, 0.2, "stop", declined=True, **FOUND)

@@ -179,13 +179,6 @@ def test_the_command_refuses_before_anything_is_loaded():
     assert "everyone who reaches 0.0.0.0" in run("library", "--host", "0.0.0.0")[1]
 
 
-def test_every_option_of_the_server_is_one_of_the_command():
-    result = run("--help")[1]
-    for key, field in ServingConfig.model_fields.items():
-        assert f"--{key.replace('_', '-')}" in result, key
-        assert field.title and field.description and field.description.endswith("."), key
-
-
 # how much is read
 
 

@@ -17,13 +17,12 @@ import psutil
 import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.chat.ask import MIN_CONTEXT
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ModelError
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.vllm import VllmServer
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.serving.registry import prompt_limits, select_models
+from assistant_builder.serving.registry import select_models
 from assistant_builder.serving.vllm import VllmSession, vllm_command
 from assistant_builder.study import Study
 from tests.cluster.conftest import wait_until
@@ -114,35 +113,6 @@ def test_the_command_has_base_storage_adapters_and_rank(base):
     ]
     assert options["--max-model-len"] == "2048"  # all that the tiny base reads
     assert "--quantization" not in command("library:lora")
-
-
-@pytest.mark.long
-@pytest.mark.train
-def test_vllm_and_the_local_backend_read_as_much(tmp_path):
-    base = tiny_base(tmp_path / "base")
-    with_adapters("library", model__base=str(base), train__max_length=700)
-    with_adapters("ferries", model__base=str(base), train__max_length=6000)
-    config = base / "config.json"
-    write_json(config, {**read_json(config), "max_position_embeddings": 131_072})
-
-    def context(*words: str, wanted: int | None = None) -> tuple[int, set[int]]:
-        """Tokens in the command, and those of each assistant here."""
-        found = command(*words, context=wanted)
-        models = select_models(words, lambda study: "qlora")
-        here = {limits.longest + 1 for limits in prompt_limits(models, wanted).values()}
-        return int(found[found.index("--max-model-len") + 1]), here
-
-    assert context("library:lora") == (MIN_CONTEXT, {MIN_CONTEXT})
-    assert context("library:lora", "ferries:lora") == (6256, {MIN_CONTEXT, 6256})
-    assert context("library:lora", "ferries:lora", wanted=9000) == (9000, {9000})
-    with_adapters("hall", model__base=str(base), train__max_length=700, approaches=["grounded"])
-    assert context("hall:lora") == (MIN_CONTEXT + 700, {MIN_CONTEXT}), "facts come on top"
-    write_json(config, {**read_json(config), "max_position_embeddings": 2048})
-    assert context("library:lora", "ferries:lora") == (2048, {2048})
-    assert (
-        "--context 9000 exceeds the context length of the base model (2048 tokens)"
-        in run("library:lora", "--backend", "vllm", "--context", "9000")[1]
-    )
 
 
 @pytest.mark.train

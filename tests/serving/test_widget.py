@@ -393,19 +393,6 @@ def test_what_is_no_origin_is_refused(origin):
         ServingConfig(widget=True, allow_origin=(origin,))
 
 
-def test_origins_are_compared_as_browsers_write_them():
-    assert ServingConfig(widget=True, allow_origin=("HTTPS://Shop.Example/",)).allow_origin == (
-        SITE,
-    )
-    with pytest.raises(ConfigError, match="for the widget"):
-        ServingConfig(allow_origin=(SITE,))
-
-
-def test_without_the_option_its_paths_are_not_served(served):
-    for path in ("/widget.js", "/chat"):
-        assert httpx.get(f"{served.url}{path}").status_code == 404
-
-
 def test_origins_without_the_widget_are_refused_in_one_line():
     new_study("alone")
     assert "--widget" in refusal_of("serve alone --allow-origin", SITE)

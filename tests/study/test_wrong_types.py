@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.chat.feedback import (
     add_correction,
-    corrections_asked_again,
     heldout_matches,
     model_of,
     tally,
@@ -62,6 +61,7 @@ from assistant_builder.study.limits import answer_limit, pair_limit
 from assistant_builder.study.steps import Progress
 from assistant_builder.study.versions import add_version, publish
 from assistant_builder.ui.app import build_app
+from assistant_builder.ui.export.tab import ExportPanel
 from assistant_builder.ui.refresh import Page, StudyView, page_versions
 from assistant_builder.web.passwords import store_password, stored_password
 from evals.report.build import build_report
@@ -96,9 +96,6 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         add_version(example, version)
         publish(example, version.name)
         publish(example, example.name)
-        write_json(
-            version.folder / "corrected.json", {"adapters": "", "answers": {"When?": "Now."}}
-        )
         for study in (example, other):
             add_correction(study, "Who?", "We.")
             save_questions(study, [OwnQuestion("And who?", 1, "Who?", "We."), OwnQuestion("Why?")])
@@ -196,7 +193,6 @@ def readers(page: Page, name: str) -> dict[str, Reader]:
         "tally": lambda: tally(study),
         "corrections": lambda: (pending_corrections(study), heldout_matches(study, ["Who?"])),
         "own": lambda: (read_questions(study), unasked(study), own_questions(study)),
-        "again": lambda: corrections_asked_again(study, ""),
         "limits": lambda: (
             answer_limit(study),
             pair_limit(study),
@@ -219,6 +215,7 @@ def readers(page: Page, name: str) -> dict[str, Reader]:
             estimated_bytes(study, spec),
             ExportJob(study, spec).record(),
         ),
+        "page: chosen export": lambda: inside_blocks(ExportPanel).updates(study, spec, local=True),
         **{
             f"page: {section.key}": partial(drawn, page, section.key, name)
             for section in page.sections
@@ -352,7 +349,7 @@ def test_every_state_file_is_read_by_something(attacked, readers_of):
     ("document", "slow"),
     [([], False), ({}, False)]
     + [
-        pytest.param(*case, marks=pytest.mark.long)
+        pytest.param(*case, marks=pytest.mark.slow)
         for case in (([], True), (None, False), ("x", False), (3, False))
     ],
     ids=repr,
@@ -393,7 +390,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "stride", [pytest.param(7, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
+    "stride", [pytest.param(17, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
 )
 def test_entries_of_a_wrong_type(attacked, readers_of, stride):
     failed, cases = [], 0

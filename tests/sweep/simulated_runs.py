@@ -8,18 +8,14 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import append_jsonl, read_json, write_json
+from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import Cancelled, ResourceError
 from assistant_builder.runner import open_study
 from assistant_builder.runner.backend import Event
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress
 from assistant_builder.sweep import run as sweep_run
 from tests.evals.study_compare.scored_studies import CELLS, Samples, edit
 from tests.synthetic_study import done, evaluated, trained, with_data
-
-STEPS = 40
-VALIDATIONS = 4
 
 
 @dataclass
@@ -53,38 +49,13 @@ class Scenario:
             study.write_run_record("cancelled")
             raise Cancelled("cancelled on request")
         with_data(study)
-        for arm in study.config.arms:
-            self._train(study, arm, self.validation.get(number, 1.0), on_event)
         _finish(study, number, self.validation.get(number, 1.0), self.heldout.get(number, 0.0))
-
-    def _train(self, study: Study, arm: str, end: float, on_event: Callable[[Event], None]) -> None:
-        for step in range(1, STEPS + 1):
-            if step % (STEPS // VALIDATIONS) == 0:
-                append_jsonl(
-                    study.arm_folder(arm) / "metrics.jsonl",
-                    {
-                        "event": "validation",
-                        "step": step,
-                        "steps": STEPS,
-                        "loss": end + 1 - step / STEPS,
-                        "best": True,
-                        "elapsed_seconds": float(step),
-                    },
-                )
-            on_event(Event(f"train-{arm}", "running", Progress(step, STEPS, "steps")))
-            if study.cancel_requested:
-                study.write_run_record("cancelled")
-                raise Cancelled("cancelled on request")
-        done(study, f"train-{arm}", 10.0)
 
 
 def _finish(study: Study, number: int, validation: float, shift: float) -> None:
-    curves = {
-        arm: (study.arm_folder(arm) / "metrics.jsonl").read_bytes() for arm in study.config.arms
-    }
     trained(study)
-    for arm, curve in curves.items():
-        (study.arm_folder(arm) / "metrics.jsonl").write_bytes(curve)
+    for arm in study.config.arms:
+        done(study, f"train-{arm}", 10.0)
         summary = study.arm_folder(arm) / "summary.json"
         loss = validation + (0.01 if arm == "qlora" else 0)
         write_json(summary, {**read_json(summary), "best_validation_loss": loss})

@@ -13,7 +13,7 @@ from tests.synthetic_study import SMALL, done, with_data
 
 
 def opened(*settings: str) -> Sweep:
-    return open_sweep(str(SMALL), name="cost", settings=["train.rank=1,64", *settings], prune="off")
+    return open_sweep(str(SMALL), name="cost", settings=["train.rank=1,64", *settings])
 
 
 def test_every_training_is_counted_and_planned_with_its_own_settings():
@@ -39,9 +39,6 @@ def test_what_is_done_is_not_counted_again(monkeypatch):
     sweep = opened()
     done(with_data(create_or_update(sweep.trials[1].config, sweep.data)), "train-lora", 3.0)
     assert (estimate(sweep).studies, estimate(sweep).trainings) == (2, 3)
-    sweep.record_stopped("cost-2", {"run": "qlora", "share": 0.5, "loss": 2.0, "compared_with": 3})
-    assert (estimate(sweep).studies, estimate(sweep).trainings) == (1, 2)
-    assert estimate(sweep).sentence().startswith("1 of 2 studies to run, 2 trainings")
     run_sweep(sweep)
     assert estimate(sweep).sentence() == "All 2 studies are done."
 

@@ -1,28 +1,20 @@
-"""A sweep from its definition to its results, with made-up studies: the choice, the tests, what stops.
-
-One split for all: what a study takes from the first, and when it makes its own.
-"""
+"""A sweep from its definition to its results, with made-up studies: the choice, the tests, what stops."""
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import yaml
 from statsmodels.stats.multitest import multipletests
 
-from assistant_builder.atomic_io import file_hash, read_json, write_json, write_jsonl
+from assistant_builder.atomic_io import read_json, write_json, write_jsonl, write_text
 from assistant_builder.errors import Cancelled, ConfigError, DataError, ModelError, StudyError
-from assistant_builder.runner.invalidation import damaged_outputs, step_inputs
-from assistant_builder.runner.open_study import create_or_update
 from assistant_builder.study import Study, studies_folder
-from assistant_builder.study.steps import StepRecord
 from assistant_builder.sweep import open_sweep, run_sweep
-from assistant_builder.sweep.run import take_split
 from assistant_builder.sweep.spec import MOST_STUDIES, Sweep
 from evals.study_compare import compare_studies
 from tests.sweep.simulated_runs import Scenario, pretend, rows
-from tests.synthetic_study import SMALL, new_study, with_data
+from tests.synthetic_study import SMALL, new_study
 
 RANKS = "train.rank=1,2,4,8"
 FIXED = tuple(
@@ -38,7 +30,7 @@ def opened(*settings: str, name: str = "ranks", **more: Any) -> Sweep:
         str(SMALL),
         name=name,
         settings=[*(settings or (RANKS,)), *FIXED],
-        **{"prune": "off", **more},
+        **more,
     )
 
 
@@ -84,14 +76,6 @@ def test_the_choice_is_by_validation_and_the_others_are_tested_on_the_held_out(s
         in record["sentence"]
     )
     assert "(Holm over 6 tests)" in record["sentence"] and "may be as good" in record["sentence"]
-
-
-def test_all_others_may_be_worse_and_there_may_be_one_other_only(scenario):
-    scenario.heldout = {1: 0.5, 2: 0.3, 4: 0.4}
-    assert "all 3 others are clearly worse (Holm" in run_sweep(opened())["sentence"]
-    pair = run_sweep(opened("train.rank=1,2", name="pair"))
-    assert "the other one is clearly worse" in pair["sentence"]
-    assert "may be as good" not in pair["sentence"]
 
 
 def test_one_arm_alone_can_decide(scenario):
@@ -145,41 +129,11 @@ def test_it_resumes_and_a_failed_study_does_not_end_it(scenario):
     assert run_sweep(opened()) == record and scenario.ran == []
 
 
-def test_all_may_fail(scenario):
-    scenario.failing = {1, 2, 3, 4}
-    record = run_sweep(opened())
-    assert (record["state"], record["selected"], record["comparisons"]) == ("failed", None, [])
-    assert record["sentence"] == "No study has finished, so none is selected."
-
-
-def test_a_hopeless_study_is_stopped_paused_and_not_compared(scenario):
-    scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
-    sweep = opened(prune="median")
-    record = run_sweep(sweep)
-    assert list(rows(record, "state").values()) == ["succeeded"] * 3 + ["stopped"]
-    assert record["state"] == "succeeded"
-    stopped = rows(record, "stopped")[4]
-    assert stopped == {"run": "lora", "share": 0.5, "loss": 2.5, "compared_with": 3}
-    assert Study.open("ranks-4").cancel_requested, (
-        "an ordinary study that was paused: it can be carried on"
-    )
-    assert len(record["comparisons"]) == 4
-    assert any("stopped early" in note for note in record["notes"])
-    scenario.ran = []
-    assert run_sweep(opened(prune="median")) == record and scenario.ran == []
-
-
-def test_without_pruning_the_same_study_runs_to_its_end(scenario):
-    scenario.validation = {1: 1.0, 2: 0.9, 3: 0.8, 4: 2.0}
-    assert set(rows(run_sweep(opened()), "state").values()) == {"succeeded"}
-
-
 def test_what_was_begun_is_not_mixed_with_anything_else(scenario, tmp_path):
     sweep = opened()
     tree = yaml.safe_load((sweep.folder / "sweep.yaml").read_text())
     assert tree["sweep"] == {"train.rank": [1, 2, 4, 8]}
     assert tree["arm"] == "both"
-    assert tree["prune"] == "off"
     assert "rank" not in tree["study"]["train"] and tree["study"]["data"]["heldout_fraction"] == 0.5
     for settings, more, says in (
         (("train.rank=1,2,4,16",), {}, r"sweep.train.rank: \[1, 2, 4, 8\] -> \[1, 2, 4, 16\]"),
@@ -188,11 +142,12 @@ def test_what_was_begun_is_not_mixed_with_anything_else(scenario, tmp_path):
     ):
         with pytest.raises(StudyError, match=says + ".*--name NEW"):
             opened(*settings, **more)
-    assert opened(arm=None, prune=None).prune == "off", "as it was begun"
+    write_text(sweep.folder / "sweep.yaml", yaml.safe_dump({**tree, "prune": "median"}))
+    assert opened(arm=None).arm == "both", "a file of an earlier version opens"
     other = tmp_path / "other.csv"
     other.write_bytes(SMALL.read_bytes() + b"\n")
     with pytest.raises(StudyError, match="data_sha256"):
-        open_sweep(str(other), name="ranks", settings=[RANKS, *FIXED], prune="off")
+        open_sweep(str(other), name="ranks", settings=[RANKS, *FIXED])
     (sweep.folder / "sweep.yaml").write_text("version: 7\n")
     with pytest.raises(StudyError, match="another version or is damaged"):
         opened()
@@ -252,84 +207,3 @@ def test_a_sweep_of_studies_with_one_arm_goes_by_that_arm(scenario):
     assert set(rows(record, "heldout")[3]) == {"Q4"}
     with pytest.raises(ConfigError, match="arms cannot be swept"):
         opened("arms=lora,qlora", name="other")
-
-
-def test_the_definition_of_a_sweep_of_both_arms_is_as_before_there_was_a_choice():
-    assert "arms" not in yaml.safe_load((opened().folder / "sweep.yaml").read_text())["study"]
-
-
-DATA = tuple(
-    """
-    train.jsonl validation.jsonl heldout.jsonl rejected.jsonl findings.json split.json
-""".split()
-)
-
-
-def mark(study: Study, step: str, names: Iterable[str]) -> None:
-    paths = [(study.folder / "data" / name).resolve() for name in names]
-    outputs = {
-        path.relative_to(study.folder.resolve()).as_posix(): file_hash(path) for path in paths
-    }
-    study.write_step(
-        StepRecord(step, "succeeded", step_inputs(study, step), seconds=7.0, outputs=outputs)
-    )
-
-
-@pytest.fixture
-def sweep() -> Sweep:
-    """A sweep of three studies, the first with its split made."""
-    sweep = open_sweep(str(SMALL), name="one_more", settings=["train.rank=1,2,4"], prune="off")
-    first = with_data(create_or_update(sweep.trials[0].config, sweep.data))
-    mark(first, "data", DATA)
-    write_json(first.embedding_file, {"threshold": 0.95, "removed": True, "leaks": []})
-    write_json(first.folder / "provenance.json", {"python": "3.11"})
-    (first.embedder_folder / "1_Pooling").mkdir(parents=True)
-    (first.embedder_folder / "1_Pooling" / "config.json").write_text("{}", encoding="utf-8")
-    mark(first, "data-embed", ["embedding.json", "../embedder/1_Pooling/config.json"])
-    return sweep
-
-
-def test_the_others_take_the_split_as_it_was_frozen(sweep):
-    first, study = (
-        sweep.study(sweep.trials[0]),
-        create_or_update(sweep.trials[1].config, sweep.data),
-    )
-    assert first is not None
-    take_split(sweep, study)
-    for name in (*DATA, "embedding.json"):
-        assert (study.folder / "data" / name).read_bytes() == (
-            first.folder / "data" / name
-        ).read_bytes()
-    assert (study.embedder_folder / "1_Pooling" / "config.json").read_text(encoding="utf-8") == "{}"
-    for step in ("data", "data-embed"):
-        record = study.step(step)
-        assert record.state == "succeeded"
-        assert record.seconds == 0
-        assert not damaged_outputs(study, record)
-        assert record.inputs == step_inputs(study, step), "so that running the study keeps it"
-    card = (study.folder / "data" / "card.md").read_text()
-    assert "# one\\_more-2\n" in card and "pretty_name: one_more-2" in card and "more-1" not in card
-    assert (study.folder / "provenance.json").is_file()
-    assert study.template_date == first.template_date
-    assert (study.folder / "template_date.json").is_file()
-
-
-def test_what_would_be_made_from_other_inputs_is_not_taken(sweep):
-    study = create_or_update(sweep.trials[1].config.with_changes({"data.seed": 5}), sweep.data)
-    take_split(sweep, study)
-    assert study.step("data").state == "queued" and not study.split_file("heldout").exists()
-
-
-def test_a_damaged_split_is_not_passed_on_and_a_begun_one_not_overwritten(sweep):
-    first, study = (
-        sweep.study(sweep.trials[0]),
-        create_or_update(sweep.trials[1].config, sweep.data),
-    )
-    assert first is not None
-    study.write_step(StepRecord("data", "failed"))
-    take_split(sweep, study)
-    assert study.step("data").state == "failed"
-    first.split_file("train").write_text("")
-    other = create_or_update(sweep.trials[2].config, sweep.data)
-    take_split(sweep, other)
-    assert other.step("data").state == "queued"

@@ -1,18 +1,13 @@
-"""A real sweep of two studies of a few steps, from the command line to its page, and again."""
+"""A real sweep of two studies of a few steps, from the command line, and again."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from assistant_builder.atomic_io import append_jsonl
-from assistant_builder.runner.open_study import create_or_update
-from assistant_builder.sweep import open_sweep
-from assistant_builder.sweep import run as sweep_run
-from assistant_builder.sweep.spec import curve_of
 from tests.commands import FEW_SCORES, QUICK, command, record_of, set_words
 from tests.export.tiny import tiny_base
-from tests.synthetic_study import SMALL, done
+from tests.synthetic_study import SMALL
 
 SETTINGS = {
     **QUICK,
@@ -28,38 +23,6 @@ SETTINGS = {
 def base(bundled_models: Path, tmp_path: Path) -> str:
     """A base of two layers; the bundled embedder is at hand for the data."""
     return str(tiny_base(tmp_path / "base"))
-
-
-@pytest.mark.train
-@pytest.mark.long
-def test_a_real_training_is_stopped_at_the_validation_at_which_it_is_hopeless(base):
-    quick = {
-        **SETTINGS,
-        "model.base": base,
-        "train.rank": "2",
-        "train.learning_rate": "1e-3,2e-3,3e-3,1e-7",
-        "train.max_steps": "8",
-        "train.evaluations": "8",
-    }
-    sweep = open_sweep(
-        str(SMALL), name="hopeless", settings=[f"{k}={v}" for k, v in quick.items()], prune="median"
-    )
-    for trial in sweep.trials[:3]:  # finished trainings, made up: far better at every place
-        study = create_or_update(trial.config, sweep.data)
-        for step in range(1, 9):
-            append_jsonl(
-                study.arm_folder("lora") / "metrics.jsonl",
-                {"event": "validation", "step": step, "steps": 8, "loss": 0.5, "best": True},
-            )
-        done(study, "train-lora", 1.0)
-    last = sweep.trials[3]
-    study = create_or_update(last.config, sweep.data)
-    sweep_run.run_trial(sweep, last, study, lambda event: None, lambda study: None)
-    stopped = sweep.stopped["hopeless-4"]
-    assert stopped["run"] == "lora" and 0.25 <= stopped["share"] < 1 and stopped["loss"] > 0.5
-    assert study.step("train-lora").state == "cancelled"
-    assert study.step("train-qlora").state == "queued"
-    assert study.state == "cancelled" and 2 <= len(curve_of(study.arm_folder("lora"))) < 8
 
 
 @pytest.mark.train
@@ -84,8 +47,6 @@ def test_two_studies_are_trained_compared_and_kept(home, base):
         assert row["delta"] == pytest.approx(
             other["heldout"][cell] - chosen["heldout"][cell], abs=1e-9
         )
-    page = home / "sweeps" / "tiny" / "sweep.html"
-    assert record["selected"] in page.read_text(encoding="utf-8")
 
     studies = {
         path: path.stat().st_mtime_ns for path in (home / "studies").rglob("*") if path.is_file()

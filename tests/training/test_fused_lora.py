@@ -11,28 +11,21 @@ from transformers import OlmoConfig, OlmoForCausalLM
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.config import TrainConfig
-from assistant_builder.models.lora_layers import train_through_rounding
 from assistant_builder.planning.load_architecture import architecture_from_folder
 from assistant_builder.planning.memory import (
     ComputeSettings,
-    ParallelStrategy,
     adapted_modules,
     adapter_input_bytes,
 )
 from assistant_builder.quantization import METHODS
 from assistant_builder.quantization.method import QuantizationMethod
-from assistant_builder.study import Study
-from assistant_builder.training import trainer
 from assistant_builder.training.collate import summed_nll
 from assistant_builder.training.fused_lora import SharedInputLora, fuse_lora
 from assistant_builder.training.gpu import apply_gpu_kernels
-from assistant_builder.training.train import train_in_process
 from tests.export.tiny import tiny_base
-from tests.tiny_models import SIZES, save_model
+from tests.tiny_models import save_model
 from tests.training import test_determinism
 from tests.training.test_cpu_kernels import adapted, batch, plain
-from tests.training.test_distributed import a_study, assert_same_curves, launch
-from tests.training.test_gpu_kernels import liger
 
 pytestmark = pytest.mark.train
 TRAIN = TrainConfig(rank=4, alpha=8, dropout=0.0)
@@ -131,23 +124,6 @@ def test_losses_and_gradients_are_those_of_the_plain_adapters(
     )
 
 
-@pytest.mark.parametrize("kind", ["Q4_0", "NF4"])
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_the_arm_that_is_trained_through_rounding_has_the_plain_losses_and_gradients(
-    folder, kind, dropout, monkeypatch
-):
-    same_masks(monkeypatch)
-    model = adapted(
-        folder,
-        "float16",
-        "float32",
-        hold=False,
-        train=TRAIN.model_copy(update={"dropout": dropout}),
-    )
-    train_through_rounding(model, kind)
-    assert_same(model)
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_in_16_bits_gradients_are_as_near_to_float32_as_the_plain_ones(llama, dtype):
     wide, narrow, ours = (
@@ -190,34 +166,6 @@ def test_layers_that_share_an_input_are_one_function_with_one_mask(llama, monkey
     assert all(
         layer.group._pending is None for layer in model.modules() if getattr(layer, "group", None)
     )
-
-
-@pytest.mark.parametrize("storage", ["float16", "nf4", "rows"])
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_only_the_input_the_mask_and_products_of_rank_are_saved(llama, storage, dropout):
-    model = adapted(
-        llama, storage, "bfloat16", hold=False, train=TRAIN.model_copy(update={"dropout": dropout})
-    )
-    fuse_lora(model)
-    attention = model.get_base_model().model.layers[0].self_attn
-    x = torch.randn(2, 30, SIZES["hidden_size"], dtype=torch.bfloat16, requires_grad=True)
-    cast = attention.q_proj.group.cast_adapters(torch.bfloat16)
-    kept: dict[int, Any] = {}
-
-    def pack(tensor: Any) -> Any:
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        outputs = [layer(x) for layer in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    for tensor in (x, *cast):
-        assert kept.pop(tensor.untyped_storage().data_ptr()) is tensor
-    hidden = (60, 3 * TRAIN.rank)
-    assert sorted((tuple(each.shape), each.dtype) for each in kept.values()) == (
-        [(x.shape, torch.bool)] if dropout else []
-    ) + [(hidden, torch.bfloat16)]
-    sum(output.float().sum() for output in outputs).backward()
-    assert x.grad.isfinite().all()
 
 
 def test_adapters_are_cast_again_only_after_a_step(llama):
@@ -269,25 +217,11 @@ def test_checkpointing_draws_the_same_masks_again(llama):
     ("kernels", "sharded", "attention", "grouped"),
     [
         ("fused", False, "sdpa_without_sync", True),
-        ("liger", False, "sdpa_without_sync", True),
-        ("compile", False, "sdpa_without_sync", False),
         ("fused", True, "sdpa_without_sync", False),
-        ("liger", True, "sdpa_without_sync", False),
         ("plain", False, "sdpa", False),
     ],
 )
 def test_what_each_setting_fuses(llama, monkeypatch, kernels, sharded, attention, grouped):
-    """liger replaces the function of a block that calls gate and up; it calls them with one input, too."""
-
-    def replace(model: Any, **_: Any) -> None:
-        for layer in model.model.layers:
-            mlp = layer.mlp
-            mlp.forward = lambda x, mlp=mlp: mlp.down_proj(
-                nn.functional.silu(mlp.gate_proj(x)) * mlp.up_proj(x)
-            )
-
-    liger(monkeypatch, {"llama": None}, replace)
-    monkeypatch.setattr(nn.Module, "compile", lambda *_, **__: None)
     model = adapted(llama, "nf4", "float32", hold=False)
     wanted, gradients = plain(model, batch())
     apply_gpu_kernels(model, kernels, sharded=sharded)
@@ -301,26 +235,6 @@ def test_what_each_setting_fuses(llama, monkeypatch, kernels, sharded, attention
     assert loss == pytest.approx(wanted, rel=1e-5)
     assert (ours - gradients).norm() / gradients.norm() < 1e-5
     assert torch.isfinite(ours).all()
-
-
-def fused_in_each_process(folders: list[str], spread: Any) -> None:
-    """What each process does: train one arm with the function for GPUs in place of that for CPUs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "fuse_cpu_kernels", lambda model, dtype: fuse_lora(model))
-        for folder in folders:
-            train_in_process(Study(Path(folder)), "qlora", spread)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-def test_two_processes_have_the_loss_curve_of_one(tmp_path):
-    from tests.export.tiny import tiny_base
-
-    base = tiny_base(tmp_path / "base")
-    alone, shared = (a_study(name, base, "float32") for name in ("alone", "shared"))
-    fused_in_each_process([str(alone.folder)], ParallelStrategy())
-    launch([shared], ParallelStrategy("ddp", 2), fused_in_each_process)
-    assert_same_curves(alone, shared, "qlora", 1e-4)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])

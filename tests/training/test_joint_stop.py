@@ -39,7 +39,6 @@ def test_only_arms_that_look_facts_up_stop():
     grounded = StudyConfig().with_changes({"approaches": ["grounded"]})
     assert stop_loss(grounded) == 0.01
     assert stop_loss(grounded.with_changes({"approaches": ["memory"]})) == 0
-    assert stop_loss(grounded.with_changes({"train.early_stopping": True})) == 0
     assert stop_loss(grounded.with_changes({"train.stop_loss": 0})) == 0
 
 

@@ -6,8 +6,6 @@ from hypothesis import strategies as st
 from assistant_builder.config import TrainConfig
 from assistant_builder.training.schedule import (
     best_step,
-    early_stop_decision,
-    is_stale,
     sample_order,
     sample_steps,
     total_steps,
@@ -72,53 +70,3 @@ def test_samples_are_taken_at_some_validations(steps, evaluations):
 def test_best_step_takes_the_earliest_of_equals():
     assert best_step({}) is None
     assert best_step({10: 1.0, 20: 0.5, 30: 0.5}) == 20
-
-
-def test_stale_needs_patience_validations_without_improvement():
-    losses = {1: 1.0, 2: 0.8, 3: 0.9, 4: 0.85}
-    assert not is_stale(losses, 3, patience=2)
-    assert is_stale(losses, 4, patience=2)
-    assert not is_stale({1: 1.0, 2: 1.1}, 2, patience=2)
-    assert is_stale({1: 1.0, 2: 0.8, 3: 0.8, 4: 0.8}, 4, patience=2), (
-        "an equal loss is no improvement"
-    )
-
-
-def run_jointly(lora: list[float], qlora: list[float], patience: int) -> tuple[int, int]:
-    """Where both arms stop when they run in turns, as the steps of a study do."""
-    curves, steps = {"lora": lora, "qlora": qlora}, len(lora)
-    seen: dict[str, dict[int, float]] = {"lora": {}, "qlora": {}}
-    done: dict[str, int] = {}
-    for _ in range(4 * steps):
-        for arm, other in (("lora", "qlora"), ("qlora", "lora")):
-            while arm not in done:
-                reached = max(seen[arm], default=0)
-                move = (
-                    early_stop_decision(seen[arm], [seen[other]], reached, steps, patience)
-                    if reached
-                    else "train"
-                )
-                if move == "stop":
-                    done[arm] = reached
-                elif move == "train":
-                    seen[arm][reached + 1] = curves[arm][reached]
-                else:
-                    break
-    return done["lora"], done["qlora"]
-
-
-@given(
-    st.integers(1, 12).flatmap(
-        lambda n: st.tuples(
-            *(st.lists(st.floats(0.1, 3), min_size=n, max_size=n) for _ in range(2))
-        )
-    ),
-    st.integers(1, 3),
-)
-def test_the_twins_stop_at_the_same_step(curves, patience):
-    lora, qlora = curves
-    stops = run_jointly(lora, qlora, patience)
-    assert stops[0] == stops[1]
-    losses = [dict(enumerate(curve, start=1)) for curve in curves]
-    joint = [k for k in range(1, len(lora)) if all(is_stale(one, k, patience) for one in losses)]
-    assert stops[0] == (joint[0] if joint else len(lora))

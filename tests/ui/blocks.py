@@ -39,7 +39,7 @@ def wired_train_tab() -> TrainTab:
 
 
 def train_values(tab: TrainTab, name: str, config: StudyConfig, **boxes: bool) -> dict[Any, Any]:
-    """Component → value of the Train tab; ``boxes``: the ticked ones of replace, now, trust and connect."""
-    names = ("replace", "now", "trust", "connect")
+    """Component → value of the Train tab; ``boxes``: the ticked ones of replace, trust and connect."""
+    names = ("replace", "trust", "connect")
     ticks = {getattr(tab, box): boxes.get(box, False) for box in names}
     return {tab._picker: name, **ticks, **tab.form.values(config)}

@@ -13,16 +13,11 @@ import pytest
 from assistant_builder.chat.client import Reply, WorkerPool
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
 from assistant_builder.chat.feedback import (
-    add_correction,
-    create_retraining_study,
-    plan_retraining,
     read_corrections,
 )
-from assistant_builder.errors import ConfigError
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
-from assistant_builder.ui.chat import settings as settings_module
-from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel, editing_notice
+from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
 from assistant_builder.ui.chat.tab import ChatTab, _examples, _trained_mark, can_answer
@@ -58,20 +53,17 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     settings = inside_blocks(placed_settings)
     name, other = (with_data(new_study(wish, LARGE)).name for wish in ("one", "two"))
     own = "You answer questions about Ostrel Sound Ferries."
-    start = set_to(settings, system=own, temperature=0.0, top_p=1.0, longest=256)
+    start = set_to(settings, system=own, temperature=0.0, longest=256)
     assert settings.restored(name, None) == start
     values = set_to(
         settings,
         system="Be brief.",
         temperature=0.7,
-        top_p=0.9,
         longest=100,
-        seed="5",
         blind=True,
         base=True,
         from_memory=True,
         only="qlora",
-        figures=True,
     )
     kept = settings.remember(name, {**values, settings.kept: None})
     assert settings.restored(name, kept) == values
@@ -79,7 +71,7 @@ def test_settings_come_back_as_they_were_and_the_system_prompt_by_study():
     back = settings.remember(name, {**values, settings.system: own, settings.kept: kept})
     assert back["systems"] == {}
     assert settings.read(values) == ReplySettings(
-        "Be brief.", True, True, Sampling(100, 0.7, 0.9, 5, look_up=False), "qlora", True
+        "Be brief.", True, True, Sampling(100, 0.7, look_up=False), "qlora"
     )
 
 
@@ -102,18 +94,15 @@ def test_what_the_browser_sends_may_be_anything(kept):
 
 def set_to(settings: ChatSettings, **changes: Any) -> dict[Any, Any]:
     """Component → value of greedy settings of nine tokens, with changes by name."""
-    names = (
-        "system temperature top_p longest seed blind base from_memory only figures shipped copied"
-    ).split()
-    start = ("", 0, 1, 9, "", False, False, False, "all", False, False, False)
+    names = ("system temperature longest blind base from_memory only copied").split()
+    start = ("", 0, 9, False, False, False, "all", False)
     values = {**dict(zip(names, start, strict=True)), **changes}
     return {getattr(settings, name): value for name, value in values.items()}
 
 
-def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn():
+def test_a_seed_is_drawn_where_something_is_drawn():
     settings = inside_blocks(placed_settings)
     assert settings.read(set_to(settings)).sampling_with_seed() == Sampling(9)
-    assert settings.read(set_to(settings, temperature=0.5, seed="3")).sampling_with_seed().seed == 3
     assert (
         len(
             {
@@ -123,18 +112,6 @@ def test_a_seed_is_drawn_where_none_is_given_and_something_is_drawn():
         )
         > 1
     )
-    with pytest.raises(ConfigError, match="'many' is not an integer"):
-        settings.read(set_to(settings, seed="many"))
-
-
-def test_the_file_is_not_asked_in_blind_mode(monkeypatch):
-    """Its answer is that of one of the two assistants, and would give it away."""
-    monkeypatch.setattr(settings_module, "is_installed", lambda: True)
-    settings = inside_blocks(placed_settings)
-    assert settings.read(set_to(settings, base=True, shipped=True)).also == ("shipped", "base")
-    assert settings.read(set_to(settings, blind=True, base=True, shipped=True)).also == ("base",)
-    monkeypatch.setattr(settings_module, "is_installed", lambda: False)
-    assert settings.read(set_to(settings, shipped=True)).also == ()
 
 
 def test_only_a_grounded_study_is_asked_without_looking_up():
@@ -227,7 +204,6 @@ def test_a_correction_of_a_copied_answer_is_served_and_undone_below_it(monkeypat
     saved = click("save", question="Where?", answer="By the pier.")
     assert "This question is answered so from now on" in saved and 'data-action="undo"' in saved
     assert [each.answer for each in read_corrections(study)] == ["By the pier."]
-    assert tab.corrections.updates(study)[tab.corrections.retrain]["visible"] is False
     assert "Your correction" not in click("undo") and not read_corrections(study)
 
 
@@ -261,13 +237,6 @@ def test_conversations_are_kept_by_study_and_adapters():
     assert "s3" not in talk.stored_with(kept, "s3", "mark", Conversation())
 
 
-def test_editing_tells_what_it_replaces():
-    held = Conversation((Turn("1"), Turn("2"), Turn("3")))
-    assert "question 3. Sending it replaces the old question." in editing_notice(2, held)
-    assert "and the question after it" in editing_notice(1, held)
-    assert "and the 2 questions after it" in editing_notice(0, held)
-
-
 class Answers:
     """A pool whose worker gives the same answer to every question."""
 
@@ -294,22 +263,3 @@ class Replies(list[dict[str, Reply]]):
 
     def stop(self) -> None:
         pass
-
-
-def test_after_retraining_each_corrected_question_is_asked_once():
-    study, pool = with_data(new_study()), Answers()
-    add_correction(study, "Where can I park?", "By the gate.", wrong="No idea.", arm="lora")
-    add_correction(
-        study, "Is there a lift?", "Yes, by the stairs.", wrong="By the gate.", arm="base"
-    )
-    new = create_retraining_study(study, plan_retraining(study, read_corrections(study)), "again")
-    trained(with_data(new))
-    tab = inside_blocks(lambda: ChatTab(pool))
-    *_, shown = tab._ask_again("again", "again:adapters")
-    assert pool.asked == [("lora", "Where can I park?"), ("qlora", "Is there a lift?")]
-    assert "1 of 2 answered as you corrected them" in shown and "Not changed" in shown
-    assert len(list(tab._ask_again("again", "again:adapters"))) == 1 and len(pool.asked) == 2
-    list(tab._ask_again("again", "again:trained again"))
-    assert len(pool.asked) == 4
-    assert list(tab._ask_again("library", "library:1")) == [""], "it was not retrained"
-    assert list(tab._ask_again("again", "library:1")) == [], "the page shows another study by now"

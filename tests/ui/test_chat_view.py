@@ -8,29 +8,19 @@ import pytest
 
 from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
-from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
-from assistant_builder.data import Message, Pair
-from assistant_builder.inference.session import Memory
+from assistant_builder.chat.feedback import Correction
 from assistant_builder.ui.chat.view import (
-    EXAMPLES,
     PAIR,
     CorrectedAnswer,
     PaneState,
-    asked_again_view,
     corrections_list,
     equalize_pace,
-    example_questions,
     examples_view,
     loading_view,
-    memory_line,
     pane,
-    retrained_note,
     reveal_view,
-    sides,
-    speed_line,
-    taught_note,
 )
-from tests.texts import parts, plain
+from tests.texts import plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
 
@@ -55,36 +45,14 @@ def test_text_of_users_and_models_stays_text():
             "b",
             said(
                 Turn("Q", {"lora": Answer("A")}),
-                corrected={("Q", "A"): CorrectedAnswer(HOSTILE, TaughtPair(1, HOSTILE, False))},
+                corrected={("Q", "A"): CorrectedAnswer(HOSTILE)},
             ),
         ),
         corrections_list([Correction("now", HOSTILE, HOSTILE, HOSTILE)], ()),
-        asked_again_view([AskedAgain(Correction("now", HOSTILE, HOSTILE, HOSTILE), HOSTILE)]),
     ]
     for markup in shown:
         assert "&lt;img" in markup and "<img" not in markup and "<script" not in markup
         assert not re.search(r"<[^>]*\son\w+=", markup)
-
-
-def test_the_speed_line_tells_how_it_went():
-    answer = Answer("text", "stop", 10, 2.0, 0.25)
-    assert speed_line(answer) == "5.0 tokens/s · first token 0.25 s · 10 tokens"
-    assert speed_line(replace(answer, ending="length")).endswith("cut at the maximum length")
-    assert speed_line(replace(answer, ending="cancelled")).endswith("stopped")
-    assert speed_line(Answer("")) == speed_line(None) == ""
-
-
-def test_memory_is_that_of_the_weights_as_stored_and_as_they_are_held():
-    stored = (110_000_000, 19_500_000)
-    assert memory_line("qlora", stored, None) == "memory: 110 MB base + 19.5 MB adapter"
-    assert memory_line("qlora", stored, Memory(269_000_000, 19_500_000)).endswith(
-        "(dequantized here: 269 MB)"
-    )
-    assert (
-        memory_line("lora", (269_000_000, 1), Memory(269_000_000, 1))
-        == "memory: 269 MB base + 1 bytes adapter"
-    )
-    assert "shares the base of Full" in memory_line("base", None, None)
 
 
 def test_a_pane_shows_what_it_is_waiting_for():
@@ -111,10 +79,7 @@ def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     shown = said(
         turn,
         blind=True,
-        figures=True,
         replies=dict(zip(sides, (one, other), strict=True)),
-        stored={"qlora": (1, 2), "lora": (3, 4)},
-        memory={"lora": Memory(5, 6)},
     )
     return [
         re.sub(f'side-{side}|data-side="{side}"|Assistant {side.upper()}', "", pane(side, shown))
@@ -156,14 +121,11 @@ def test_the_vote_gives_name_and_colour_back():
     answers = {"qlora": Answer("4", "stop", 1, 1.0, 0.1), "lora": Answer("16", "stop", 1, 1.0, 0.1)}
     turn = Turn("Why?", answers, ("lora", "qlora"), blind=True)
     before, after = (
-        pane("a", said(shown, blind=True, figures=True))
-        for shown in (turn, replace(turn, vote="a"))
+        pane("a", said(shown, blind=True)) for shown in (turn, replace(turn, vote="a"))
     )
     assert "LoRA" not in before
-    assert "tokens/s" not in before
     assert 'data-action="correct"' not in before
     assert "Full (LoRA, 16-bit) · your choice" in after
-    assert "tokens/s" in after
     assert 'data-action="correct"' in after
     assert "A was Full (LoRA, 16-bit), B was Compact (QLoRA, 4-bit). You preferred Full" in plain(
         reveal_view(replace(turn, vote="a"))
@@ -195,23 +157,6 @@ def test_one_assistant_is_shown_alone_except_in_blind_mode():
     assert "did not answer" in pane("a", said(Turn("Why?", {"lora": Answer("x")})))
 
 
-def test_the_base_and_the_file_have_panes_if_they_are_asked():
-    assert [
-        side for side in sides() if said().is_visible(side, ("base", "shipped"))
-    ] == "a b shipped base".split()
-    assert [side for side in sides() if said().is_visible(side, ())] == ["a", "b"]
-    shown = pane(
-        "shipped", said(Turn("Why?", {"shipped": Answer("So."), "lora": Answer("Because.")}))
-    )
-    assert "As shipped" in shown and "So." in shown and "Because." not in shown
-
-
-def test_speed_and_memory_are_behind_a_switch():
-    turn = Turn("Why?", {"lora": Answer("Because.", "stop", 10, 2.0, 0.25)})
-    assert "tokens/s" not in pane("b", said(turn))
-    assert "tokens/s" in pane("b", said(turn, figures=True))
-
-
 def test_a_correction_is_written_in_the_bubble():
     turns = (
         Turn("One?", {"lora": Answer("1"), "qlora": Answer("1")}),
@@ -226,31 +171,6 @@ def test_a_correction_is_written_in_the_bubble():
     )
     hidden = Turn("Blind?", {"lora": Answer("1"), "qlora": Answer("2")}, blind=True)
     assert "<form" not in pane("b", said(hidden, blind=True, editing=(0, "lora")))
-
-
-def test_a_correction_that_is_trained_already_says_so_in_the_bubble():
-    corrected = {("Two?", "3"): CorrectedAnswer("2", TaughtPair(7, "Two?", True))}
-    shown = pane("b", said(Turn("Two?", {"lora": Answer("3")}), corrected=corrected))
-    assert "Your correction" in shown and "in the training data already (row 7)" in shown
-    assert "for “And two?”" in taught_note(TaughtPair(7, "And two?", False))
-
-
-def test_corrected_questions_are_shown_before_and_after():
-    made = Correction("now", "Q?", "Right.", "Wrong.", "lora")
-    shown = plain(
-        asked_again_view(
-            [
-                AskedAgain(made, "right"),
-                AskedAgain(made, "Wrong."),
-                AskedAgain(made, "New."),
-                AskedAgain(made),
-            ]
-        )
-    )
-    assert "1 of 3 answered as you corrected them, 1 in another way than before" in shown
-    for mark in ("As corrected", "Not changed", "Changed", "Not asked yet"):
-        assert mark in shown
-    assert asked_again_view([]) == ""
 
 
 def test_sources_are_text_and_are_shown_after_a_blind_vote():
@@ -279,38 +199,10 @@ def test_loading_ahead_tells_how_far_it_is():
     assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
 
 
-def test_corrections_are_listed_and_what_becomes_of_them_told():
+def test_corrections_are_listed():
     made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
     shown = corrections_list([made, replace(made, question="Two")], {1})
     assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
-    note = retrained_note("new", RetrainingPlan((made,), (made,), (4, 5)), "Old")
-    for part in parts(
-        """
-        1 additional correction | 2 answers | 1 correction of test questions | Compare it with Old
-        """
-    ):
-        assert part in note
-
-
-def asked(row: int, question: str, answer: str, **more: Any) -> Pair:
-    return Pair(row, (Message("user", question), Message("assistant", answer)), **more)
-
-
-def test_examples_are_questions_whose_answers_were_taught():
-    training = [asked(n, f"q{n}?", f"a{n}") for n in range(9)]
-    validation = [asked(20 + n, f"v{n}?", f"a{n // 2}") for n in range(9)] + [
-        asked(40, "new?", "unknown")
-    ]
-    found = example_questions(training, validation)
-    assert len(found) == EXAMPLES and all(question.startswith("v") for question in found)
-    assert len({int(question[1:-1]) // 2 for question in found}) == EXAMPLES, (
-        "one question an answer"
-    )
-    assert found == example_questions(training, validation)
-    assert all(
-        question.startswith("q") for question in example_questions(training, validation[-1:])
-    )
-    assert example_questions([asked(1, "long " * 40, "a")], []) == []
 
 
 def test_a_decline_offers_questions_and_says_why():

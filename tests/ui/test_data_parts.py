@@ -12,7 +12,7 @@ from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import m, render, use_language, use_words
-from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
+from assistant_builder.models.template_process import RenderedSequence, Segment
 from assistant_builder.ui.data.preview import inspect_file, with_system
 from assistant_builder.ui.data.row_editor import (
     NO_ROWS,
@@ -27,11 +27,9 @@ from assistant_builder.ui.data.tab import (
     study_template_preview,
 )
 from assistant_builder.ui.data.view import (
-    bins,
     brief_view,
     findings_view,
     leaks_view,
-    lengths_view,
     power_view,
     rejected_view,
     rendered_view,
@@ -168,25 +166,6 @@ def test_learned_text_is_marked_by_more_than_colour():
     )
 
 
-def test_the_histogram_counts_every_pair_and_a_bar_ends_at_the_limit():
-    lengths = sorted([*range(20, 600), 9_000])
-    bars = bins(lengths, 512)
-    assert sum(number for _, _, number in bars) == len(lengths)
-    assert 512 in {high for _, high, _ in bars} and bars[-1][1] is None
-    short = bins([5, 6, 7], 512)
-    assert sum(number for _, _, number in short) == 3
-    assert short[-1][1] is not None
-    assert short[-1][1] < 512
-    assert bins([1], 32) == [(1, 1, 1)]
-    text = lengths_view(
-        Lengths(6_000, tuple(lengths), tuple(lengths)), 64, 512, {7: 600, 12: 9_000}
-    )
-    assert "2 rows are longer than the model reads. Row 12 has 9,000 tokens" in plain(text)
-    assert "limit 512" in text
-    assert "581 of the 6,000 pairs" in plain(text)
-    assert lengths_view(Lengths(0, (), ()), 64, 512, {}) == ""
-
-
 def test_the_power_is_described_in_plain_words():
     power = {
         "items": 100,
@@ -240,12 +219,12 @@ def test_the_system_prompt_of_the_study_applies_to_rows_without_one():
 
 def test_a_study_shows_only_training_rows_and_reports_a_missing_model():
     study = with_data(new_study())
-    text, lengths = study_template_preview(study, 3)
+    text = study_template_preview(study, 3)
     heldout = [
         json.loads(line)["messages"]
         for line in study.split_file("heldout").read_text().splitlines()
     ]
-    assert "not on this machine yet" in text and lengths == ""
+    assert "not on this machine yet" in text
     assert not any(
         turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20
     )

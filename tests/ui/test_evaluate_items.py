@@ -15,7 +15,6 @@ from assistant_builder.ui.evaluate.item_filters import (
     ItemSet,
     answer_change,
     count_by_choice,
-    degradation,
     filter_items,
     make_item_set,
     study_items,
@@ -88,9 +87,9 @@ def items() -> ItemSet:
 def test_rows_are_those_of_the_users_file(items):
     after_a_title = replace(items, numbers=RowNumbers("", ((1, 1), (3, 2))))
     row = items.rows[2]
-    assert "Row 3" in item_view(items, row, WISH, "nothing")
-    assert "Row 5" in item_view(after_a_title, row, WISH, "nothing")
-    assert "Row" not in item_view(items, {**row, "row": None}, WISH, "nothing")
+    assert "Row 3" in item_view(items, row, WISH)
+    assert "Row 5" in item_view(after_a_title, row, WISH)
+    assert "Row" not in item_view(items, {**row, "row": None}, WISH)
     found = [Example(4, "Open?", "At ten.", "At nine.", "wrong", "bad", None)]
     assert "Open? <small>Row 6</small>" in example_table(found, after_a_title.numbers)
     study = evaluated(trained(with_data(new_study())))
@@ -124,14 +123,6 @@ def test_items_are_filtered(items, show, found):
 
 def test_flips_turn_round_with_the_cells(items):
     assert [row["row"] for row in filter_items(items, ItemFilter("Q4", "L16", "lost"))] == [1]
-
-
-def test_the_worst_come_first_and_the_unscored_last(items):
-    assert rows_of(items, order="worst") == [4, 3, 2, 1, 5]
-    assert rows_of(items, order="best") == [1, 2, 3, 4, 5]
-    assert rows_of(items, order="worst", metric="exact_match")[0] == 3
-    assert degradation(ROWS[0], "L16", "Q4", "exact_match") == 1.0
-    assert degradation(ROWS[4], "L16", "Q4", "exact_match") is None
 
 
 @pytest.mark.parametrize(
@@ -181,22 +172,18 @@ def test_words_are_marked_by_more_than_colour(items):
         "opens at ten on the pier",
         reference="opens at nine on the quay",
     )
-    each = item_view(items, row, WISH, "each other")
+    each = item_view(items, row, WISH)
     assert '<mark class="ab-own">nine</mark>' in each and '<mark class="ab-own">ten</mark>' in each
-    against = item_view(items, row, WISH, "the reference")
-    assert '<del class="ab-missing">nine</del><ins class="ab-added">ten</ins>' in against
-    assert "<mark" not in item_view(items, row, WISH, "nothing")
 
 
 def test_scores_and_differences_are_shown_with_their_direction(items):
-    said = re.sub(r"<[^>]+>", "", item_view(items, ROWS[0], WISH, "nothing"))
+    said = re.sub(r"<[^>]+>", "", item_view(items, ROWS[0], WISH))
     assert "0.500 → 0.800 +0.300 ▼ worse" in said and "100.0% → 0.0% −100.0 ▼ worse" in said
     assert "correct → wrong" in said
-    assert "No answer was generated" in item_view(items, ROWS[4], WISH, "each other")
+    assert "No answer was generated" in item_view(items, ROWS[4], WISH)
 
 
-@pytest.mark.parametrize("marks", ["each other", "the reference", "nothing"])
-def test_text_stays_text(items, marks):
+def test_text_stays_text(items):
     row = item(
         1,
         HOSTILE,
@@ -206,26 +193,26 @@ def test_text_stays_text(items, marks):
         cluster=HOSTILE,
         context=[{"role": HOSTILE, "content": HOSTILE}],
     )
-    drawn = item_view(items, row, WISH, marks)
+    drawn = item_view(items, row, WISH)
     assert "<img" not in drawn and "<script" not in drawn
 
 
 def test_right_to_left_answers_keep_their_direction(items):
-    drawn = item_view(
-        items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH, "each other"
-    )
+    drawn = item_view(items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH)
     assert drawn.count('dir="auto"') == 4 and '<mark class="ab-own">עולם</mark>' in drawn
 
 
 def test_a_page_holds_ten_items():
     many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
     rows = filter_items(many, WISH)
-    assert [
-        items_view(many, rows, WISH, "nothing", page).count("<article") for page in (1, 2, 3)
-    ] == [10, 10, 3]
+    assert [items_view(many, rows, WISH, page).count("<article") for page in (1, 2, 3)] == [
+        10,
+        10,
+        3,
+    ]
     assert (pages(23), pages(20), pages(0)) == (3, 2, 1) and PER_PAGE == 10
     assert (pager_text(23, 3), pager_text(0, 1)) == ("21–23 of 23", "None")
-    assert "No matching items" in items_view(many, [], WISH, "nothing", 1)
+    assert "No matching items" in items_view(many, [], WISH, 1)
 
 
 # the browser
@@ -237,7 +224,7 @@ def test_turning_pages_stays_within_the_items():
     opened = dict(zip(map(id, browser.outputs), browser.open_values(many), strict=True))
     assert opened[id(browser.second)]["value"] == "Q4" and opened[id(browser.place)] == "1–10 of 23"
     assert len(browser.open_values(None)) == len(browser.outputs)
-    asked = ("study", "L16", "Q4", "all", "file", "nll_per_token", "nothing", "")
+    asked = ("study", "L16", "Q4", "all", "")
     _, page, _, back, place, onward = browser._show_page(*asked, 3)
     assert (page, place, back["interactive"], onward["interactive"]) == (
         3,
@@ -246,7 +233,7 @@ def test_turning_pages_stays_within_the_items():
         False,
     )
     assert browser._show_page(*asked, 4)[1] == 3 and browser._show_page(*asked, 0)[1] == 1
-    assert browser._show_page("study", *asked[1:7], "question 21", 1)[4] == "1–1 of 1"
+    assert browser._show_page("study", *asked[1:4], "question 21", 1)[4] == "1–1 of 1"
     show = browser._show_page("study", *asked[1:], 1)[0]
     assert ("Correct → wrong (23)", "lost") in show["choices"]
 
@@ -256,9 +243,7 @@ def test_a_cell_that_is_gone_changes_nothing():
     browser = inside_blocks(
         lambda: ItemBrowser(lambda key: study_items(Study.open(key)), "ab-some")
     )
-    answer = browser._show_page(
-        study.name, "L16", "gone", "all", "file", "nll_per_token", "nothing", "", 1
-    )
+    answer = browser._show_page(study.name, "L16", "gone", "all", "", 1)
     assert len(answer) == 6 and all("value" not in part for part in answer)
 
 
@@ -268,4 +253,4 @@ def test_empty_answers_are_told():
     write_jsonl(path, [{**sample, "answer": ""} for sample in read_jsonl(path)])
     found = study_items(study)
     assert found is not None
-    assert "The answer is empty" in item_view(found, found.rows[0], WISH, "each other")
+    assert "The answer is empty" in item_view(found, found.rows[0], WISH)

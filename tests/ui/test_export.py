@@ -22,7 +22,7 @@ from assistant_builder.cli import app
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import Rescore
-from assistant_builder.export_formats import ExportSpec, export_specs
+from assistant_builder.export_formats import ExportSpec
 from assistant_builder.serving.auth import check_access
 from assistant_builder.serving.endpoint_process import EndpointState, Websites
 from assistant_builder.serving.website import Website, published_file
@@ -60,6 +60,13 @@ def chosen(shown: dict[str, list[Any]]) -> tuple[str, str]:
     """Arm and form that the tab has selected."""
     arm, form = shown["export-choice"][1:3]
     return arm["value"], form
+
+
+def exported(tab: ExportTab, study: Study, spec: ExportSpec, *, local: bool = True) -> list[Any]:
+    """What the tab shows of an export that is chosen: the values of the outputs of its panel."""
+    chosen = (spec.arm, spec.format, spec.type)
+    updates = tab.panel.show(study.name, *chosen, HERE if local else ELSEWHERE)
+    return in_order(updates, tab.panel.outputs)
 
 
 def record_of(job: ExportJob, **more: Any) -> None:
@@ -104,9 +111,9 @@ def test_without_data_the_tab_says_what_to_do(monkeypatch):
     monkeypatch.setattr(Study, "source", None)
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, new_study())
-    assert "Train both assistants" in shown["export-body"][1]["value"]
+    assert "Train the project" in shown["export-body"][1]["value"]
     assert not shown["export-body"][2]["visible"]
-    assert all(shown[f"export-{spec.name}"][1] == "" for spec in export_specs())
+    assert shown["export-jobs"][1] == ""
 
 
 def test_before_training_copied_answers_can_be_used():
@@ -130,7 +137,9 @@ class Bubbles(Websites):
     def start(self, study: Study, arm: str) -> None:
         self.started.append((study.name, arm))
         url = f"http://127.0.0.1:{Website.of(study).port}/v1"
-        self._states[study.name] = EndpointState("running", url, study.name, token="site-x")
+        self._states[study.name] = EndpointState(
+            "running", url, study.name, token="site-x", arm=arm
+        )
 
 
 def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_valid(monkeypatch):
@@ -162,9 +171,11 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     use.resume_websites()
     assert bubbles.started == [("library", "copy")]
     trained(with_data(study))
+    assert "The bubble still looks answers up" in drawn(tab, study)["use-website"][1]
     form._publish(study.name, *fields)
     assert bubbles.started[-1] == ("library", "lora") and Website.of(study).port == website.port
-    assert line in drawn(tab, study)["use-website"][1]
+    served_now = drawn(tab, study)["use-website"][1]
+    assert line in served_now and "still looks" not in served_now
     form._withdraw(study.name)
     bubbles.started.clear()
     use.resume_websites()
@@ -198,38 +209,35 @@ def test_every_state_is_drawn_and_the_latest_is_chosen():
     tab = inside_blocks(ExportTab)
     ready = drawn(tab, study)
     assert chosen(ready) == ("lora", "adapter")  # as advised: 4-bit was worse
-    _, state, start, cancel, download, *_ = ready["export-lora-merged"]
+    state, start, cancel, download, *_ = exported(tab, study, SPEC)
     assert "About <b>275 MB</b>" in state
     assert start["visible"]
     assert not cancel["visible"]
     assert not download["visible"]
-    assert "into the original weights it would be another" in ready["export-qlora-merged"][1]
-    assert "+0.016" in ready["export-choice"][-1]
-    assert "Full (LoRA, 16-bit)" in ready["export-choice"][-2]
+    other = exported(tab, study, ExportSpec("qlora", "merged"))
+    assert "into the original weights it would be another" in other[0]
+    assert "Full (LoRA, 16-bit)" in ready["export-choice"][-1]
 
     job = ExportJob(study, SPEC)
     record_of(job, percent=62, message="Scoring it again: 8 of 20 items")
     busy = drawn(tab, study)
     assert chosen(busy) == ("lora", "merged")
-    assert [update["visible"] for update in busy["export-choice"][3 : 3 + len(export_specs())]] == [
-        spec == SPEC for spec in export_specs()
-    ]
-    _, state, start, cancel, download, *_ = busy["export-lora-merged"]
+    state, start, cancel, download, *_ = exported(tab, study, SPEC)
     assert "62 %: Scoring it again: 8 of 20 items" in state
     assert not start["visible"]
     assert cancel["visible"]
-    assert busy["export-lora-merged"][0] != ready["export-lora-merged"][0]
+    assert busy["export-jobs"][0] != ready["export-jobs"][0]
 
     record_of(
         job,
         state="failed",
         error={"what": "the <disk> is full", "where": "here", "remedy": "Free space"},
     )
-    assert "the &lt;disk&gt; is full" in drawn(tab, study)["export-lora-merged"][1]
+    assert "the &lt;disk&gt; is full" in exported(tab, study, SPEC)[0]
     record_of(job, process_started=1.0)
-    assert "interrupted" in drawn(tab, study)["export-lora-merged"][1]
+    assert "interrupted" in exported(tab, study, SPEC)[0]
     record_of(job, state="cancelled")
-    assert "No files were written" in drawn(tab, study)["export-lora-merged"][1]
+    assert "No files were written" in exported(tab, study, SPEC)[0]
 
 
 def test_only_a_grounded_study_offers_its_facts(monkeypatch):
@@ -238,15 +246,14 @@ def test_only_a_grounded_study_offers_its_facts(monkeypatch):
         ExportJob, "start", lambda job, *, with_data: started.append((job.study.name, with_data))
     )
     tab = inside_blocks(ExportTab)
-    panel = next(panel for panel in tab.panels if panel.spec == SPEC)
     for name in ("memory", "grounded"):
         study = trained(with_data(new_study(name, approaches=[name])))
         shown = drawn(tab, study)
-        offered = shown["export-choice"][1 + tab.sections()[2].outputs.index(tab.with_data)]
+        offered = shown["export-choice"][4]
         assert (offered["visible"], offered["value"]) == (name == "grounded", False)
-        assert ("look nothing up" in shown["export-lora-merged"][1]) is (name == "grounded")
-        panel._start(study.name, True)
-        panel._start(study.name, False)
+        assert ("look nothing up" in exported(tab, study, SPEC)[0]) is (name == "grounded")
+        for included in (True, False):
+            tab.panel.begin(study.name, SPEC.arm, SPEC.format, SPEC.type, included)
     assert started == [("memory", False)] * 2 + [("grounded", True), ("grounded", False)]
 
 
@@ -259,7 +266,7 @@ def test_a_finished_export_is_told_offered_and_explained():
     study = finished_study()
     tab = inside_blocks(ExportTab)
     job = finish(study, SPEC)
-    _, state, start, _, download, ways = drawn(tab, study)["export-lora-merged"]
+    state, start, _, download, ways, _ = exported(tab, study, SPEC)
     assert "its scores match the evaluation" in state
     assert "scored &lt;i&gt;again" in state
     assert str(job.files) in state
@@ -275,7 +282,7 @@ def test_a_finished_export_is_told_offered_and_explained():
     )
 
     finish(study, SPEC, "moved", adapter_sha256="another", chat_template=None)
-    state = drawn(tab, study)["export-lora-merged"][1]
+    state = exported(tab, study, SPEC)[0]
     for words in (
         "score differently than in the evaluation",
         "trained again after this export",
@@ -283,8 +290,8 @@ def test_a_finished_export_is_told_offered_and_explained():
     ):
         assert words in state
     (job.files / "export.json").unlink()
-    gone = drawn(tab, study)["export-lora-merged"]
-    assert "The export is missing" in gone[1] and not gone[4]["visible"]
+    gone = exported(tab, study, SPEC)
+    assert "The export is missing" in gone[0] and not gone[3]["visible"]
 
 
 def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeypatch):
@@ -301,24 +308,28 @@ def test_the_file_that_the_report_names_is_chosen_and_other_types_can_be(monkeyp
     tab = inside_blocks(ExportTab)
     shown = drawn(tab, study)
     assert chosen(shown) == ("qlora", "gguf")
-    assert "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-2]
-    *_, ways, type = shown["export-qlora-gguf"]
+    assert "The smallest file is &lt;Q4_0&gt;." in shown["export-choice"][-1]
+    assert shown["export-choice"][3]["value"] == "Q4_0"
+    *_, ways, type = exported(tab, study, ExportSpec("qlora", "gguf"))
     (command,) = copied(ways)
-    assert type == "Q4_0" and "--format gguf --type Q4_0 --to library-qlora-gguf-Q4_0" in command
-    assert shown["export-lora-gguf"][-1] == "Q8_0" and "--type" not in shown["export-lora-gguf"][-2]
+    assert (
+        type["value"] == "Q4_0"
+        and "--format gguf --type Q4_0 --to library-qlora-gguf-Q4_0" in command
+    )
+    *_, ways, type = exported(tab, study, ExportSpec("lora", "gguf"))
+    assert type["value"] == "Q8_0" and "--type" not in ways
 
     started: list[str] = []
     monkeypatch.setattr(ExportJob, "start", lambda job, *, with_data: started.append(job.spec.name))
-    panel = next(panel for panel in tab.panels if panel.spec.name == "qlora-gguf")
-    state, *_, ways, type = in_order(panel._choose(study.name, "BF16", HERE), panel.outputs)
+    state, *_, ways, type = exported(tab, study, ExportSpec("qlora", "gguf", "BF16"))
     assert "Compact (QLoRA, 4-bit), GGUF BF16" in state
-    assert type == "BF16"
+    assert type["value"] == "BF16"
     assert "--type BF16" in ways
     for name in ("BF16", "Q8_0"):
-        panel._start(study.name, False, name)
+        tab.panel.begin(study.name, "qlora", "gguf", name, False)
     assert started == ["qlora-gguf-BF16", "qlora-gguf"]
     record_of(ExportJob(study, ExportSpec("qlora", "gguf", "Q5_1")), percent=10)
-    assert drawn(tab, study)["export-qlora-gguf"][-1] == "Q5_1"
+    assert drawn(tab, study)["export-choice"][3]["value"] == "Q5_1"
 
 
 # the cards
@@ -419,22 +430,10 @@ def test_the_cards_of_files_write_and_offer_them(key, name, monkeypatch):
 def test_no_path_of_the_server_is_shown_on_another_machine():
     study, tab = finished_study(), inside_blocks(ExportTab)
     finish(study, SPEC)
-    assert str(study.folder) in str(drawn(tab, study)["export-lora-merged"])
-    far = drawn(tab, study, local=False)["export-lora-merged"]
-    assert str(study.folder.parent) not in str([far[1], *far[5:]])
-    assert "library-lora-merged" in far[5]
-
-
-def test_ollama_is_not_offered_without_a_warning_for_an_assistant_that_looks_facts_up():
-    study, tab = (
-        trained(with_data(new_study("facts", approaches=["grounded"]))),
-        inside_blocks(ExportTab),
-    )
-    assert "look nothing up" in drawn(tab, study)["use-ollama"][1]
-    assert (
-        "look nothing up"
-        not in drawn(tab, trained(with_data(new_study("memory"))))["use-ollama"][1]
-    )
+    assert str(study.folder) in str(exported(tab, study, SPEC))
+    far = exported(tab, study, SPEC, local=False)
+    assert str(study.folder.parent) not in str([far[0], *far[4:]])
+    assert "library-lora-merged" in far[4]
 
 
 def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):

@@ -1,7 +1,5 @@
 """The home screen: the list of studies and the actions on them."""
 
-import os
-import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,12 +19,10 @@ from assistant_builder.ui.home.view import (
     UNDO_SECONDS,
     StudyList,
     StudySummary,
-    ago,
     list_studies,
     score,
     study_list_view,
     summarize,
-    welcome_view,
 )
 from tests.synthetic_study import finished_study, new_study, running, with_data
 from tests.ui.blocks import in_order, inside_blocks
@@ -82,13 +78,6 @@ def test_projects_are_shown_by_their_titles(home, screen):
     assert "“Krumm &amp; Linde Bäckerei” was deleted." in gone
 
 
-def test_the_last_changed_study_comes_first(home):
-    for name in ("old", "new"):
-        new_study(name)
-    os.utime(Study.open("old").folder / "study.yaml", (1e9, 1e9))
-    assert [entry.name for entry in list_studies().entries] == ["new", "old"]
-
-
 def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home):
     study = new_study("mine")
     new_study("other")
@@ -128,53 +117,12 @@ def test_names_are_escaped():
     assert "<b>" not in shown and "&lt;b&gt;" in shown
 
 
-def test_every_button_names_its_action_and_study():
-    entries = (StudySummary("one", "One", "succeeded"), StudySummary("two", "Two", "failed"))
-    shown = study_list_view(StudyList(entries, None, ()), now=100.0)
-    labels = re.findall(r'aria-label="([^"]+)"', shown)
-    assert len(labels) == len(set(labels)) == 10
-
-
-def test_a_card_is_a_link_to_the_tab_of_its_state():
-    entries = (
-        StudySummary("one", "One", "succeeded"),
-        StudySummary("two", "Two", "failed"),
-        StudySummary("three", "Three", "queued"),
-    )
-    shown = study_list_view(StudyList(entries, None, ()), now=100.0)
-    assert re.findall(r'href="([^"]+)"', shown) == [
-        "?study=one&amp;tab=evaluate",
-        "?study=two&amp;tab=train",
-        "?study=three&amp;tab=data",
-    ]
-
-
 def test_a_score_is_neither_rounded_to_all_nor_to_none(home):
     found = summarize(finished_study(eval__primary_metric="exact_match")).conclusion
     assert found is not None
     assert [
         score(replace(found, share=share)) for share in (0.001, 0.937, 0.999, 1.0)
     ] == "1 % right | 94 % right | 99 % right | 100 % right".split(" | ")
-
-
-def test_the_first_visit_shows_an_introduction():
-    assert "<h2>" in welcome_view(True) and "<h2>" not in welcome_view(False)
-    assert all("Open a finished example" in welcome_view(first) for first in (True, False))
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (3, "just now"),
-        (50, "a minute ago"),
-        (61, "1 minute ago"),
-        (7200, "2 hours ago"),
-        (86_400 * 3, "3 days ago"),
-        (86_400 * 70, "2 months ago"),
-    ],
-)
-def test_ago(seconds, expected):
-    assert ago(seconds) == expected
 
 
 def test_a_study_opens_on_the_tab_of_its_state(screen):
@@ -217,12 +165,6 @@ def test_delete_and_restore(screen):
         press(screen, "restore", "1700000000000-other")
     with pytest.raises(StudyError):
         press(screen, "delete", "../..")
-
-
-def test_one_button_opens_the_finished_example(screen):
-    assert [screen._opens("example", "") for _ in range(2)] == [("example", "chat")] * 2
-    entry = summarize(Study.open("example"))
-    assert entry.state == "succeeded" and entry.conclusion is not None
 
 
 def test_one_button_trains_the_data_of_the_example(screen, monkeypatch):

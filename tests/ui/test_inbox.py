@@ -6,14 +6,12 @@ from typing import Any
 import pytest
 
 from assistant_builder.chat.feedback import add_correction, read_corrections
-from assistant_builder.chat.inbox import Inbox, Overview, group_by_meaning, read_inbox
-from assistant_builder.chat.visitor_log import log_file, opened
+from assistant_builder.chat.inbox import group_by_meaning, read_inbox
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, publish, read_versions, served_version
 from assistant_builder.ui.inbox import tab as tab_module
 from assistant_builder.ui.inbox.tab import InboxTab
-from assistant_builder.ui.inbox.view import SHOWN_GROUPS, groups_view, overview_view, weeks_view
-from assistant_builder.ui.refresh import StudyView
+from assistant_builder.ui.inbox.view import groups_view
 from assistant_builder.ui.train import actions
 from tests.chat.test_inbox import NOW, encode, keep
 from tests.evals.study_compare.scored_studies import each, edit, make
@@ -165,17 +163,6 @@ def test_answers_of_the_second_version_are_trained_on_it(tab, study):
     assert read_corrections(study) == [] and len(read_corrections(Study.open("shop-v2"))) == 1
 
 
-def test_the_list_is_looked_at_every_ten_seconds(study, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(tab_module.time, "monotonic", lambda: now[0])
-    before = tab_module._list_mark(StudyView("shop"))
-    with opened(log_file(study)) as connection:
-        connection.execute("DELETE FROM question")
-    assert tab_module._list_mark(StudyView("shop")) == before
-    now[0] = 11.0
-    assert tab_module._list_mark(StudyView("shop")) != before
-
-
 def test_what_visitors_wrote_is_shown_as_text():
     study = make("hostile")
     keep(study, (HOSTILE, HOSTILE, False, -1))
@@ -185,28 +172,3 @@ def test_what_visitors_wrote_is_shown_as_text():
     shown = [groups_view(inbox), *map(str, in_order(opened, tab._form))]
     assert "&lt;img" in shown[0] and not any("<img" in each for each in shown[:1])
     assert "<img" not in str(shown[3])
-
-
-def test_nobody_asked_and_counts_alone_say_what_to_do():
-    assert "--remember texts" in overview_view(Inbox())
-    counts = Inbox(((0, Overview(3, 1, 0, 0)),))
-    assert "Only counts are kept" in overview_view(counts) and groups_view(counts) == ""
-    assert weeks_view(counts.weeks) == "", "one week is no development"
-    two = weeks_view(((3, Overview(4, 1, 0, 0)), (0, Overview(2, 0, 0, 1))))
-    assert "height:75%" in two
-    assert "height:50%" in two
-    assert "3 weeks ago" in two
-    assert "<caption>" in two
-
-
-def test_a_long_list_ends_with_how_many_more_there_are():
-    study = make("many")
-    keep(
-        study,
-        *[
-            (f"Question number {number}?", "No idea.", True, None)
-            for number in range(SHOWN_GROUPS + 5)
-        ],
-    )
-    shown = groups_view(read_inbox(study, NOW))
-    assert shown.count("data-action") == SHOWN_GROUPS and "5 more are shown" in shown

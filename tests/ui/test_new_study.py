@@ -12,9 +12,9 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_pairs
 from assistant_builder.data.wordings import Wording
 from assistant_builder.study import Study
-from assistant_builder.ui.data import new_study as module
 from assistant_builder.ui.data.columns import MAX_COLUMNS, choose_roles, column_note, shown_columns
-from assistant_builder.ui.data.new_study import NewStudyForm, system_prompt
+from assistant_builder.ui.data.form import FILE_TYPES, system_prompt
+from assistant_builder.ui.data.new_study import NewStudyForm
 from assistant_builder.ui.data.preview import Inspection, inspect_file
 from assistant_builder.ui.data.row_editor import NO_ROWS
 from assistant_builder.ui.data.view import brief_view
@@ -221,6 +221,6 @@ def test_three_rows_are_no_good_news(tmp_path):
 def test_documents_reach_the_page(form, tmp_path):
     path = tmp_path / "faq.pdf"
     path.write_bytes(b"%PDF-1.7")
-    assert ".pdf" in module.FILE_TYPES and ".docx" in module.FILE_TYPES
+    assert ".pdf" in FILE_TYPES and ".docx" in FILE_TYPES
     found = loaded(form, path)[form.found]
     assert "this is a PDF document" in found and "spreadsheet with the columns" in found

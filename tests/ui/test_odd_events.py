@@ -149,7 +149,7 @@ def tracebacks(site: App) -> int:
     return site.log.read_text(encoding="utf-8", errors="replace").count("Traceback")
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(5, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_no_event_fails_at_values_of_a_wrong_type(site, inside, count):
     before, failed, wrong = tracebacks(site), {}, (None, "x", 5, [], {"a": 1})
     for number, event in enumerate(events(inside)):
@@ -179,7 +179,7 @@ def test_no_event_fails_at_one_wrong_value_among_right_ones(site, inside):
             for data in (None, 5, {}, {"turn": "x", "action": {}})
         ]
         # all of them take a quarter of an hour
-        some = random.Random(event["api_name"]).sample(odd, min(3, len(odd)))
+        some = [random.Random(event["api_name"]).choice(odd)] if odd else []
         failed[event["api_name"]] = attack(inside, event, some)
     assert {name: texts for name, texts in failed.items() if texts} == {}
     assert tracebacks(site) == before

@@ -12,38 +12,25 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.errors import StudyError
 from assistant_builder.study import Study
-from assistant_builder.study.example import example_folder
 from assistant_builder.study.steps import STEPS, StepRecord
 from assistant_builder.ui.app import (
     _draw_frame,
     _opened,
-    initial_study,
-    initial_tab,
     ready_steps,
     study_choices,
 )
 from assistant_builder.ui.data.preview import (
-    heldout_power,
     inspect_file,
     preview_split,
-    shipped_datasets,
-    unused_name,
 )
-from assistant_builder.ui.data.tab import study_data_panel
-from assistant_builder.ui.html import STYLE_SHEETS
-from assistant_builder.ui.languages import event_error
 from assistant_builder.ui.refresh import LiveRegion, StudyView, refresh
 from assistant_builder.ui.tabs import TABS
 from assistant_builder.ui.train import actions as train_actions
 from assistant_builder.ui.uploads import offer
-from tests.commands import python
 from tests.synthetic_study import (
-    LARGE,
-    SMALL,
     finished_study,
     new_study,
     running,
@@ -131,12 +118,6 @@ def test_a_missing_or_damaged_study_is_reported():
     assert StudyView(study.name).snapshot is None
 
 
-def test_errors_become_messages_with_their_remedy():
-    caught = event_error(StudyError("no <i>such</i> file", remedy="Choose another"))
-    assert caught.message == "no &lt;i&gt;such&lt;/i&gt; file. Choose another"
-    assert "the page failed" in event_error(ZeroDivisionError()).message
-
-
 def test_the_list_of_studies_survives_a_damaged_one():
     new_study("good")
     bad = new_study("bad")
@@ -148,13 +129,6 @@ def test_the_list_of_studies_survives_a_damaged_one():
     }
 
 
-@pytest.mark.parametrize(
-    ("requested", "opened"), [(None, None), ("a", "a"), ("", ""), ("gone", None)]
-)
-def test_the_study_in_the_url_is_opened(requested, opened):
-    assert initial_study(requested, ["", "b", "a"]) == opened
-
-
 def test_tabs_can_be_opened_when_their_inputs_exist():
     assert ready_steps(StudyView("")) == {"data"}
     study = new_study("way")
@@ -164,8 +138,13 @@ def test_tabs_can_be_opened_when_their_inputs_exist():
         "data plan train evaluate chat export inbox".split()
     )
     assert ready_steps(StudyView(finished_study("done").name)) == set(TABS)
-    assert initial_tab("way", "report") == "data" and initial_tab("way", "chat") == "chat"
-    assert initial_tab("way", None) == "data" and initial_tab("done", "nonsense") == "data"
+    for name, asked, opened in (
+        ("way", {"tab": "report"}, "data"),
+        ("way", {"tab": "chat"}, "chat"),
+        ("way", {}, "data"),
+        ("done", {"tab": "nonsense"}, "data"),
+    ):
+        assert _opened({"study": name, **asked})[1][-1] == opened
 
 
 def test_a_missing_study_opens_the_home_screen_with_a_notice():
@@ -185,23 +164,6 @@ def test_a_missing_study_opens_the_home_screen_with_a_notice():
     assert _opened({})[0] is None and not _opened({})[1][2]["visible"]
     frame = _draw_frame(StudyView("here"))
     assert frame[-1] == gr.update(visible=False), "the notice goes when a study is opened"
-
-
-def test_the_titles_of_the_tabs_show_what_is_done():
-    study = new_study("way")
-    assert [
-        tab.shown_title(StudyView("way")) for tab in TABS.values()
-    ] == "Data | Plan | Train | Results | Chat | Report | Use it | Inbox".split(" | ")
-    trained(with_data(study))
-    assert [tab.shown_title(StudyView("way")) for tab in TABS.values()][
-        :4
-    ] == "✓ Data | Plan | ✓ Train | Results".split(" | ")
-    done = StudyView(finished_study("done").name)
-    assert {tab.title for tab in TABS.values() if tab.done(done)} == set(
-        "Data Train Results Report".split()
-    )
-    (study.folder / "data" / "status.json").write_text("nonsense")
-    assert TABS["data"].shown_title(StudyView("way")) == "Data"
 
 
 # starting
@@ -245,21 +207,6 @@ def test_the_page_refuses_what_the_run_would_refuse(started):
     assert not started and study.config.train.rank == 16
 
 
-def test_a_resumed_failed_step_uses_changed_settings(started):
-    study = made_from(with_data(new_study()))
-    study.write_step(StepRecord("train-lora", state="failed", inputs={"train.rank": 16}))
-    assert train_actions.start_or_resume(study, rank_8(study.config), replace=False) == ""
-    assert started == [("library", False)]
-    assert study.config.train.rank == 8
-
-
-def test_resuming_does_not_change_the_settings(started):
-    study = made_from(with_data(new_study()))
-    before = (study.folder / "study.yaml").read_bytes()
-    assert train_actions.start_or_resume(study, study.config, replace=False) == ""
-    assert (study.folder / "study.yaml").read_bytes() == before
-
-
 def test_a_running_study_is_not_started_twice(started):
     study = with_data(new_study())
     running(study, "train-lora")
@@ -277,13 +224,6 @@ def test_a_waiting_study_is_not_started_twice_and_can_leave_the_queue(started):
     assert train_actions.pause_label(study) == "Leave the queue"
     assert train_actions.pause_run(study.name)["value"] == "Leaving the queue…"
     assert study.cancel_requested
-
-
-def test_the_pause_button_shows_its_state():
-    study = with_data(new_study())
-    running(study, "train-lora")
-    assert train_actions.pause_label(study) == "Pause"
-    assert train_actions.pause_run(study.name)["value"] == "Pausing…"
 
 
 def test_a_start_is_shown_until_the_run_writes_its_state(monkeypatch):
@@ -344,53 +284,6 @@ def test_the_error_of_an_unreadable_file_has_its_columns_and_not_its_path(tmp_pa
     assert isinstance(preview_split(mapped.findings, DataConfig()), dict)
 
 
-def test_shipped_datasets_can_be_studied():
-    found = shipped_datasets()
-    assert [shipped.file for shipped in found] == [LARGE, example_folder() / "data.csv", SMALL]
-    assert found[0].title == "Ostrel Sound Ferries"
-    for shipped in found:
-        findings = inspect_file(shipped.file, {}).findings
-        assert findings is not None and findings.can_start()
-
-
-def test_the_power_of_a_held_out_set_follows_from_its_size():
-    record = {"counts": {"heldout": 100}, "turns": {"heldout": 100}, "clusters": {"heldout": 0}}
-    power = heldout_power(record)
-    assert power is not None
-    assert power["minimum_detectable"] == pytest.approx(2.8 * (0.2 / 100) ** 0.5, rel=0.01)
-    assert (
-        heldout_power(
-            {"counts": {"heldout": 0}, "turns": {"heldout": 0}, "clusters": {"heldout": 0}}
-        )
-        is None
-    )
-
-
-@pytest.mark.parametrize(
-    ("wish", "name"),
-    [("My Data (2)", "my-data-2"), ("éàü", "eaue"), ("con", "study-con"), ("library", "library-2")],
-)
-def test_a_study_is_named_after_its_file(wish, name):
-    new_study("library")
-    assert unused_name(wish) == name
-
-
-def test_the_data_of_a_study_is_shown_before_and_after_it_ran():
-    study = new_study()
-    before = study_data_panel(study)
-    assert "will be answered" in before and "Test" in before
-    after = study_data_panel(with_data(study))
-    assert "will be answered" in after and "Test" in after
-
-
-def test_the_system_prompt_is_that_of_training():
-    assert "Ostrel" in default_system_prompt(with_data(new_study("ferries", LARGE)))
-    assert default_system_prompt(with_data(new_study("library", SMALL))) == ""
-    assert (
-        default_system_prompt(new_study("system", SMALL, data__system="Be brief.")) == "Be brief."
-    )
-
-
 def test_downloads_are_copies():
     study = finished_study()
     copy = offer(study.folder / "report.md", "library-report.md")
@@ -400,22 +293,6 @@ def test_downloads_are_copies():
 
 
 # headers and imports
-
-
-def test_the_page_starts_without_the_model_stack():
-    check = "import sys, app; assert not {'torch', 'transformers', 'datasets', 'lm_eval'} & set(sys.modules)"
-    python("-c", check, cwd=ROOT)
-
-
-def test_views_load_neither_gradio_nor_models():
-    paths = (ROOT / "assistant_builder" / "ui").rglob("*.py")
-    views = [path for path in paths if path.stem == "view" or path.stem.endswith("_view")]
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in views]
-    check = (
-        "import sys, importlib\nfor name in sys.argv[1:]:\n    importlib.import_module(name)\n"
-        "assert not {'gradio', 'torch', 'transformers'} & set(sys.modules)"
-    )
-    assert names and python("-c", check, *names)
 
 
 def words_of(path: Path) -> Iterator[str]:
@@ -438,16 +315,3 @@ def test_the_page_says_project_and_names_assistants_in_one_place():
                 assert not re.search(r"\bstud(y|ies)\b", text, re.IGNORECASE), (
                     f"{path.name}: {text}"
                 )
-
-
-def test_no_two_tabs_style_the_same_class():
-    sheets: dict[str, set[str]] = {}
-    for path in STYLE_SHEETS:
-        if path.name != "page.css":  # what all tabs share
-            for name in set(
-                re.findall(
-                    r"^[a-z]*(\.ab-[a-z-]+)(?=[ ,:] ?[{:>]?)", path.read_text(), re.MULTILINE
-                )
-            ):
-                sheets.setdefault(name, set()).add(path.name)
-    assert {name: found for name, found in sheets.items() if len(found) > 1} == {}

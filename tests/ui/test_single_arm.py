@@ -11,18 +11,16 @@ from assistant_builder.chat.conversation import (
     Answer,
     Conversation,
     Turn,
-    as_markdown,
     default_sides,
 )
 from assistant_builder.planning.advice import advise
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.tab import ChatTab
 from assistant_builder.ui.chat.view import PaneState, pane
-from assistant_builder.ui.evaluate.item_filters import comparable_studies, shared_items, study_items
+from assistant_builder.ui.evaluate.item_filters import comparable_studies, shared_items
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.evaluate.view import evaluation_state, results_frame, verdict_picture
 from assistant_builder.ui.export.tab import ExportTab
-from assistant_builder.ui.home.view import summarize
 from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
 from assistant_builder.ui.refresh import StudyView
@@ -89,11 +87,6 @@ def test_evaluate_shows_what_tuning_changed(alone):
     assert "ab-intervals" not in shown["evaluate-conclusion"][3]
 
 
-def test_answers_are_read_beside_those_of_the_untuned_base(alone):
-    items = study_items(alone)
-    assert items is not None and items.pair == ("B4", "Q4") and set(items.cells) == {"B4", "Q4"}
-
-
 def test_two_studies_are_compared_in_what_both_have(alone):
     both = finished_study("both", LARGE)
     record = compare_studies(both, alone)
@@ -113,8 +106,6 @@ def test_export_offers_the_one_arm(alone):
     assert [value for _, value in arm["choices"]] == ["qlora"]
     assert arm["value"] == "qlora"
     assert form == "adapter"
-    assert not shown["export-lora-adapter"][2]["visible"]
-    assert shown["export-qlora-adapter"][2]["visible"]
 
 
 def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
@@ -126,8 +117,6 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
     assert "Compact (QLoRA, 4-bit)" in pane("a", shown) and "Here." in pane("a", shown)
     base = pane("base", shown)
     assert "untuned (4-bit)" in base and "16-bit" not in base
-    assert "untuned (4-bit)" in as_markdown("alone", talk, arms)
-    assert "16-bit" not in as_markdown("alone", talk, arms)
     assert "Full (LoRA, 16-bit)" in pane("a", PaneState(Conversation(), arms=["lora"]))
     tab = inside_blocks(ChatTab_)
     settings = tab.settings.read(
@@ -139,7 +128,6 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
         "a": True,
         "b": False,
         "qat": False,
-        "shipped": False,
         "base": True,
         "copy": False,
     }
@@ -147,8 +135,3 @@ def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):
 
 def ChatTab_() -> ChatTab:  # noqa: N802 - made like a class
     return ChatTab(WorkerPool(["false"]))
-
-
-def test_home_says_that_nothing_was_compared(alone):
-    found = summarize(alone).conclusion
-    assert found is not None and "without its 16-bit twin" in found.four_bit

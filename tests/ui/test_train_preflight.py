@@ -14,8 +14,8 @@ from assistant_builder.models.hub import HubStatus
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress, StepRecord
-from assistant_builder.ui.settings_form import preset_choices, preset_keys
+from assistant_builder.study.steps import Progress
+from assistant_builder.ui.settings_form import preset_keys
 from assistant_builder.ui.study_snapshot import take_snapshot
 from assistant_builder.ui.train import preflight
 from assistant_builder.ui.train import tab as train_tab
@@ -29,11 +29,10 @@ from assistant_builder.ui.train.preflight import (
     scoring_seconds,
     time_left,
 )
-from assistant_builder.ui.train.preflight_view import preflight_card
-from assistant_builder.ui.train.settings import _switch_preset, model_choices, preset_times
+from assistant_builder.ui.train.preflight_view import about_time, preflight_card
+from assistant_builder.ui.train.settings import _switch_preset, model_choices
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
-from evals.report.declared import explain_study
 from evals.report.format import size
 from tests.synthetic_study import (
     LARGE,
@@ -88,19 +87,6 @@ def test_the_estimate_before_and_after_the_data_step_are_of_a_kind():
     other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
     # what the form says, not what was split
     assert isinstance(other, DataEstimate) and other.train == 10
-
-
-def test_the_rule_of_the_verdict_is_shown_before_the_start():
-    study = new_study("ferries", LARGE)
-    seen = run_preflight(study, study.config)
-    said = plain(preflight_card(seen))
-    assert "How the verdict will be reached" in said and "exact match (margin 5 points)" in said
-    assert explain_study(with_data(study)) == seen.rule  # what scoring will freeze
-    asked = run_preflight(
-        study, study.config.with_changes({"eval.primary_metric": "nll_per_token"})
-    )
-    assert "By the settings, the verdict is by loss" in asked.rule
-    assert not run_preflight(study, study.config.with_changes({"arms": ["qlora"]})).rule
 
 
 def test_little_data_is_warned_of():
@@ -173,33 +159,24 @@ def test_errors_forbid_a_start(tmp_path):
     assert "Not ready" in card and "&lt;b&gt;bad" in card and "Effective batch" not in card
 
 
-def test_the_queue_is_told_before_one_joins_it():
-    study = new_study("ferries", LARGE)
-    seen = run_preflight(study, study.config)
-    assert "Project rivers is first" in plain(preflight_card(seen, before=["rivers"]))
-    assert "Projects a, b and c are first" in plain(preflight_card(seen, before=["a", "b", "c"]))
-
-
 # starting from the tab
 
 
 @pytest.fixture
-def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
-    calls: list[tuple[str, bool, bool]] = []
+def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    calls: list[tuple[str, bool]] = []
     monkeypatch.setattr(
         "assistant_builder.ui.train.actions.start_run",
-        lambda name, redo=False, now=False, trust=False: calls.append((name, redo, now)),
+        lambda name, redo=False, trust=False: calls.append((name, redo)),
     )
     return calls
 
 
-def press_start(
-    tab: TrainTab, study: Study, *, now: bool = False, trust: bool = False, **changes: object
-) -> str:
+def press_start(tab: TrainTab, study: Study, *, trust: bool = False, **changes: object) -> str:
     config = study.config.with_changes(
         {key.replace("__", "."): value for key, value in changes.items()}
     )
-    values = train_values(tab, study.name, config, now=now, trust=trust)
+    values = train_values(tab, study.name, config, trust=trust)
     return str(tab._start(values)[tab.message])
 
 
@@ -208,7 +185,7 @@ def test_warnings_do_not_stop_a_start_and_errors_do(begun):
     assert "Not ready" in press_start(tab, study, model__base="smollm9")
     assert begun == [] and study.config.model.base == BASE
     assert run_preflight(study, study.config).warnings
-    assert press_start(tab, study, now=True) == "" and begun == [("library", False, True)]
+    assert press_start(tab, study) == "" and begun == [("library", False)]
 
 
 def test_invalid_settings_start_nothing(begun):
@@ -217,13 +194,6 @@ def test_invalid_settings_start_nothing(begun):
     values[tab.form.components["train.rank"]] = 0
     message = str(tab._start(values)[tab.message])
     assert "train.rank=0" in message and "not valid" in message and begun == []
-
-
-def test_what_is_carried_on_is_not_asked_again(begun):
-    tab, study = wired_train_tab(), new_study()
-    study.write_step(StepRecord("data", state="cancelled"))
-    study.write_run_record("cancelled")
-    assert press_start(tab, study) == "" and begun == [("library", False, False)]
 
 
 def test_a_test_without_known_answers_is_told_before_training(tmp_path):
@@ -293,14 +263,6 @@ def test_a_changed_value_of_a_preset_makes_it_custom():
     assert _switch_preset("balanced", *same) == "balanced"
 
 
-def test_presets_are_cards_with_their_time():
-    study = new_study("ferries", LARGE)
-    cards = dict((name, label) for label, name in preset_choices(preset_times(study, study.config)))
-    assert all("about" in cards[name] for name in PRESETS)
-    assert cards["balanced"].startswith("Balanced\nabout ")
-    assert "about" not in cards["custom"] and "recommended start" in cards["balanced"]
-
-
 # time
 
 
@@ -358,12 +320,8 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     assert "The first verdict in about 12 s." in run_panel(seen, "", left)
 
 
-def test_facts_in_prompts_take_memory_and_time():
-    study = new_study("ferries", LARGE)
-    plain, grounded = (
-        run_preflight(study, study.config.with_changes({"approaches": approaches})).plan
-        for approaches in (["memory"], ["grounded"])
-    )
-    assert plain is not None and grounded is not None
-    assert grounded.lora.total_bytes > plain.lora.total_bytes
-    assert grounded.lora.seconds > plain.lora.seconds
+def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():
+    config = StudyConfig().with_changes({"approaches": ["grounded"]})
+    assert about_time(600, config, complete=True) == "at most about 10 min"
+    to_the_end = config.with_changes({"train.stop_loss": 0})
+    assert about_time(600, to_the_end, complete=True) == "about 10 min"

@@ -1,31 +1,23 @@
 """The HTML of the page: its contents, and the escaping of text from files."""
 
-import json
 import re
-import shlex
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from assistant_builder.config import ModelConfig, StudyConfig
-from assistant_builder.data import Message, Pair, RejectedRow
+from assistant_builder.data import RejectedRow
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import m
 from assistant_builder.planning.training_time import WorkRemaining
-from assistant_builder.store.lease import Lease, SharedLeaseFile
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.ui.data.view import (
-    findings_view,
-    plain_view,
     rejected_view,
-    split_view,
     unreadable_view,
 )
 from assistant_builder.ui.html import callout, error_callout, table, toast
-from assistant_builder.ui.plots import MAX_POINTS, downsample, latest_by_step, loss_figure
+from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.report.tab import report_frame
 from assistant_builder.ui.study_snapshot import (
     Snapshot,
@@ -40,16 +32,12 @@ from assistant_builder.ui.study_snapshot import (
     study_strip,
     take_snapshot,
 )
-from assistant_builder.ui.train.preflight import TimeRemaining
 from assistant_builder.ui.train.view import (
-    command_lines,
-    model_note,
-    resources_table,
     run_panel,
     samples_card,
 )
 from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
-from tests.texts import parts, plain
+from tests.texts import plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
 
@@ -80,7 +68,6 @@ def failed_study() -> Study:
         error_callout({"what": HOSTILE, "where": HOSTILE, "remedy": HOSTILE}),
         table([HOSTILE], [[HOSTILE]]),
         toast(HOSTILE, HOSTILE),
-        plain_view([Pair(1, (Message("user", HOSTILE), Message("assistant", HOSTILE)))], HOSTILE),
         rejected_view([RejectedRow(1, HOSTILE, {HOSTILE: HOSTILE})], 1),
         unreadable_view({"what": HOSTILE}, [HOSTILE]),
         report_frame(HOSTILE),
@@ -126,20 +113,6 @@ def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_lin
     )
 
 
-def test_an_unfinished_run_can_be_resumed():
-    study = with_data(new_study())
-    study.write_step(StepRecord("train-lora", state="running", pid=1, process_started=0.0))
-    study.write_run_record("running")
-    study.write_step(
-        StepRecord("train-lora", state="failed", error={"what": "x", "where": "", "remedy": ""})
-    )
-    seen = replace(take_snapshot(study), state="lost")
-    assert "Resume" in plain(run_panel(seen, ""))
-    paused = plain(run_panel(replace(seen, state="cancelled"), ""))
-    assert "Paused" in paused and "Resume" in paused and "Everything is kept" in paused
-    assert "Not trained yet" in plain(run_panel(take_snapshot(new_study("other")), ""))
-
-
 def test_a_waiting_study_names_the_studies_ahead():
     study = new_study()
     study.write_run_record("queued", queued_behind=["rivers", HOSTILE])
@@ -175,25 +148,6 @@ def test_a_study_on_a_cluster_links_its_dashboard(url, shown):
     study.write_run_record("running", dashboard=url)
     said = run_panel(take_snapshot(study), "")
     assert shown in said and ("<a " in said) == bool(shown) and "<img" not in said
-
-
-def test_a_running_study_shows_step_and_remaining_time():
-    study = with_metrics(with_data(new_study()), "lora", 30)
-    running(study, "train-lora", Progress(30, 60, "steps", "Training lora", 90.0))
-    seen = take_snapshot(study)
-    told = plain(run_panel(seen, "", TimeRemaining(270.0, complete=False)))
-    assert "Step 3 of 6: Train Full (LoRA, 16-bit)" in told
-    assert "About 4 min 30 s left for the project, plus the scoring." in told
-    assert "is shown after training has started" in plain(run_panel(seen, "", None))
-
-
-def test_a_step_on_a_cluster_names_its_node():
-    study = with_metrics(with_data(new_study()), "lora", 30)
-    assert " Node " not in plain(run_panel(take_snapshot(study), ""))
-    running(study, "train-lora")
-    study.write_step(replace(study.step("train-lora"), node="10.0.0.7 (4f60fd7c)"))
-    Lease(SharedLeaseFile(study.lease_file("train-lora")), "task", "10.0.0.7 (4f60fd7c)").acquire()
-    assert "Node 10.0.0.7 (4f60fd7c)" in plain(run_panel(take_snapshot(study), ""))
 
 
 # sample answers
@@ -246,107 +200,10 @@ def test_a_failure_shows_what_where_remedy_and_the_log():
     assert log_tail(study.log_file("report")) == ""
 
 
-def test_both_arms_show_their_figures(finished):
-    said = plain(run_panel(finished, ""))
-    for figure in parts(
-        """
-        60 of 60 | 301 tokens/s | 1.9 GB | Compact (QLoRA, 4-bit) | Full (LoRA, 16-bit)
-        """
-    ):
-        assert figure in said
-    assert "110 MB" in plain(resources_table(finished))
-    assert "269 MB" in plain(resources_table(finished))
-
-
 # settings
 
 
-ODD_SETTINGS: list[dict[str, Any]] = [
-    {
-        "train.rank": 8,
-        "data.columns.group": "the focus",
-        "eval.cells": ["B16", "Q4"],
-        "data.max_train": 50,
-    },
-    {"train.preset": "quick"},
-    {
-        "train.preset": "quick",
-        "train.rank": 16,
-        "train.epochs": 3.0,
-    },  # back to values that are the defaults
-    {"train.preset": "custom", "train.learning_rate": 3.3e-5, "data.columns.context": "''"},
-    *(
-        {"data.system": json.dumps(text)}
-        for text in ("null", "'quoted'", "two\nlines: {a}", "@odd", "Hör zu!")
-    ),
-]
-
-
-@pytest.mark.parametrize("changes", ODD_SETTINGS)
-def test_the_command_line_gives_the_same_study(changes):
-    config = StudyConfig().with_changes(changes)
-    said = command_lines("rivers", config, source="my file.csv", redo=True, now=True)
-    button, _, whole = said.partition("\n\n# the same from the data file\n")
-    assert button == "assistant-builder run rivers --redo --now"
-    program, command, source, *words = shlex.split(whole)
-    assert program == "assistant-builder"
-    assert command == "run"
-    assert source == "my file.csv"
-    assert words[:2] == ["--name", "rivers"]
-    assert words[2::2] == ["--set"] * (len(words[2:]) // 2)
-    given = dict(word.split("=", 1) for word in words[3::2])
-    assert StudyConfig().with_changes(given) == config
-
-
-def test_a_catalogued_model_has_a_note():
-    assert "apache-2.0" in model_note(ModelConfig(base="smollm2-135m-instruct"))
-    assert "terms must be accepted" in model_note(ModelConfig(base="llama-3.1-8b-instruct"))
-    assert model_note(ModelConfig(base="someone/else")) == "It is downloaded from the hub first."
-
-
 # data
-
-
-def test_findings_and_split_are_shown(finished):
-    record = {
-        "rows": 10,
-        "usable": 8,
-        "format": "csv",
-        "rejected": [{"row": 2, "reason": "x"}],
-        "exact_duplicates": 1,
-        "near_duplicates": 2,
-        "conflicts": 0,
-        "notes": ["semicolons"],
-        "problems": [
-            {"severity": "warning", "title": "2 rows", "detail": "odd", "rows": tuple(range(30))}
-        ],
-    }
-    said = plain(findings_view(record))
-    assert "Usable pairs 8 80%" in said
-    assert "2 rows odd" in said
-    assert "semicolons" in said
-    assert "11 …" in said
-    counts = {"train": 70, "validation": 10, "heldout": 20}
-    split = {"counts": counts, "clusters": {"heldout": 5}, "notes": ["by group"]}
-    power = {
-        "items": 20,
-        "clusters": 5,
-        "minimum_detectable": 0.28,
-        "flip_rate": 0.2,
-        "target": 0.02,
-        "items_needed": 3925,
-    }
-    said = plain(split_view(split, power))
-    assert "20%, 5 clusters" in said
-    assert "By group" in said
-    assert "28.0 points" in said
-    assert "3,925" in said
-
-
-def test_rejected_rows_show_reason_and_content():
-    said = plain(rejected_view([RejectedRow(7, "the answer is empty", {"question": "Why?"})], 9))
-    assert "1 of 9 rows left out" in said and "7 the answer is empty" in said and "Why?" in said
-    assert rejected_view([], 9) == ""
 
 
 # figures and marks
@@ -361,14 +218,6 @@ def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished):
         "Full (LoRA, 16-bit), validation",
     ]
     assert "http" not in figure.to_json()
-
-
-def test_points_are_downsampled_and_repeated_steps_counted_once():
-    points = [{"step": step, "loss": 1.0} for step in range(5_000)]
-    kept = downsample(points)
-    assert len(kept) <= MAX_POINTS + 1 and kept[-1] is points[-1] and kept[0] is points[0]
-    again = latest_by_step([{"step": 2, "loss": 9}, {"step": 1, "loss": 3}, {"step": 2, "loss": 4}])
-    assert [(event["step"], event["loss"]) for event in again] == [(1, 3), (2, 4)]
 
 
 def test_the_version_changes_only_with_the_files():

@@ -1,4 +1,4 @@
-"""The conversation of the Chat tab: ask, stop, regenerate, edit and vote. The browser stores the turns."""
+"""The conversation of the Chat tab: ask, stop, ask again and vote. The browser stores the turns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.arms import TWINS, further_arms
-from assistant_builder.atomic_io import read_json
 from assistant_builder.chat.ask import longest_answer
 from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
 from assistant_builder.chat.conversation import (
@@ -19,20 +18,16 @@ from assistant_builder.chat.conversation import (
     Choice,
     Conversation,
     Turn,
-    as_json,
-    as_markdown,
     conversation_from_record,
     default_sides,
 )
-from assistant_builder.chat.feedback import read_corrections, record_vote, taught_pair
+from assistant_builder.chat.feedback import read_corrections, record_vote
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import m, t, tn
+from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import Sampling
-from assistant_builder.inference.session import Memory
 from assistant_builder.study import Study
-from assistant_builder.study.contents import ArmSummary
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
 from assistant_builder.ui.chat.view import (
@@ -43,10 +38,8 @@ from assistant_builder.ui.chat.view import (
     reveal_view,
     sides,
 )
-from assistant_builder.ui.html import Markup, fragment
 from assistant_builder.ui.refresh import Updates, browser_state
 from assistant_builder.ui.study_snapshot import answering_arms
-from assistant_builder.ui.uploads import offer_bytes
 
 KEPT_STUDIES = 8
 """Number of studies whose conversation the browser keeps; the least recently used is deleted first."""
@@ -59,9 +52,7 @@ class ConversationPanel:
         self.pool = pool
         self._votes = votes
         self._active: dict[str, ReplyStream] = {}
-        self._memory: dict[str, dict[str, Memory]] = {}
         self.kept = browser_state("talks", {})
-        self.editing = gr.State(None)
 
     def place_panes(self) -> None:
         """Place the panes."""
@@ -82,11 +73,6 @@ class ConversationPanel:
         """Place the examples, the question box and its buttons, which stay at the lower edge of the window."""
         with gr.Column(elem_id="ab-box"):
             self.examples = gr.HTML(js_on_load=pane_script(), elem_id="ab-examples")
-            with gr.Row(
-                visible=False, elem_id="ab-editing", elem_classes="ab-actions"
-            ) as self.banner:
-                self.notice = gr.HTML()
-                self.leave = gr.Button(t("Cancel editing"), size="sm", scale=0)
             with gr.Row(elem_classes="ab-ask"):
                 self.question = gr.Textbox(
                     label=t("Your question"),
@@ -120,25 +106,12 @@ class ConversationPanel:
                 )
                 self.clear = gr.Button(t("Clear conversation"), size="sm")
 
-    def place_downloads(self) -> None:
-        """Place the buttons that download the conversation."""
-        with gr.Row(elem_classes="ab-actions"):
-            self.files = [
-                gr.DownloadButton(
-                    t("Download conversation .{ending}", ending=ending),
-                    size="sm",
-                    interactive=False,
-                    elem_id=f"ab-talk-{ending}",
-                )
-                for ending in ("md", "json")
-            ]
-
     # drawing
 
     @property
     def outputs(self) -> list[Any]:
         """Components set by :meth:`updates`."""
-        buttons = (self.send, self.stop, self.again, self.clear, *self.files)
+        buttons = (self.send, self.stop, self.again, self.clear)
         return [
             *self.panes.values(),
             *buttons,
@@ -162,16 +135,6 @@ class ConversationPanel:
         """Show a conversation; ``editing`` and ``note`` as of :class:`PaneState`."""
         turns = conversation.turns
         finished = bool(turns) and not busy
-        files = dict.fromkeys(self.files, gr.update(value=None, interactive=False))
-        if study is not None and finished:
-            texts = {
-                "md": as_markdown(study.title, conversation, study.config.arms),
-                "json": as_json(study.name, conversation),
-            }
-            for button, (ending, text) in zip(self.files, texts.items(), strict=True):
-                content = text.encode("utf-8", errors="backslashreplace")
-                path = offer_bytes(content, f"{study.name}-chat.{ending}")
-                files[button] = gr.update(interactive=True, value=path)
         panes = self.pane_updates(
             study,
             conversation,
@@ -190,7 +153,6 @@ class ConversationPanel:
             self.stop: gr.update(visible=busy),
             self.again: gr.update(interactive=finished),
             self.clear: gr.update(interactive=finished),
-            **files,
             self.examples: gr.update(visible=not turns),
             self.actions: gr.update(visible=bool(turns)),
             **votes,
@@ -205,17 +167,13 @@ class ConversationPanel:
         **correcting: Any,
     ) -> Updates:
         """Show the panes alone, which a reply changes many times."""
-        memory = self.note_memory(study.name if study else "", replies)
         arms = answering_arms(study) if study else TWINS
         state = PaneState(
             conversation,
             settings.blind,
             replies,
-            _stored_bytes(study),
-            memory,
             arms,
             settings.only if settings.only in arms else "",
-            settings.figures,
             numbers=row_numbers(study.folder / "data") if study else NO_NUMBERS,
             **correcting,
         )
@@ -223,12 +181,6 @@ class ConversationPanel:
             box: gr.update(value=pane(side, state), visible=state.is_visible(side, settings.also))
             for side, box in self.panes.items()
         }
-
-    def note_memory(self, name: str, replies: Mapping[str, Reply]) -> dict[str, Memory]:
-        """Record the memory of a study's models from the replies, and return the memory of all known speakers."""
-        memory = self._memory.setdefault(name, {})
-        memory |= {speaker: reply.memory for speaker, reply in replies.items() if reply.memory}
-        return memory
 
     # the browser's storage
 
@@ -364,30 +316,12 @@ def corrected_answers(study: Study | None) -> dict[tuple[str, str], CorrectedAns
     return {
         (one.asked or one.question, one.wrong): CorrectedAnswer(
             one.answer,
-            taught_pair(study, one.question, one.answer),
             study.serves_corrections,
             one.time,
         )
         for one in found
         if study
     }
-
-
-def editing_notice(place: int, conversation: Conversation) -> Markup:
-    """A note about the turns that an edited question will replace."""
-    later = len(conversation.turns) - place - 1
-    text = t(
-        "You are editing question {number}. Sending it replaces the old question.", number=place + 1
-    )
-    if later:
-        text = tn(
-            "You are editing question {number}. Sending it replaces the old question and the question after it.",
-            "You are editing question {number}. Sending it replaces the old question and the {count} questions "
-            "after it.",
-            later,
-            number=place + 1,
-        )
-    return fragment("parts.paragraph", text)
 
 
 def _answers(replies: Mapping[str, Reply]) -> dict[str, Answer]:
@@ -415,15 +349,3 @@ def _why(judged: Mapping[str, Any]) -> tuple[tuple[str, dict[str, Any] | None], 
         return ()
     texts = judged["reason"], judged["advice"]
     return tuple(zip(texts, judged["why"], strict=True))
-
-
-def _stored_bytes(study: Study | None) -> dict[str, tuple[int, int]]:
-    """Stored bytes of base and adapter by arm."""
-    paths = (
-        {arm: study.arm_folder(arm) / "summary.json" for arm in study.config.arms} if study else {}
-    )
-    found = {arm: read_json(path, ArmSummary) for arm, path in paths.items() if path.is_file()}
-    return {
-        arm: (int(summary["base_bytes"]), int(summary["adapter_bytes"]))
-        for arm, summary in found.items()
-    }

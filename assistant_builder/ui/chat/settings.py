@@ -14,11 +14,9 @@ from gradio.components import Component
 
 from assistant_builder.arms import ARMS
 from assistant_builder.chat.ask import default_system_prompt
-from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import m, t
+from assistant_builder.i18n import t
 from assistant_builder.inference.chunks import SEED_LIMIT, Sampling
-from assistant_builder.inference.llamacpp import is_installed
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, Updates, Values, browser_state
@@ -32,8 +30,8 @@ ALL = "all"
 class ReplySettings:
     """The settings on the page; a random seed is not drawn yet.
 
-    ``base``, ``shipped`` and ``copied``: the base model, the file to ship in llama.cpp, and copied answers are asked
-    too. ``only`` is the one assistant that is asked and shown; empty: all. ``figures``: speed and memory are shown.
+    ``base`` and ``copied``: the base model and copied answers are asked too.
+    ``only`` is the one assistant that is asked and shown; empty: all.
     """
 
     system: str
@@ -41,26 +39,23 @@ class ReplySettings:
     base: bool
     sampling: Sampling
     only: str = ""
-    figures: bool = False
-    shipped: bool = False
     copied: bool = False
 
     @property
     def also(self) -> tuple[str, ...]:
-        """Speakers that are asked besides the assistants; in blind mode the file would give away one of them."""
+        """Speakers that are asked besides the assistants."""
         return (
-            *([SHIPPED] if self.shipped and not self.blind else []),
             *([BASE] if self.base else []),
             *([COPY] if self.copied else []),
         )
 
     def untrained(self) -> ReplySettings:
         """The settings before the assistants are trained: answers are copied."""
-        return replace(self, blind=False, base=False, shipped=False, only="", copied=True)
+        return replace(self, blind=False, base=False, only="", copied=True)
 
     def sampling_with_seed(self) -> Sampling:
         """The sampling settings with a seed, so that all speakers share it and it can be stored."""
-        if self.sampling.temperature == 0 or self.sampling.seed is not None:
+        if self.sampling.temperature == 0:
             return self.sampling
         return replace(self.sampling, seed=random.randrange(SEED_LIMIT))
 
@@ -89,13 +84,6 @@ class ChatSettings:
     def more(self) -> None:
         """Place the other switches, the system prompt and the sampling settings in the open accordion."""
         with gr.Row(elem_classes="ab-modes"):
-            self.figures = _switch("figures", t("Speed and memory"), t("Of each answer."))
-            self.shipped = _switch(
-                "shipped",
-                t("Ask the file to ship too"),
-                t("In llama.cpp, as Ollama runs it; not in blind mode."),
-                visible=is_installed(),
-            )
             self.base = _switch(
                 "base", t("Ask the base model too"), t("The same model without training.")
             )
@@ -131,27 +119,12 @@ class ChatSettings:
                 info=t("0 means greedy decoding, as in the evaluation."),
                 elem_id="ab-temperature",
             )
-            self.top_p = gr.Number(
-                GREEDY.top_p,
-                label=t("Top-p"),
-                info=t("Used if the temperature is above 0."),
-                step=0.05,
-                min_width=140,
-            )
             self.longest = gr.Number(
                 GREEDY.max_new_tokens,
                 label=t("Maximum answer length"),
                 info=t("In tokens."),
                 step=16,
                 min_width=140,
-            )
-            self.seed = gr.Textbox(
-                "",
-                label=t("Seed"),
-                placeholder=t("random"),
-                max_lines=1,
-                min_width=140,
-                info=t("Used if the temperature is above 0; the same for all speakers."),
             )
 
     @property
@@ -162,26 +135,11 @@ class ChatSettings:
     @property
     def _stored(self) -> dict[str, Component]:
         """Name in the browser's storage → component, without the system prompt, which is stored by study."""
-        names = (
-            "temperature top_p longest seed blind base from_memory only figures shipped copied"
-        ).split()
+        names = ("temperature longest blind base from_memory only copied").split()
         return {name: getattr(self, name) for name in names}
 
     def read(self, values: Values) -> ReplySettings:
-        """Read the settings from the values of :attr:`inputs`.
-
-        Raises:
-            ConfigError: A value is not valid.
-        """
-        written = str(values[self.seed] or "").strip()
-        try:
-            seed = int(written) if written else None
-        except ValueError:
-            raise ConfigError(
-                m("seed={written!r} is not an integer", written=written),
-                where="sampling",
-                remedy=m("Enter an integer, or leave the field empty"),
-            ) from None
+        """Read the settings from the values of :attr:`inputs`."""
         only = str(values[self.only])
         return ReplySettings(
             system=(values[self.system] or "").strip(),
@@ -190,13 +148,9 @@ class ChatSettings:
             sampling=Sampling(
                 max_new_tokens=int(_number(values[self.longest], GREEDY.max_new_tokens)),
                 temperature=_number(values[self.temperature], GREEDY.temperature),
-                top_p=_number(values[self.top_p], GREEDY.top_p),
-                seed=seed,
                 look_up=not values[self.from_memory],
             ),
             only=only if only in ARMS else "",
-            figures=bool(values[self.figures]),
-            shipped=bool(values[self.shipped]) and is_installed(),
             copied=bool(values[self.copied]),
         )
 
@@ -220,16 +174,12 @@ class ChatSettings:
             self.blind,
             self.base,
             self.from_memory,
-            self.figures,
-            self.shipped,
             self.copied,
         )
         return {
             self.system: system if isinstance(system, str) else own,
             self.temperature: _number(stored.get("temperature"), GREEDY.temperature),
-            self.top_p: _number(stored.get("top_p"), GREEDY.top_p),
             self.longest: _number(stored.get("longest"), GREEDY.max_new_tokens),
-            self.seed: str(stored.get("seed") or ""),
             self.only: next((arm for arm in arms if arm == stored.get("only")), ALL),
             **{
                 component: stored.get(key) is True

@@ -5,46 +5,37 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from assistant_builder.arms import plain
-from assistant_builder.chat.ask import default_system_prompt
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Choice, Conversation
 from assistant_builder.chat.feedback import (
     add_correction,
-    corrections_asked_again,
     remove_correction,
-    save_asked_again,
 )
-from assistant_builder.data import load_split
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
-from assistant_builder.inference.llamacpp import is_installed
-from assistant_builder.inference.session import BASE, SHIPPED
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
+from assistant_builder.serving.widget import opening_examples
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import (
     ConversationPanel,
     corrected_answers,
-    editing_notice,
 )
 from assistant_builder.ui.chat.feedback import Corrections, VoteBar, heldout_note
-from assistant_builder.ui.chat.settings import ALL, GREEDY, ChatSettings, ReplySettings
+from assistant_builder.ui.chat.settings import ALL, ChatSettings, ReplySettings
 from assistant_builder.ui.chat.view import (
     PaneState,
-    asked_again_view,
     copying_note,
-    example_questions,
     examples_view,
     loading_view,
     sides,
 )
-from assistant_builder.ui.data.preview import inspect_file
 from assistant_builder.ui.html import Markup, empty
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, inform
 from assistant_builder.ui.study_snapshot import (
@@ -78,7 +69,6 @@ class ChatTab:
                 self.ready = gr.HTML(elem_id="ab-ready")
             options = gr.Accordion(t("Options"), open=False, elem_id="ab-chat-options")
             self.corrections = Corrections()
-            self.asked_again = gr.HTML(elem_id="ab-asked-again")
             panes_here = gr.Column()
             self.votes = VoteBar()
             self.talk = ConversationPanel(pool, self.votes)
@@ -87,7 +77,6 @@ class ChatTab:
             self.talk.place_box()
             with options:
                 self.settings.more()
-                self.talk.place_downloads()
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study changes."""
@@ -117,7 +106,7 @@ class ChatTab:
             ),
             LiveRegion(
                 "chat-report",
-                self.votes.tally_outputs,
+                [self.votes.tally],
                 lambda view: view.stamp("report.json"),
                 lambda view: self.votes.tally_updates(
                     view.study if view.trained else None, blind=False
@@ -145,12 +134,12 @@ class ChatTab:
         talk.kept.render()
         settings.kept.render()
         state = {picker, self.mark, talk.kept, *settings.inputs}
-        outputs = [talk.kept, *talk.outputs, talk.question, talk.editing, talk.banner, talk.notice]
+        outputs = [talk.kept, *talk.outputs, talk.question]
         streamed: dict[str, Any] = {**QUIET, "concurrency_limit": None}
         gr.on(
             [talk.send.click, talk.question.submit],
             self._ask,
-            {talk.question, talk.editing, *state},
+            {talk.question, *state},
             outputs,
             **streamed,
         )
@@ -158,12 +147,11 @@ class ChatTab:
         talk.stop.click(talk.stop_replies, None, None, **QUIET)
         talk.clear.click(self._clear, state, outputs, **QUIET)
         talk.examples.click(self._ask_example, state, outputs, **streamed)
-        talk.leave.click(self._stop_editing, None, outputs, queue=False, **QUIET)
         for choice, button in self.votes.buttons.items():
             button.click(
                 functools.partial(self._vote, choice),
                 state,
-                [talk.kept, *talk.outputs, *self.votes.tally_outputs],
+                [talk.kept, *talk.outputs, self.votes.tally],
                 **QUIET,
             )
         for box in talk.panes.values():
@@ -172,13 +160,11 @@ class ChatTab:
         modes = (
             settings.blind,
             settings.base,
-            settings.shipped,
             settings.copied,
             settings.only,
-            settings.figures,
         )
         gr.on([mode.input for mode in modes], self._redraw, state, talk.outputs, **QUIET)
-        loading = [picker, settings.base, settings.shipped, settings.copied, settings.only]
+        loading = [picker, settings.base, settings.copied, settings.only]
         self.mark.change(self._prepare, self.mark, None, queue=False, **QUIET)
         self.mark.change(
             self._restore,
@@ -186,35 +172,23 @@ class ChatTab:
             [
                 *settings.inputs,
                 *talk.outputs,
-                talk.editing,
-                talk.banner,
                 self.ready,
-                self.asked_again,
-                *self.votes.tally_outputs,
+                self.votes.tally,
                 *self.corrections.outputs,
                 self.body,
             ],
             **QUIET,
-        ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed).then(
-            self._ask_again, [picker, self.mark], self.asked_again, js=_ON_CHAT, **streamed
-        )
+        ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
         gr.on(
-            [opened.select, settings.base.input, settings.shipped.input, settings.copied.input],
+            [opened.select, settings.base.input, settings.copied.input],
             self._load_models,
             loading,
             self.ready,
             **streamed,
         )
-        opened.select(self._ask_again, [picker, self.mark], self.asked_again, **streamed)
         self.settings.wire(picker)
-        self.votes.wire(picker)
-        self.corrections.wire(picker, tabs)
-
-    def _stop_editing(self) -> Updates:
-        """Empty the question box."""
-        talk = self.talk
-        return {talk.question: "", talk.editing: None, talk.banner: gr.update(visible=False)}
+        self.corrections.wire(picker)
 
     def _conversation(self, values: Values) -> Conversation:
         return self.talk.conversation(
@@ -222,13 +196,17 @@ class ChatTab:
         )
 
     def _ask(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        session, question = request.session_hash or "", values[self.talk.question].strip()
+        yield from self._send(
+            values, self._conversation(values), values[self.talk.question].strip(), request
+        )
+
+    def _send(
+        self, values: Values, conversation: Conversation, question: str, request: gr.Request
+    ) -> Iterator[Updates]:
+        session = request.session_hash or ""
         if not question or self.talk.busy(session):
             return
-        conversation, editing = self._conversation(values), values[self.talk.editing]
-        if editing is not None:
-            conversation = conversation.before(editing)
-        name, box = values[self._picker] or "", self._stop_editing()
+        name, box = values[self._picker] or "", {self.talk.question: ""}
         for updates in self.talk.ask(
             name,
             values[self.mark],
@@ -242,10 +220,10 @@ class ChatTab:
             box = {}
 
     def _again(self, values: Values, request: gr.Request) -> Iterator[Updates]:
-        turns = self._conversation(values).turns
-        if turns:
-            last = {self.talk.question: turns[-1].question, self.talk.editing: len(turns) - 1}
-            yield from self._ask({**values, **last}, request)
+        conversation = self._conversation(values)
+        if turns := conversation.turns:
+            before = conversation.before(len(turns) - 1)
+            yield from self._send(values, before, turns[-1].question, request)
 
     def _clear(self, values: Values) -> Updates:
         name, nothing = values[self._picker] or "", Conversation()
@@ -254,7 +232,7 @@ class ChatTab:
         return {
             self.talk.kept: stored,
             **self.talk.updates(Study.open(name).recommended, nothing, settings),
-            **self._stop_editing(),
+            self.talk.question: "",
         }
 
     def _ask_example(
@@ -262,8 +240,7 @@ class ChatTab:
     ) -> Iterator[Updates]:
         questions, index = _examples(Study.open(values[self._picker] or "")), event.turn
         if isinstance(index, int) and 0 <= index < len(questions):
-            asked = {self.talk.question: questions[index], self.talk.editing: None}
-            yield from self._ask({**values, **asked}, request)
+            yield from self._send(values, self._conversation(values), questions[index], request)
 
     def _ask_suggested(
         self, values: Values, request: gr.Request, event: gr.EventData
@@ -272,8 +249,7 @@ class ChatTab:
         if question is None:
             yield gr.skip()  # a listener that yields nothing would clear its outputs
         else:
-            asked = {self.talk.question: question, self.talk.editing: None}
-            yield from self._ask({**values, **asked}, request)
+            yield from self._send(values, self._conversation(values), question, request)
 
     def _suggested(self, values: Values, event: gr.EventData) -> str | None:
         """The suggested question whose button was clicked."""
@@ -294,7 +270,7 @@ class ChatTab:
         return {**voted, **self.votes.tally_updates(study, blind=settings.blind)}
 
     def _pane_clicked(self, values: Values, request: gr.Request, event: gr.EventData) -> Updates:
-        """Handle a click in a pane: edit a question, or open, close or save the correction of an answer."""
+        """Handle a click in a pane: open, close, save or undo the correction of an answer."""
         talk, conversation = self.talk, self._conversation(values)
         index, side = event.turn, event.side
         if (
@@ -306,13 +282,6 @@ class ChatTab:
         ):
             return gr.skip()
         turn = conversation.turns[index]
-        if event.action == "edit":
-            return {
-                talk.question: turn.question,
-                talk.editing: index,
-                talk.banner: gr.update(visible=True),
-                talk.notice: editing_notice(index, conversation),
-            }
         name = values[self._picker] or ""
         study, settings = Study.open(name).recommended, self._settings(name, values)
         state = PaneState(conversation, settings.blind, arms=answering_arms(study))
@@ -335,7 +304,9 @@ class ChatTab:
             inform(
                 t("Saved: it is answered so from now on. “Undo” below the answer takes it back.")
                 if study.serves_corrections
-                else t("Saved. When you have corrected what you want, retrain under “Corrections”.")
+                else t(
+                    "Saved. When you have corrected what you want, train the next version on the tab “Inbox”."
+                )
             )
         if event.action == "undo":
             asked = turn.question, turn.answers[speaker].text.strip()
@@ -394,22 +365,15 @@ class ChatTab:
                 visible=study is None or (bool(arms) and study.config.compares),
             ),
             **{
-                box: gr.update(value=values[box], visible=bool(arms) and able)
-                for box, able in (
-                    (self.settings.base, True),
-                    (self.settings.copied, True),
-                    (self.settings.shipped, is_installed()),
-                )
+                box: gr.update(value=values[box], visible=bool(arms))
+                for box in (self.settings.base, self.settings.copied)
             },
             self.settings.from_memory: gr.update(
                 value=not settings.sampling.look_up,
                 visible=study is not None and bool(arms) and study.config.grounded,
             ),
             **self.talk.updates(study, conversation, settings),
-            self.talk.editing: None,
-            self.talk.banner: gr.update(visible=False),
             self.ready: "",
-            self.asked_again: "",
             **self.votes.tally_updates(study if arms else None, blind=settings.blind),
             **self.corrections.updates(study, opened=False),
             self.body: gr.update(visible=study is not None),
@@ -427,7 +391,7 @@ class ChatTab:
             self.talk.pool.worker(study).load([COPY])
 
     def _load_models(
-        self, name: str | None, base: bool, shipped: bool, copied: bool, only: str
+        self, name: str | None, base: bool, copied: bool, only: str
     ) -> Iterator[Markup]:
         """Load the models before the first question if no run needs the machine, or what copies answers."""
         study = Study.open(name).recommended if name else None
@@ -445,57 +409,20 @@ class ChatTab:
         if not all(path.is_file() for path in adapters) or studies_ahead(study):
             return
         speakers = [only] if only in arms else [*arms]
-        speakers += [SHIPPED] * bool(shipped) + [BASE] * bool(base) + [COPY] * bool(copied)
+        speakers += [BASE] * bool(base) + [COPY] * bool(copied)
         for replies in self.talk.pool.worker(study).load(speakers):
-            self.talk.note_memory(study.name, replies)
             yield loading_view(replies, [only] if only in arms else study.config.arms)
-
-    def _ask_again(self, name: str | None, mark: str) -> Iterator[Markup]:
-        """Ask the questions of the corrections that the study was retrained on, once for its adapters."""
-        study = Study.open(name).recommended if name and mark.partition(":")[0] == name else None
-        if study is None or mark.endswith((f":{_NOBODY}", f":{_UNTRAINED}")):
-            return
-        answers, arms = corrections_asked_again(study, mark), shown_arms(study.config)
-        system = default_system_prompt(study) if answers else ""
-        for index, one in enumerate(answers):
-            if one.after is None and study.state != "running":
-                yield asked_again_view(
-                    answers,
-                    t(
-                        "Your corrections: asking {place} of {total} again…",
-                        place=index + 1,
-                        total=len(answers),
-                    ),
-                )
-                arm = one.correction.arm if one.correction.arm in arms else arms[0]
-                sent = Conversation().messages(
-                    arm, one.correction.question, system=system, alone=True
-                )
-                *_, last = self.talk.pool.worker(study).ask({arm: sent}, GREEDY)
-                if last[arm].state not in ("stop", "length"):
-                    break
-                answers[index] = replace(one, after=last[arm].text.strip())
-                save_asked_again(study, mark, answers)
-        yield asked_again_view(answers)
 
 
 def _examples(study: Study | None) -> list[str]:
-    """Example questions of a study: of its training data, before its data are split of its file."""
+    """Example questions of a study; none of a large file before it is split."""
     if study is None:
         return []
-    if study.step("data").state == "succeeded":
-        return _examples_of(study.folder / "data", study.split_file("train").stat().st_mtime_ns)
     source = study.source
-    if source is None or source.stat().st_size > _PREPARED_BYTES:
+    split = study.split_file("train").is_file()
+    if not split and source is not None and source.stat().st_size > _PREPARED_BYTES:
         return []
-    findings = inspect_file(source, study.config.data.columns).findings
-    return example_questions(findings.usable, ()) if findings else []
-
-
-@functools.lru_cache(maxsize=8)
-def _examples_of(folder: Path, changed: int) -> list[str]:
-    """Example questions of a data folder; ``changed`` identifies its files."""
-    return example_questions(load_split(folder, "train"), load_split(folder, "validation"))
+    return opening_examples(study)
 
 
 def can_copy(view: StudyView) -> bool:

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from markupsafe import Markup
 
-from assistant_builder.arms import ARMS, TWINS, base_owner, further_arms, label
+from assistant_builder.arms import ARMS, TWINS, further_arms, label
 from assistant_builder.chat.answer_server import IDLE_SECONDS
 from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn, default_sides, title_of
-from assistant_builder.chat.feedback import AskedAgain, Correction, RetrainingPlan, TaughtPair
-from assistant_builder.data import Pair
+from assistant_builder.chat.feedback import Correction
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, render, t, text_of, tn
-from assistant_builder.inference.session import BASE, SHIPPED, Memory
+from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
-from assistant_builder.ui.html import callout, empty, error_callout, fold, fragment, table
-from evals.report.format import size
+from assistant_builder.ui.html import callout, empty, error_callout, fragment
 
-EXAMPLES = 4
-_MAX_EXAMPLE = 80  # characters of an example question
 PAIR = ("a", "b")
 """The panes of the LoRA and QLoRA twins, which are shuffled in blind mode."""
 _STATUS_TEXTS = {
@@ -41,19 +35,14 @@ class PaneState:
 
     Attributes:
         replies: Replies to the last turn that are running or failed.
-        stored: Speaker → stored bytes of base and adapter.
-        memory: Speaker → its present memory, if known.
         arms: The arms of the study, none before they are trained; a single twin is on side a.
     """
 
     conversation: Conversation
     blind: bool = False
     replies: Mapping[str, Reply] = field(default_factory=dict)
-    stored: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    memory: Mapping[str, Memory] = field(default_factory=dict)
     arms: Sequence[str] = TWINS
     only: str = ""  # the one assistant that is shown; empty: all
-    figures: bool = False  # whether speed and memory are shown
     corrected: Mapping[tuple[str, str], CorrectedAnswer] = field(
         default_factory=dict
     )  # by question and wrong answer
@@ -80,7 +69,7 @@ class PaneState:
 
     def is_visible(self, side: str, also: Collection[str] = ()) -> bool:
         """Whether a pane is shown; ``also``: speakers that are asked besides the assistants."""
-        if side in (BASE, SHIPPED, COPY):
+        if side in (BASE, COPY):
             return side in also
         speaker = self.speaker(side, Turn("", sides=default_sides(self.arms)))
         one = bool(self.only) and not self.masked
@@ -93,17 +82,16 @@ class PaneState:
 
 @dataclass(frozen=True)
 class CorrectedAnswer:
-    """The correction of an answer, the training pair that has it already, and whether it is served at once."""
+    """The correction of an answer, and whether it is served at once."""
 
     answer: str
-    taught: TaughtPair | None = None
     served: bool = False
     time: str = ""  # identifies it
 
 
 def sides() -> tuple[str, ...]:
-    """Names of the panes: two for the twins, one for each further arm, the file to ship, base model, copied answers."""
-    return (*PAIR, *further_arms(ARMS), SHIPPED, BASE, COPY)
+    """Names of the panes: two for the twins, one for each further arm, base model, copied answers."""
+    return (*PAIR, *further_arms(ARMS), BASE, COPY)
 
 
 def pane(side: str, state: PaneState) -> Markup:
@@ -120,7 +108,7 @@ def pane(side: str, state: PaneState) -> Markup:
     blocks: list[Markup] = []
     for index, turn in enumerate(turns):
         live = replies.get(state.speaker(side, turn)) if index == len(turns) - 1 else None
-        blocks.append(fragment("chat.question", turn.question, index, side))
+        blocks.append(fragment("chat.question", turn.question))
         blocks.append(_answer(side, index, turn, live, title, state))
     alone = len(state.arms) == 1 or state.only
     hint = ""
@@ -128,14 +116,13 @@ def pane(side: str, state: PaneState) -> Markup:
         hint = t("The assistant's name is shown after your vote.")
     elif side == COPY and not state.arms:
         hint = t("The answer is copied from your data, with the row that it is from.")
-    elif side in (BASE, SHIPPED, COPY) or (len(state.arms) > 2 and not alone):
+    elif side in (BASE, COPY) or (len(state.arms) > 2 and not alone):
         hint = t("Every speaker gets the same question.")
     elif not alone:
         hint = t("Both assistants get the same question.")
     # screen readers wait for the end of the reply
     busy = any(not reply.finished for reply in replies.values())
-    figures = _figures(side, state, hidden) if state.figures else ""
-    return fragment("chat.pane", who, title, busy, blocks, figures, hint)
+    return fragment("chat.pane", who, title, busy, blocks, hint)
 
 
 def _answer(
@@ -198,22 +185,7 @@ def _status(reply: Reply) -> str:
 
 
 def _corrected(correction: CorrectedAnswer, index: int, side: str) -> Markup:
-    note = taught_note(correction.taught) if correction.taught and not correction.served else ""
-    return fragment("chat.corrected", correction.answer, note, correction.served, index, side)
-
-
-def taught_note(pair: TaughtPair) -> str:
-    """That a correction is in the training data already, and what helps."""
-    where = (
-        t("row {row}", row=pair.row)
-        if pair.same_question
-        else t("row {row}, for “{question}”", row=pair.row, question=pair.question)
-    )
-    return t(
-        "This answer is in the training data already ({where}), and the assistant did not learn it. Training "
-        "on it again changes little; training longer does.",
-        where=where,
-    )
+    return fragment("chat.corrected", correction.answer, correction.served, index, side)
 
 
 def sources_view(answer: Answer, numbers: RowNumbers) -> Markup:
@@ -250,75 +222,6 @@ def equalize_pace(replies: Mapping[str, Reply]) -> dict[str, Reply]:
             for speaker, reply in arms.items()
         },
     }
-
-
-def _figures(side: str, state: PaneState, hidden: bool) -> Markup:
-    turns = state.conversation.turns
-    if hidden and (not turns or turns[-1].hidden):
-        return fragment("chat.figures", t("Speed and memory are shown after the vote."), None)
-    speaker = state.speaker(side, turns[-1] if turns else Turn("", sides=default_sides(state.arms)))
-    answer = turns[-1].answers.get(speaker) if turns else None
-    reply = state.replies.get(speaker)
-    if reply is not None and reply.tokens:
-        answer = Answer(
-            reply.text, reply.state, reply.tokens, reply.seconds, reply.first_token_seconds
-        )
-    return fragment(
-        "chat.figures",
-        speed_line(answer) or ("\N{NO-BREAK SPACE}" if turns else t("Not asked yet")),
-        memory_line(speaker, state.stored.get(speaker), state.memory.get(speaker), state.arms),
-    )
-
-
-def speed_line(answer: Answer | None) -> str:
-    """Tokens per second, time to the first token, length, and the reason of the end."""
-    if answer is None or not answer.tokens:
-        return ""
-    speed = (
-        t("{tokens:.1f} tokens/s", tokens=answer.tokens / answer.seconds)
-        if answer.seconds > 0
-        else ""
-    )
-    first = (
-        ""
-        if answer.first_token_seconds is None
-        else t(
-            "first token {first_token_seconds:.2f} s",
-            first_token_seconds=answer.first_token_seconds,
-        )
-    )
-    parts = (
-        speed,
-        first,
-        t("{tokens} tokens", tokens=answer.tokens),
-        t(_ENDINGS[answer.ending]) if answer.ending in _ENDINGS else "",
-    )
-    return " · ".join(part for part in parts if part)
-
-
-def memory_line(
-    speaker: str, stored: tuple[int, int] | None, memory: Memory | None, arms: Sequence[str] = TWINS
-) -> str:
-    """Stored size of base and adapter, and the memory of the base in this chat if that is larger."""
-    if speaker == SHIPPED:
-        return (
-            t("memory: {size} with the file's pages", size=size(memory.base_bytes))
-            if memory is not None
-            else ""
-        )
-    if speaker == COPY:
-        return t("no model is loaded")
-    if speaker == BASE:
-        return t(
-            "memory: shares the base of {base_owner}", base_owner=label(base_owner(arms or TWINS))
-        )
-    if stored is None:
-        return ""
-    base, adapter = stored
-    text = t("memory: {base} base + {adapter} adapter", base=size(base), adapter=size(adapter))
-    if memory is not None and memory.base_bytes > 1.2 * base:
-        text += " " + t("(dequantized here: {size})", size=size(memory.base_bytes))
-    return text
 
 
 def loading_view(replies: Mapping[str, Reply], arms: Sequence[str] = TWINS) -> Markup:
@@ -377,131 +280,19 @@ def reveal_view(turn: Turn) -> Markup:
     return fragment("chat.revealed", turn, chosen)
 
 
-def example_questions(training: Iterable[Pair], validation: Iterable[Pair]) -> list[str]:
-    """Questions to try, whose answers were taught: of the validation data, else of the training data; always the same.
-
-    Held-out questions are left out, because a correction of one would take it from the test.
-    """
-    taught = [pair for pair in training if _is_example(pair)]
-    answers = {pair.answer for pair in taught}
-    offered = [
-        pair for pair in validation if _is_example(pair) and pair.answer in answers
-    ] or taught
-    shuffled = random.Random(0).sample(offered, len(offered))
-    questions: dict[str, str] = {}  # one for each answer
-    for pair in shuffled:
-        questions.setdefault(pair.answer, pair.question)
-    return list(questions.values())[:EXAMPLES]
-
-
-def _is_example(pair: Pair) -> bool:
-    return pair.turns == 1 and pair.answerable and len(pair.question) <= _MAX_EXAMPLE
-
-
 def examples_view(questions: Sequence[str]) -> Markup:
     """The example questions as buttons; ``data-turn`` is the number of a question."""
     return fragment("chat.examples", questions)
 
 
-def asked_again_view(found: Sequence[AskedAgain], progress: str = "") -> Markup:
-    """The corrected questions before and after retraining; ``progress``: what is being done."""
-    if not found:
-        return Markup("")
-    asked = [each for each in found if each.after is not None]
-    right, changed = sum(each.is_right for each in asked), sum(each.is_changed for each in asked)
-    figures = {"right": right, "asked": len(asked), "others": changed - right}
-    head = progress or (
-        t(
-            "Your corrections: {right} of {asked} answered as you corrected them, {others} in another way than before",
-            **figures,
-        )
-        if changed > right
-        else t("Your corrections: {right} of {asked} answered as you corrected them", **figures)
-    )
-    rows = [
-        (
-            each.correction.question,
-            each.correction.wrong,
-            each.correction.answer,
-            each.after or "",
-            Markup('<span class="ab-mark ab-{}">{}</span>').format(*_asked_again_state(each)),
-        )
-        for each in found
-    ]
-    return fold(
-        head,
-        table((t("Question"), t("Before"), t("Your correction"), t("After"), ""), rows),
-        opened=True,
-    )
-
-
-def _asked_again_state(asked: AskedAgain) -> tuple[str, str]:
-    """Tone and words of what retraining did to an answer."""
-    if asked.is_right:
-        return "good", t("As corrected")
-    if asked.is_changed:
-        return "warn", t("Changed")
-    return ("", t("Not asked yet")) if asked.after is None else ("bad", t("Not changed"))
-
-
-def corrections_list(
-    corrections: Sequence[Correction],
-    heldout: Collection[int],
-    taught: Mapping[int, TaughtPair] = MappingProxyType({}),
-) -> Markup:
+def corrections_list(corrections: Sequence[Correction], heldout: Collection[int]) -> Markup:
     """Every correction with its question, oldest first, and a button that removes it.
 
-    ``heldout`` has the positions of those of held-out questions, ``taught`` of those that are trained already.
+    ``heldout`` has the positions of those of held-out questions.
     """
     if not corrections:
         return empty(
             t("No corrections yet"),
             t("Press “Fix the answer” below an answer to write a better one."),
         )
-    return fragment("chat.corrections", corrections, heldout, taught)
-
-
-def retrained_note(title: str, plan: RetrainingPlan, old: str) -> str:
-    """Summary of the new study's data, and a hint how to compare it with the old one; both by their titles."""
-    parts = [
-        tn(
-            "{name} trains on {count} additional correction.",
-            "{name} trains on {count} additional corrections.",
-            len(plan.trained),
-            name=title,
-        )
-    ]
-    if plan.replaced:
-        parts.append(
-            tn(
-                "Replaced: {count} answer to the same questions.",
-                "Replaced: {count} answers to the same questions.",
-                len(plan.replaced),
-            )
-        )
-    if plan.left_out:
-        parts.append(
-            tn(
-                "Not trained on: {count} correction of test questions.",
-                "Not trained on: {count} corrections of test questions.",
-                len(plan.left_out),
-            )
-        )
-    if plan.taught:
-        parts.append(
-            tn(
-                "In the training data already: {count} correction.",
-                "In the training data already: {count} corrections.",
-                len(plan.taught),
-            )
-        )
-    return " ".join(
-        [
-            *parts,
-            t(
-                "After the run, its Chat tab asks each corrected question again. Compare it with {old} "
-                "on the Results tab, under “For specialists”.",
-                old=old,
-            ),
-        ]
-    )
+    return fragment("chat.corrections", corrections, heldout)

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
 
 from assistant_builder.config import StudyConfig, parse_config
-from assistant_builder.data import Findings, load_pairs
-from assistant_builder.data.edit import AddedPair, Edits, append_pairs, write_pasted
+from assistant_builder.data import Findings
+from assistant_builder.data.edit import Edits, write_pasted
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
-from assistant_builder.i18n import N_, m, t, tn
+from assistant_builder.i18n import m, t, tn
 from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import (
@@ -25,12 +24,12 @@ from assistant_builder.ui.data.columns import (
     column_note,
     shown_columns,
 )
+from assistant_builder.ui.data.form import DataSource, TemplatePreview, system_prompt
 from assistant_builder.ui.data.preview import (
     Inspection,
     heldout_power,
     inspect_file,
     preview_split,
-    shipped_datasets,
     template_preview,
     unused_name,
     unused_title,
@@ -55,148 +54,9 @@ from assistant_builder.ui.data.wordings import (
     once_view,
     wording_lines,
 )
-from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, fragment, heading
+from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, fragment
 from assistant_builder.ui.refresh import QUIET, Updates, Values, chosen_study
-from assistant_builder.ui.settings_form import OptionForm, keys_of
 from assistant_builder.ui.uploads import new_folder
-
-FILE_TYPES = [
-    ".csv",
-    ".tsv",
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".xlsx",
-    ".parquet",
-    ".gz",
-    ".txt",
-    ".xls",
-    ".pdf",
-    ".docx",
-    ".pptx",
-    ".doc",
-    ".odt",
-    ".rtf",
-]
-"""The last ones are no tables: they are accepted so that the page can say how to get one."""
-_PASTE = N_(
-    "Where is the ferry office?\tBeside the north pier.\nWhen does it open?\tAt half past seven."
-)
-
-
-class DataSource:
-    """Components of the upload and the settings of a new study, without events."""
-
-    def __init__(self) -> None:
-        self.form = OptionForm()
-        self.shipped = shipped_datasets()
-        with gr.Group(elem_classes="ab-group"):
-            gr.HTML(heading(t("1 · Your questions and answers")))
-            self.file = gr.File(
-                label=t("CSV, TSV, JSON, JSONL, XLSX or Parquet"),
-                file_types=FILE_TYPES,
-                height=150,
-                elem_id="ab-file",
-            )
-            self.brief = gr.HTML(elem_id="ab-brief")
-            self._paste()
-            self.example = gr.Dropdown(
-                [(shipped.title, shipped.name) for shipped in self.shipped],
-                label=t("No file yet?"),
-                value=self.shipped[0].name if self.shipped else None,
-                interactive=True,
-                filterable=False,
-                visible=bool(self.shipped),
-            )
-            self.try_example = gr.Button(
-                t("Try the example"), visible=bool(self.shipped), elem_id="ab-example"
-            )
-        with gr.Group(visible=False, elem_classes="ab-group") as self.naming:
-            gr.HTML(heading(t("2 · Name")))
-            self.name = gr.Textbox(label=t("Name of the project"), elem_id="ab-name")
-            gr.HTML(heading(t("What is your assistant called, and for whom?")))
-            with gr.Row():
-                self.called = gr.Textbox(
-                    label=t("Called"), placeholder="Linde", min_width=120, elem_id="ab-called"
-                )
-                self.whom = gr.Textbox(
-                    label=t("For whom"),
-                    placeholder=t("customers of Krumm & Linde Bakery"),
-                    min_width=160,
-                    elem_id="ab-whom",
-                )
-            with gr.Accordion(t("For specialists: instruction, test and split"), open=False):
-                self.form.show(["data.system"])
-                self.form.show(
-                    keys_of("data", without=("data.source", "data.columns", "data.system"))
-                )
-            self.create = gr.Button(
-                t("Create the project"),
-                variant="primary",
-                elem_id="ab-create",
-                elem_classes="ab-pinned",
-            )
-            self.message = gr.HTML()
-
-    def _paste(self) -> None:
-        with gr.Accordion(t("Or paste pairs"), open=False, elem_id="ab-paste"):
-            self.pasted = gr.Textbox(
-                label=t("Question and answer"),
-                placeholder=t(_PASTE),
-                lines=5,
-                max_lines=14,
-                elem_id="ab-paste-text",
-                info=t("Two columns copied from a spreadsheet, CSV or JSON Lines."),
-            )
-            with gr.Row(elem_classes="ab-actions"):
-                self.use_pasted = gr.Button(t("Use these pairs"), size="sm", elem_id="ab-paste-use")
-                self.add_pasted = gr.Button(
-                    t("Add them to the data below"),
-                    size="sm",
-                    visible=False,
-                    elem_id="ab-paste-add",
-                )
-            self.paste_note = gr.HTML(elem_id="ab-paste-note")
-
-
-def system_prompt(called: str, whom: str, before: str) -> str:
-    """The system prompt for a name and an audience; ``before`` is kept if a person wrote it or nothing is given."""
-    called, whom = called.strip(), whom.strip().rstrip(".")
-    start = t("You are {name}.", name="\0").partition("\0")[0]
-    if not (called or whom) or before.strip() and not before.startswith(start):
-        return before
-    asked = t("You answer questions of {whom}.", whom=whom) if whom else t("You answer questions.")
-    return " ".join((t("You are {name}.", name=called or t("an assistant")), asked))
-
-
-ROWS = (1, 3, 10)
-
-
-class TemplatePreview:
-    """Components that ``template_preview`` fills; ``place`` is the prefix of their element ids."""
-
-    def __init__(self, place: str) -> None:
-        with gr.Accordion(
-            t("As the model sees them"), open=False, visible=False, elem_classes="ab-modelview"
-        ) as self.body:
-            self.rows = gr.Radio(
-                [(tn("{count} row", "{count} rows", number), number) for number in ROWS],
-                value=ROWS[1],
-                label=t("Rows to show"),
-                elem_id=f"{place}-rows",
-                elem_classes="ab-inline",
-            )
-            self.shown = gr.HTML(elem_id=place)
-            self.lengths = gr.HTML(elem_id=f"{place}-lengths")
-
-    @property
-    def outputs(self) -> list[Block]:
-        """The components that :meth:`updates` sets."""
-        return [self.body, self.shown, self.lengths]
-
-    def updates(self, text: Markup, lengths: Markup) -> Updates:
-        """Show the rows and the lengths of all pairs; without rows the preview is hidden."""
-        return {self.body: gr.update(visible=bool(text)), self.shown: text, self.lengths: lengths}
 
 
 def nothing_yet() -> Markup:
@@ -252,11 +112,7 @@ class NewStudyForm:
         events = [
             upload.file.upload(self._load_file, {upload.file, *inputs}, outputs, **looked),
             upload.file.clear(self._clear, None, outputs, **QUIET),
-            upload.try_example.click(
-                self._load_example, {upload.example, *inputs}, outputs, **looked
-            ),
             upload.use_pasted.click(self._load_pasted, {upload.pasted, *inputs}, outputs, **looked),
-            upload.add_pasted.click(self._add_pasted, {upload.pasted, *edit}, outputs, **looked),
             revise.click(
                 partial(self._revise, picker),
                 {picker, *inputs},
@@ -340,7 +196,6 @@ class NewStudyForm:
             upload.file,
             upload.brief,
             upload.paste_note,
-            upload.add_pasted,
             upload.naming,
             upload.name,
             upload.message,
@@ -362,15 +217,6 @@ class NewStudyForm:
         path = values[self.upload.file]
         return self._new(Path(path), values) if path else self._clear()
 
-    def _load_example(self, values: Values) -> Updates:
-        name = values[self.upload.example]
-        file = next((each.file for each in self.upload.shipped if each.name == name), None)
-        if file is None:
-            raise DataError(
-                m("no shipped dataset {name!r}", name=name), remedy=m("Upload a file instead")
-            )
-        return {self.upload.file: None, **self._new(file, values)}
-
     def _load_pasted(self, values: Values) -> Updates:
         note, file = self.upload.paste_note, self.upload.file
         try:
@@ -378,47 +224,6 @@ class NewStudyForm:
         except DataError as error:
             return {note: error_callout(error.to_record())}
         return {note: callout("info", text), file: None, **self._new(path, values)}
-
-    def _add_pasted(self, values: Values) -> Updates:
-        source, columns = values[self.source], values[self.mapping]
-        try:
-            path, note = write_pasted(values[self.upload.pasted], new_folder())
-            pasted = load_pairs(path)
-            if source is None or not pasted.pairs:
-                raise DataError(
-                    m("the pasted text contains no pair"), remedy=m("Paste question and answer")
-                )
-            base, _ = self._edited(values)
-            target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
-            append_pairs(
-                base,
-                [AddedPair(pair.question, pair.answer) for pair in pasted.pairs],
-                target,
-                columns,
-            )
-        except DataError as error:
-            return {self.upload.paste_note: error_callout(error.to_record())}
-        lost = "; ".join(
-            t("line {row}: {reason}", row=entry.row, reason=entry.reason)
-            for entry in pasted.rejected[:5]
-        )
-        message = callout(
-            "warn" if lost else "good",
-            tn(
-                "{count} pair was added at the end",
-                "{count} pairs were added at the end",
-                len(pasted.pairs),
-            ),
-            t(
-                "{note} {rejected} could not be read and were not added ({lost}).",
-                note=note,
-                rejected=len(pasted.rejected),
-                lost=lost,
-            )
-            if lost
-            else note,
-        )
-        return {self.upload.paste_note: message, **self._look(target, columns, values)}
 
     def _revise(self, picker: gr.Dropdown, values: Values) -> Updates:
         study = Study.open(values[picker] or "")
@@ -468,7 +273,7 @@ class NewStudyForm:
     def _hidden(self, view: Markup) -> Updates:
         """Hide what only a readable file has; ``view`` is shown in place of the findings."""
         upload, extra = self.upload, self.wordings
-        parts = (self.left_out, upload.naming, self.editor.body, upload.add_pasted, extra.body)
+        parts = (self.left_out, upload.naming, self.editor.body, extra.body)
         return {
             self.found: view,
             **dict.fromkeys((self.split, self.once, extra.message), ""),
@@ -506,7 +311,6 @@ class NewStudyForm:
             self.left_out: gr.update(value=csv, visible=csv is not None),
             upload.naming: gr.update(visible=findings.can_start()),
             self.editor.body: gr.update(visible=True),
-            upload.add_pasted: gr.update(visible=True),
             self.once: once,
             extra.body: gr.update(visible=True, open=bool(once)),
             extra.table: wording_lines(findings, [], accepted=True),
@@ -564,11 +368,10 @@ class NewStudyForm:
             return gr.skip()
         data = config.data.model_copy(update={"columns": values[self.mapping]})
         config = config.model_copy(update={"data": data})
-        text = lengths = Markup("")
+        text = Markup("")
         if values[self.source]:
-            path = Path(values[self.source])
-            text, lengths = template_preview(path, config, values[self.seen.rows])
-        return self.seen.updates(text, lengths)
+            text = template_preview(Path(values[self.source]), config, values[self.seen.rows])
+        return self.seen.updates(text)
 
     # editing data
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.config import DataConfig, ModelConfig, StudyConfig, name_and_title, slug
+from assistant_builder.config import DataConfig, StudyConfig, name_and_title, slug
 from assistant_builder.data import (
     Findings,
     Message,
@@ -26,14 +25,14 @@ from assistant_builder.data.columns import automatic_roles, guess_columns
 from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows
 from assistant_builder.data.reading_process import read_table
-from assistant_builder.errors import DataError, ErrorRecord, ModelError
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import DataError, ModelError
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import local_model_folder
-from assistant_builder.models.template_process import Lengths, LimitedChatTokenizer, TemplateProcess
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.grounding import row_limit, rows_longer_than
 from assistant_builder.study import Study
-from assistant_builder.study.example import datasets_folder
-from assistant_builder.ui.data.view import lengths_view, plain_view, rendered_view
+from assistant_builder.ui.data.view import rendered_view, template_pending
 from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.study_snapshot import stamp
 
@@ -125,31 +124,6 @@ def heldout_power(split: Mapping[str, Any]) -> dict[str, Any] | None:
     return power.to_record() if power else None
 
 
-@dataclass(frozen=True)
-class ShippedDataset:
-    """A dataset that is installed with the program."""
-
-    name: str
-    title: str
-    file: Path
-
-
-def shipped_datasets() -> list[ShippedDataset]:
-    """The example datasets, the largest first."""
-    found = [
-        ShippedDataset(path.parent.name, _title(path.parent), path)
-        for path in datasets_folder().glob("*/data.*")
-    ]
-    return sorted(found, key=lambda shipped: -shipped.file.stat().st_size)
-
-
-def _title(folder: Path) -> str:
-    card = folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    named = re.search(r"^pretty_name:\s*(.+)$", text, flags=re.MULTILINE)
-    return named.group(1).strip(" \"'") if named else folder.name
-
-
 def unused_name(proposed: str) -> str:
     """A valid study name from any text, with a number if the name is taken."""
     base = slug(proposed)
@@ -178,8 +152,8 @@ def template_preview(
     *,
     first: Sequence[Pair] | None = None,
     day: date | None = None,
-) -> tuple[Markup, Markup]:
-    """The first rows of a data file in the chat template of the base model, and the lengths of its pairs.
+) -> Markup:
+    """The first rows of a data file in the chat template of the base model.
 
     Args:
         path: The data file.
@@ -190,27 +164,21 @@ def template_preview(
     """
     findings = inspect_file(path, config.data.columns).findings
     if findings is None or not findings.usable:
-        return Markup(""), Markup("")
+        return Markup("")
     if first is None:
         first = [with_system(pair, config.data.system) for pair in findings.usable[:rows]]
     folder = local_model_folder(config.model)
     if folder is None:
-        return plain_view(first, config.model.base, findings.dataset.numbers), Markup("")
+        return template_pending(config.model.base)
     try:
         limit = row_limit(config.train.max_length, context_length(folder))
         seen = stamp(folder / name for name in _TOKENIZER_FILES)
         rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first)
-        columns = tuple(config.data.columns.items())
-        lengths = _lengths(
-            str(path), stamp([path]), columns, config.data.system, config.model, seen, day
-        )
+        too_long = rows_too_long(path, config)
     except ModelError as error:
-        plain = plain_view(first, config.model.base, findings.dataset.numbers)
-        return error_callout(error.to_record()) + plain, Markup("")
-    shown = rendered_view(first, rendered, config.model.base, limit, findings.dataset.numbers)
-    return shown, lengths_view(
-        lengths, config.eval.answer_limit(max(lengths.answers)), limit, rows_too_long(path, config)
-    )
+        return error_callout(error.to_record())
+    numbers = findings.dataset.numbers
+    return rendered_view(first, rendered, config.model.base, limit, numbers, too_long)
 
 
 def rows_too_long(path: Path, config: StudyConfig) -> Mapping[int, int]:
@@ -279,21 +247,3 @@ def _process(folder: str, seen: str) -> TemplateProcess:
         while len(_processes) > _MOST_PROCESSES:
             _processes.popitem(last=False)[1].close()
         return process
-
-
-@functools.lru_cache(maxsize=8)
-def _lengths(
-    path: str,
-    seen: str,
-    columns: tuple[tuple[str, str], ...],
-    system: str | None,
-    model: ModelConfig,
-    model_seen: str,
-    day: date | None,
-) -> Lengths:
-    """``seen`` is the stamp of the data file, ``model_seen`` that of the model files."""
-    findings = inspect_file(Path(path), dict(columns)).findings
-    folder = local_model_folder(model)
-    assert findings is not None and folder is not None  # checked by the caller
-    prompter = LimitedChatTokenizer(_process(str(folder), model_seen), day)
-    return prompter.measure([with_system(pair, system) for pair in findings.usable])

@@ -1,4 +1,4 @@
-"""The Data tab: the data and the dataset card of the selected study, or the form that creates a study."""
+"""The Data tab: the data of the selected study, or the form that creates a study."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ import gradio as gr
 
 from assistant_builder.atomic_io import read_json, read_jsonl
 from assistant_builder.data import Pair, RejectedRow
-from assistant_builder.data.card import (
-    CARD_FILE,
-    GENERATED_CARD_FILE,
-    is_card_edited,
-    is_card_outdated,
-    restore_generated_card,
-    save_edited_card,
-)
 from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import t
 from assistant_builder.retrieval.recall import RECALL, recommended_approach
 from assistant_builder.study import Study
 from assistant_builder.study.contents import (
@@ -33,7 +25,8 @@ from assistant_builder.study.contents import (
     Split,
 )
 from assistant_builder.ui.data.documents import DocumentsForm
-from assistant_builder.ui.data.new_study import NewStudyForm, TemplatePreview
+from assistant_builder.ui.data.form import TemplatePreview
+from assistant_builder.ui.data.new_study import NewStudyForm
 from assistant_builder.ui.data.preview import (
     heldout_power,
     inspect_file,
@@ -42,95 +35,9 @@ from assistant_builder.ui.data.preview import (
 )
 from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
-from assistant_builder.ui.html import Markup, callout, empty, error_callout, hint
+from assistant_builder.ui.html import Markup, empty, error_callout
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates
-from assistant_builder.ui.uploads import offer, offer_bytes
-
-_ABOUT = N_(
-    "The card describes the data, its origin and its licence. Fill in licence, language and origin. Your text is "
-    "kept when the data is prepared again; the new figures are then offered here."
-)
-
-
-def _outdated_card() -> Markup:
-    return callout(
-        "info",
-        t("The data was prepared again after you edited the card"),
-        t("Your card is kept, but its figures may be outdated."),
-        t("“Use the generated card” replaces your card by the new one; copy your text first."),
-    )
-
-
-class CardEditor:
-    """Components of the dataset card."""
-
-    def __init__(self) -> None:
-        with gr.Accordion(
-            t("Dataset card"), open=False, visible=False, elem_id="ab-card"
-        ) as self.body:
-            gr.HTML(hint(t(_ABOUT)))
-            self.state = gr.HTML()
-            self.text = gr.Textbox(
-                label=t("Dataset card (Markdown)"),
-                lines=14,
-                max_lines=30,
-                interactive=True,
-                elem_id="ab-card-text",
-            )
-            with gr.Row(elem_classes="ab-actions"):
-                self.save = gr.Button(
-                    t("Save the card"), size="sm", variant="primary", elem_id="ab-card-save"
-                )
-                self.back = gr.Button(
-                    t("Use the generated card"), size="sm", visible=False, elem_id="ab-card-back"
-                )
-                self.download = gr.DownloadButton(t("Download the card"), size="sm")
-            self.message = gr.HTML(elem_id="ab-card-message")
-
-    def section(self) -> LiveRegion:
-        """The region that follows the study."""
-        return LiveRegion(
-            "card",
-            [self.body, self.state, self.text, self.back, self.download],
-            lambda look: look.stamp(f"data/{CARD_FILE}", f"data/{GENERATED_CARD_FILE}"),
-            self._draw,
-        )
-
-    def _draw(self, look: StudyView) -> Updates:
-        if look.study is None or not (look.study.folder / "data" / CARD_FILE).is_file():
-            return {self.body: gr.update(visible=False)}
-        folder = look.study.folder / "data"
-        return {
-            self.body: gr.update(visible=True),
-            self.state: _outdated_card() if is_card_outdated(folder) else "",
-            self.text: (folder / CARD_FILE).read_text(encoding="utf-8"),
-            self.back: gr.update(visible=is_card_edited(folder)),
-            self.download: offer(folder / CARD_FILE, f"{look.study.name}-card.md"),
-        }
-
-    def wire(self, picker: gr.Dropdown) -> None:
-        """Connect the buttons; the region redraws the card."""
-        self.save.click(self._save, [picker, self.text], self.message, **QUIET)
-        self.back.click(self._back, picker, [self.text, self.message], **QUIET)
-
-    def _save(self, name: str | None, text: str) -> str:
-        folder = Study.open(name or "").folder / "data"
-        before = (folder / CARD_FILE).read_text(encoding="utf-8")
-        if text == before:
-            return callout("info", t("Nothing was changed"))
-        try:
-            save_edited_card(folder, text, before)
-        except AssistantBuilderError as error:
-            return error_callout(error.to_record())
-        return callout("good", t("Saved"), t("The card is stored in the folder of the project."))
-
-    def _back(self, name: str | None) -> list[str]:
-        folder = Study.open(name or "").folder / "data"
-        restore_generated_card(folder)
-        return [
-            (folder / CARD_FILE).read_text(encoding="utf-8"),
-            callout("good", t("This is the generated card again")),
-        ]
+from assistant_builder.ui.uploads import offer_bytes
 
 
 def study_data_panel(study: Study) -> Markup:
@@ -199,10 +106,10 @@ def _source_view(study: Study) -> Markup:
     )
 
 
-def study_template_preview(study: Study, rows: int) -> tuple[Markup, Markup]:
+def study_template_preview(study: Study, rows: int) -> Markup:
     """See :func:`~assistant_builder.ui.data.preview.template_preview`; after the split, rows of the training set."""
     if study.source is None:
-        return Markup(""), Markup("")
+        return Markup("")
     records = read_jsonl(study.split_file("train"), PairLine)[:rows] if is_prepared(study) else None
     first = None if records is None else [Pair.from_record(record, "train") for record in records]
     return template_preview(study.source, study.config, rows, first=first, day=study.template_date)
@@ -238,7 +145,6 @@ class DataTab:
                     t("Edit a copy for a new project"), size="sm", elem_id="ab-revise"
                 )
             self.seen = TemplatePreview("ab-held-preview")
-            self.card = CardEditor()
             # A change of this text starts the slow parts of the tab, so that they delay nothing else. It is hidden by
             # CSS, because an invisible component causes no change event.
             self.drawn = gr.Textbox("", label="Data drawn", elem_classes="ab-offstage")
@@ -254,7 +160,6 @@ class DataTab:
                 self._draw_body,
             ),
             LiveRegion("data", [self.held, self.drawn], _data_mark, self._draw),
-            self.card.section(),
             self.documents.section(),
         ]
 
@@ -272,7 +177,6 @@ class DataTab:
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         self.new.wire(picker, tabs, self.revise)
-        self.card.wire(picker)
         self.documents.wire(picker, tabs)
         gr.on(
             [self.drawn.change, self.seen.rows.input],
@@ -290,7 +194,7 @@ class DataTab:
         csv = study_left_out(study)
         return {
             self.left_out: gr.update(value=csv, visible=csv is not None),
-            **self.seen.updates(*study_template_preview(study, rows)),
+            **self.seen.updates(study_template_preview(study, rows)),
         }
 
 

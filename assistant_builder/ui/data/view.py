@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import json
-import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
@@ -16,7 +15,7 @@ from assistant_builder.data.types import RowNumbers
 from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
 from assistant_builder.i18n import N_, Text, capitalized, render, t, text_of, tn, use_row_numbers
-from assistant_builder.models.template_process import Lengths, RenderedSequence, Segment
+from assistant_builder.models.template_process import RenderedSequence, Segment
 from assistant_builder.ui.html import (
     Tone,
     callout,
@@ -342,9 +341,6 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
 
 
 _MAX_CHARACTERS = 4_000
-_BARS = 24
-_STEPS = (1, 2, 2.5, 5, 10)
-_TURNS = {"system": N_("System prompt"), "user": N_("Question"), "assistant": N_("Answer")}
 
 
 def rendered_view(
@@ -353,17 +349,28 @@ def rendered_view(
     model: str,
     max_length: int,
     numbers: RowNumbers = _PLAIN,
+    too_long: Mapping[int, int] = MappingProxyType({}),
 ) -> Markup:
     """The first rows in the chat template of the base model; training leaves out those of more than ``max_length``.
 
-    ``rendered`` has the training sequences of each row.
+    ``rendered`` has the training sequences of each row, ``too_long`` the tokens of all rows that are left out.
     """
     rows = [
         (numbers.shown(pair.row), _tokens(sequence, max_length), _runs(sequence.segments))
         for pair, sequences in zip(pairs, rendered, strict=True)
         for sequence in sequences
     ]
-    return fragment("data.rendered", model, rows)
+    note = ". ".join(map(render, too_long_words(too_long, max_length))) if too_long else ""
+    return fragment("data.rendered", model, rows, note)
+
+
+def template_pending(model: str) -> Markup:
+    """That the rows cannot be shown in the chat template of a base model that is not on this machine."""
+    return callout(
+        "info",
+        t("The files of {model} are not on this machine yet", model=model),
+        t("They are downloaded when the project first runs."),
+    )
 
 
 def _tokens(sequence: RenderedSequence, max_length: int) -> str:
@@ -401,121 +408,3 @@ def _shortened(text: str) -> str:
     )
     left_out = f"\n[… {hidden} …]\n"
     return text[: _MAX_CHARACTERS * 3 // 4] + left_out + text[-_MAX_CHARACTERS // 4 :]
-
-
-def plain_view(pairs: Sequence[Pair], model: str, numbers: RowNumbers = _PLAIN) -> Markup:
-    """The first rows turn by turn, for a base model that is not on this machine."""
-    rows = [
-        (
-            numbers.shown(pair.row),
-            [
-                (
-                    t(_TURNS[message.role]),
-                    _shortened(message.content),
-                    message.role == "assistant",
-                )
-                for message in pair.messages
-            ],
-        )
-        for pair in pairs
-    ]
-    return fragment("data.plain", model, rows)
-
-
-def lengths_view(
-    lengths: Lengths, answer_limit: int, limit: int, too_long: Mapping[int, int]
-) -> Markup:
-    """Lengths of the pairs.
-
-    Args:
-        lengths: Tokens of the pairs, without facts in their prompts.
-        answer_limit: Maximum tokens of a generated answer.
-        limit: Maximum tokens of a training row.
-        too_long: Row → tokens with what its prompt needs, of the rows that training leaves out.
-    """
-    if not lengths.tokens:
-        return Markup("")
-    tokens, answers = sorted(lengths.tokens), sorted(lengths.answers)
-    return fragment(
-        "data.lengths",
-        tokens=tokens,
-        quantile=_quantile(tokens, 0.95),
-        answers=answers,
-        answer_limit=answer_limit,
-        long_answers=sum(number > answer_limit for number in answers),
-        pairs=lengths.pairs,
-        limit=limit,
-        too_long=len(too_long),
-        note=_length_note(limit, too_long),
-        histogram=_histogram(tokens, limit),
-    )
-
-
-def _length_note(limit: int, too_long: Mapping[int, int]) -> str:
-    meaning = t(
-        "A token is a part of a word, about four letters in English and fewer in most other languages."
-    )
-    if not too_long:
-        return " ".join(
-            (
-                t(
-                    "Every pair is within the {tokens} tokens that training reads.",
-                    tokens=count(limit),
-                ),
-                meaning,
-            )
-        )
-    return f"{'. '.join(map(render, too_long_words(too_long, limit)))} {meaning}"
-
-
-def _quantile(ordered: Sequence[int], share: float) -> int:
-    return ordered[min(len(ordered) - 1, math.ceil(len(ordered) * share) - 1)]
-
-
-def bins(ordered: Sequence[int], limit: int) -> list[tuple[int, int | None, int]]:
-    """Bins of a histogram: (first, last, pairs); the last bin is open (None) if a few pairs are far longer than most.
-
-    The lengths are in ascending order. A bin starts right after the limit if it is within the range.
-    """
-    top = max(_quantile(ordered, 0.99), min(limit, ordered[-1]))
-    least = top / _BARS
-    scale = 10 ** math.floor(math.log10(max(least, 1)))
-    width: float = max(1, math.ceil(next(step * scale for step in _STEPS if step * scale >= least)))
-    if limit <= top:
-        width = limit / max(1, round(limit / width))
-    edges = [round(place * width) for place in range(math.ceil(top / width) + 1)]
-    numbers = [0] * len(edges)
-    for length in ordered:
-        numbers[max(0, bisect.bisect_left(edges, length) - 1)] += 1
-    bars: list[tuple[int, int | None, int]] = [
-        (low + 1, high, number)
-        for (low, high), number in zip(itertools.pairwise(edges), numbers, strict=False)
-    ]
-    return [*bars, (edges[-1] + 1, None, numbers[-1])] if numbers[-1] else bars
-
-
-def _histogram(ordered: Sequence[int], limit: int) -> Markup:
-    bars = bins(ordered, limit)
-    most = max(number for _, _, number in bars)
-    over = [low > limit for low, _, _ in bars]
-    ends = [
-        count(1),
-        count(bars[len(bars) // 2][0]),
-        t("more") if bars[-1][1] is None else count(bars[-1][1]),
-    ]
-    label = t(
-        "Histogram of tokens per pair: {ordered} pairs, at most {most} in a bar",
-        ordered=count(len(ordered)),
-        most=count(most),
-    )
-    columns = [(_range(low, high), number, low > limit) for low, high, number in bars]
-    line = 100 * over.index(True) / len(bars) if True in over else None
-    return fragment("data.histogram", label, columns, most, line, limit, ends)
-
-
-def _range(low: int, high: int | None) -> str:
-    return (
-        t("{low} and more", low=count(low))
-        if high is None
-        else t("{low} to {high}", low=count(low), high=count(high))
-    )

@@ -1,9 +1,9 @@
-"""Browser of held-out items: select two cells, filter, sort, search, and move through the pages."""
+"""Browser of held-out items: select two cells, filter, search, and move through the pages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import Any
 
 import gradio as gr
 
@@ -11,19 +11,16 @@ from assistant_builder.i18n import N_, t
 from assistant_builder.ui.evaluate.item_filters import (
     ItemFilter,
     ItemSet,
-    Order,
     Show,
     count_by_choice,
     filter_items,
 )
 from assistant_builder.ui.evaluate.item_view import (
-    Marks,
     items_view,
-    metric_choices,
     pager_text,
     pages,
 )
-from assistant_builder.ui.refresh import QUIET, user_facing_errors
+from assistant_builder.ui.refresh import QUIET
 from evals.report.format import count
 
 SHOW_TITLES: dict[Show, str] = {
@@ -33,16 +30,6 @@ SHOW_TITLES: dict[Show, str] = {
     "gained": N_("Wrong → correct"),
     "declined": N_("Declined by one or both"),
     "unanswerable": N_("Should be declined"),
-}
-ORDER_TITLES: dict[Order, str] = {
-    "file": N_("Order of the file"),
-    "worst": N_("Largest loss first"),
-    "best": N_("Largest gain first"),
-}
-_MARK_TITLES: dict[Marks, str] = {
-    "each other": N_("the other answer"),
-    "the reference": N_("the reference"),
-    "nothing": N_("nothing (no highlights)"),
 }
 
 
@@ -57,23 +44,9 @@ class ItemBrowser:
         self.page = gr.State(1)
         with gr.Group(elem_classes="ab-group ab-grid ab-browse"):
             cells: dict[str, Any] = {"interactive": True, "min_width": 180}
-            fixed = {**cells, "filterable": False}
             self.first = gr.Dropdown([], label=t("Compare"), **cells)
             self.second = gr.Dropdown([], label=t("with"), **cells)
-            self.show = gr.Dropdown([], label=t("Show"), **fixed)
-            self.order = gr.Dropdown(
-                [(t(title), key) for key, title in ORDER_TITLES.items()],
-                value="file",
-                label=t("Order"),
-                **fixed,
-            )
-            self.metric = gr.Dropdown([], label=t("Loss or gain by"), **fixed)
-            self.marks = gr.Dropdown(
-                [(t(title), key) for key, title in _MARK_TITLES.items()],
-                value=get_args(Marks)[0],
-                label=t("Highlight differences from"),
-                **fixed,
-            )
+            self.show = gr.Dropdown([], label=t("Show"), **cells, filterable=False)
             self.search = gr.Textbox(
                 label=t("Search"),
                 placeholder=t("words in question, reference or answers"),
@@ -93,7 +66,7 @@ class ItemBrowser:
     @property
     def outputs(self) -> list[Any]:
         """Components set by :meth:`open_values`."""
-        return [self.first, self.second, self.metric, *self._page_outputs]
+        return [self.first, self.second, *self._page_outputs]
 
     @property
     def _page_outputs(self) -> list[Any]:
@@ -102,26 +75,22 @@ class ItemBrowser:
     def open_values(self, items: ItemSet | None, show: Show = "all") -> Sequence[Any]:
         """Values for :attr:`outputs` that show the first page of other items."""
         if items is None:
-            return [gr.skip()] * 3 + [gr.skip(), 1, "", gr.skip(), "", gr.skip()]
+            return [gr.skip()] * 3 + [1, "", gr.skip(), "", gr.skip()]
         first, second = items.pair
-        cells, metric = [(title, cell) for cell, title in items.cells.items()], items.metrics[0]
+        cells = [(title, cell) for cell, title in items.cells.items()]
         return [
             gr.update(choices=cells, value=first),
             gr.update(choices=cells, value=second),
-            gr.update(choices=metric_choices(items.metrics), value=metric),
-            *self._page_values(
-                items, ItemFilter(first, second, show, metric=metric), "each other", 1
-            ),
+            *self._page_values(items, ItemFilter(first, second, show), 1),
         ]
 
     def wire(self, key: gr.components.Component) -> None:
         """Connect the components; the value of ``key`` is passed to the loader."""
         quiet = {**QUIET, "queue": False}
-        choices = [self.first, self.second, self.show, self.order, self.metric, self.marks]
+        choices = [self.first, self.second, self.show]
         inputs = [key, *choices, self.search]
 
         def handler(by: int) -> Callable[..., Sequence[Any]]:
-            @user_facing_errors
             def turn(key: Any, *shown: Any) -> Sequence[Any]:
                 *rest, page = shown
                 return self._show_page(key, *rest, page + by)
@@ -130,7 +99,7 @@ class ItemBrowser:
 
         gr.on(
             [*(part.input for part in choices), self.search.change],
-            user_facing_errors(lambda key, *shown: self._show_page(key, *shown, 1)),
+            lambda key, *shown: self._show_page(key, *shown, 1),
             inputs,
             self._page_outputs,
             trigger_mode="always_last",
@@ -143,15 +112,13 @@ class ItemBrowser:
             )
 
     def _show_page(self, key: Any, *shown: Any) -> Sequence[Any]:
-        first, second, show, order, metric, marks, search, page = shown
+        first, second, show, search, page = shown
         items = self._load(key)
         if items is None or not {first, second} <= items.cells.keys():
             return [gr.skip()] * len(self._page_outputs)
-        return self._page_values(
-            items, ItemFilter(first, second, show, order, metric, search or ""), marks, page
-        )
+        return self._page_values(items, ItemFilter(first, second, show, search or ""), page)
 
-    def _page_values(self, items: ItemSet, query: ItemFilter, marks: Marks, page: int) -> list[Any]:
+    def _page_values(self, items: ItemSet, query: ItemFilter, page: int) -> list[Any]:
         rows = filter_items(items, query)
         last = pages(len(rows))
         page = min(max(page, 1), last)
@@ -162,7 +129,7 @@ class ItemBrowser:
         return [
             gr.update(choices=counted, value=query.show),
             page,
-            items_view(items, rows, query, marks, page),
+            items_view(items, rows, query, page),
             gr.update(interactive=page > 1),
             pager_text(len(rows), page),
             gr.update(interactive=page < last),

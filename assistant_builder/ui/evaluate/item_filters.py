@@ -27,7 +27,6 @@ from evals.report.load import CANDIDATE, lead_arm, served_cells, tuned_cells
 Row = Mapping[str, Any]
 """An item as ``evals.report.items.item_rows`` returns it."""
 Show = Literal["all", "different", "lost", "gained", "declined", "unanswerable"]
-Order = Literal["file", "worst", "best"]
 SHOWS: tuple[Show, ...] = get_args(Show)
 
 
@@ -47,17 +46,14 @@ class ItemSet:
 
 @dataclass(frozen=True)
 class ItemFilter:
-    """Selection and order of the items of an :class:`ItemSet`.
+    """Selection of the items of an :class:`ItemSet`.
 
-    ``second`` is compared with ``first``. The order ``worst`` sorts by the largest degradation of ``second`` in
-    ``metric``, ``best`` by the largest gain. Question, reference or an answer contains the words of ``search``.
+    ``second`` is compared with ``first``. Question, reference or an answer contains the words of ``search``.
     """
 
     first: str
     second: str
     show: Show = "all"
-    order: Order = "file"
-    metric: str = "nll_per_token"
     search: str = ""
 
 
@@ -138,7 +134,7 @@ def degradation(row: Row, first: str, second: str, metric: str) -> float | None:
 
 
 def filter_items(items: ItemSet, query: ItemFilter) -> list[Row]:
-    """The selected items in the selected order; items without the score come last."""
+    """The selected items."""
     words, found = _normalized(query.search).split(), []
     for row in items.rows:
         if _matches(row, query.show, query.first, query.second):
@@ -147,15 +143,7 @@ def filter_items(items: ItemSet, query: ItemFilter) -> list[Row]:
             searchable = _normalized(" ".join(text for text in texts if text)) if words else ""
             if all(word in searchable for word in words):
                 found.append(row)
-    if query.order == "file":
-        return found
-    sign = -1 if query.order == "worst" else 1
-    scored = [(degradation(row, query.first, query.second, query.metric), row) for row in found]
-    ordered = sorted(
-        ((sign * value, row) for value, row in scored if value is not None),
-        key=lambda pair: pair[0],
-    )
-    return [row for _, row in ordered] + [row for value, row in scored if value is None]
+    return found
 
 
 def count_by_choice(items: ItemSet, first: str, second: str) -> dict[Show, int]:

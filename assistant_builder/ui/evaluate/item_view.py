@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
@@ -19,9 +18,8 @@ from assistant_builder.ui.evaluate.item_filters import (
 )
 from assistant_builder.ui.html import cut, empty, fragment
 from evals.report.format import count, number, shown, signed
-from evals.report.items import Runs, marked, word_diff
+from evals.report.items import Runs, marked
 
-Marks = Literal["each other", "the reference", "nothing"]
 PER_PAGE = 10
 _MAX_CHARACTERS = 4000
 """Characters of a text that are shown; the report's JSON has the complete text."""
@@ -32,28 +30,24 @@ _KINDS = {
     "same": ("quiet", N_("= same answer")),
     "not generated": ("quiet", N_("scored by loss only")),
 }
-_REFERENCE_MARKS = {"both": "", "first": "missing", "second": "added"}
 
 
-def items_view(
-    items: ItemSet, rows: Sequence[Row], query: ItemFilter, marks: Marks, page: int
-) -> Markup:
+def items_view(items: ItemSet, rows: Sequence[Row], query: ItemFilter, page: int) -> Markup:
     """One page of items.
 
     Args:
         items: All items.
         rows: The selected items.
         query: Selection, with the two cells that are compared.
-        marks: The text that the words of an answer are compared with.
         page: The page, from 1.
     """
     if not rows:
         return empty(t("No matching items"), t("Choose “All items”, or change the search."))
     part = rows[(page - 1) * PER_PAGE : page * PER_PAGE]
-    return fragment("evaluate.items", [item_view(items, row, query, marks) for row in part], marks)
+    return fragment("evaluate.items", [item_view(items, row, query) for row in part])
 
 
-def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Markup:
+def item_view(items: ItemSet, row: Row, query: ItemFilter) -> Markup:
     """One item; see :func:`items_view` for the arguments."""
     tone, change = _KINDS[answer_change(row, query.first, query.second)]
     place = row_text(row["row"], items.numbers)
@@ -72,7 +66,7 @@ def item_view(items: ItemSet, row: Row, query: ItemFilter, marks: Marks) -> Mark
         [(message["role"], _short(message["content"])) for message in row["context"]],
         _short(row["question"]),
         _short(row["reference"]),
-        [_side(items, row, query, cell, marks) for cell in (query.first, query.second)],
+        [_side(items, row, query, cell) for cell in (query.first, query.second)],
         [score for score in scores if score is not None],
     )
 
@@ -82,7 +76,7 @@ def row_text(row: int | None, numbers: RowNumbers) -> str:
     return "" if row is None else t("Row {row}", row=numbers.shown(row))
 
 
-def _side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) -> Markup:
+def _side(items: ItemSet, row: Row, query: ItemFilter, cell: str) -> Markup:
     answer, spec = row["answers"].get(cell), CELLS.get(cell.rpartition(":")[2])
     return fragment(
         "evaluate.side",
@@ -90,20 +84,15 @@ def _side(items: ItemSet, row: Row, query: ItemFilter, cell: str, marks: Marks) 
         items.cells.get(cell, cell),
         None if answer is None else row["metrics"].get(cell, {}).get("exact_match"),
         row["declined"].get(cell),
-        _runs(row, query, cell, marks) if answer else answer,
+        _runs(row, query, cell) if answer else answer,
     )
 
 
-def _runs(row: Row, query: ItemFilter, cell: str, marks: Marks) -> list[tuple[str, str]]:
-    """Pieces of an answer, each with its mark: ``own``, ``added``, ``missing``, or none."""
+def _runs(row: Row, query: ItemFilter, cell: str) -> Runs:
+    """Pieces of an answer, each with whether the other answer lacks it."""
     answer = _short(row["answers"][cell])
-    if marks == "the reference":
-        diff = word_diff(_short(row["reference"]), answer)
-        return [(text, _REFERENCE_MARKS[side]) for text, side in diff]
     other = row["answers"].get(query.second if cell == query.first else query.first)
-    compared = marks == "each other" and other is not None
-    runs: Runs = marked(answer, _short(other))[0] if compared else [(answer, False)]
-    return [(text, "own" if own else "") for text, own in runs]
+    return [(answer, False)] if other is None else marked(answer, _short(other))[0]
 
 
 def _score(
@@ -150,8 +139,3 @@ def pager_text(total: int, page: int) -> str:
 def pages(total: int) -> int:
     """Number of pages of ``total`` items, at least one."""
     return max(1, -(-total // PER_PAGE))
-
-
-def metric_choices(metrics: Iterable[str]) -> list[tuple[str, str]]:
-    """Choices of a dropdown of metrics."""
-    return [(shown(metric).label, metric) for metric in metrics]

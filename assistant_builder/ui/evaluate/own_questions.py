@@ -37,7 +37,6 @@ from assistant_builder.ui.refresh import (
     StudyView,
     Updates,
     inform,
-    user_facing_errors,
 )
 from assistant_builder.ui.study_snapshot import stamp, state_of
 from evals.report.build import write_report
@@ -177,10 +176,8 @@ class OwnQuestionsPanel:
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""
         inputs = [picker, self.unanswered, self.others, *self.wordings]
-        self.save.click(user_facing_errors(self._save), inputs, None, **QUIET)
-        self.waiting.change(
-            user_facing_errors(self._begin), self.waiting, None, queue=False, **QUIET
-        )
+        self.save.click(self._save, inputs, None, **QUIET)
+        self.waiting.change(self._begin, self.waiting, None, queue=False, **QUIET)
 
     def _save(
         self, name: str | None, unanswered: Sequence[str], others: str, *wordings: str

@@ -15,7 +15,6 @@ from assistant_builder.data.prepare import row_numbers
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval.own_questions import takes_own_questions
 from assistant_builder.study import Study
-from assistant_builder.study.steps import evaluates
 from assistant_builder.ui.evaluate.compare import CompareStudiesPanel
 from assistant_builder.ui.evaluate.item_browser import ItemBrowser
 from assistant_builder.ui.evaluate.item_filters import count_by_choice, study_items
@@ -32,23 +31,14 @@ from assistant_builder.ui.evaluate.view import (
     verdict_picture,
 )
 from assistant_builder.ui.html import CLICKS, empty, error_callout
-from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, user_facing_errors
+from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import (
-    Snapshot,
     log_tail,
     needs_study,
     report_conclusion,
     state_of,
     stopped_step,
 )
-from assistant_builder.ui.train.actions import (
-    pause_label,
-    pause_run,
-    start_phase,
-    start_refusal,
-    start_run,
-)
-from assistant_builder.ui.train.preflight_view import contacts_note
 from evals.report.load import served_cells
 
 EMPTY = N_("This tab shows the scores of the assistants.")
@@ -59,11 +49,6 @@ class EvaluateTab:
 
     def __init__(self, pool: WorkerPool) -> None:
         with gr.Column(elem_id="ab-evaluation"):
-            with gr.Row(elem_classes="ab-actions", visible=False) as self.actions:
-                self.start = gr.Button(
-                    t("Evaluate now"), variant="primary", visible=False, elem_id="ab-evaluate"
-                )
-                self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-evaluate-pause")
             self.state = gr.HTML(needs_study(t(EMPTY)))
             with gr.Column(visible=False, elem_id="ab-conclusion") as self.conclusion:
                 self.enough = gr.HTML(js_on_load=CLICKS)
@@ -93,7 +78,7 @@ class EvaluateTab:
         return [
             LiveRegion(
                 "evaluate",
-                [self.actions, self.start, self.pause, self.state, self.details],
+                [self.state, self.details],
                 _state_mark,
                 self._draw_state,
             ),
@@ -123,26 +108,18 @@ class EvaluateTab:
         snapshot, hidden = view.snapshot, gr.update(visible=False)
         if snapshot is None or view.study is None:
             message = error_callout(view.error) if view.error else needs_study(t(EMPTY))
-            return [hidden, hidden, hidden, gr.update(value=message, visible=True), hidden]
-        running = any(step.state == "running" for step in snapshot.steps if evaluates(step.step))
+            return [gr.update(value=message, visible=True), hidden]
         stopped = stopped_step(snapshot)
         log = (
             log_tail(view.study.log_file(stopped.step))
             if stopped and stopped.state == "failed"
             else ""
         )
-        message = start_refusal(view.study) + evaluation_state(snapshot, log)
-        ready = (
-            snapshot.trained
-            and not snapshot.running
-            and any(snapshot.step(step).state != "succeeded" for step in ("evaluate", "report"))
-        )
+        message = evaluation_state(snapshot, log)
         report, scored = (
             snapshot.report,
             set(served_cells(snapshot.config.arms)) <= snapshot.scores.keys(),
         )
-        if ready:
-            message = contacts_note(snapshot.config) + message
         if (
             not report
             and snapshot.config.compares
@@ -151,13 +128,6 @@ class EvaluateTab:
         ):
             message += declaration_note(view.study)
         return [
-            gr.update(visible=ready or running),
-            _start_button(snapshot, start_phase(view.study), ready),
-            gr.update(
-                visible=running,
-                value=pause_label(view.study),
-                interactive=not view.study.cancel_requested,
-            ),
             gr.update(value=message, visible=bool(message)),
             gr.update(visible=bool(report) or scored, label=specialists_title(report)),
         ]
@@ -199,34 +169,14 @@ class EvaluateTab:
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        self.start.click(user_facing_errors(self._start), picker, self.start, **QUIET)
-        self.pause.click(user_facing_errors(pause_run), picker, self.pause, **QUIET)
-        self.enough.click(user_facing_errors(_open_tab), None, tabs, queue=False, **QUIET)
+        self.enough.click(_open_tab, None, tabs, queue=False, **QUIET)
         self.own.wire(picker)
         self.browser.wire(picker)
         self.across.wire(picker)
 
-    def _start(self, name: str | None) -> dict[str, Any]:
-        start_run(Study.open(name or "").name)
-        return gr.update(interactive=False, value=t("Starting…"))
-
 
 def _open_tab(event: gr.EventData) -> gr.Tabs:
     return gr.Tabs(selected=str(getattr(event, "action", "")))
-
-
-def _start_button(snapshot: Snapshot, phase: str, ready: bool) -> dict[str, Any]:
-    """The button that starts the evaluation, or resumes it."""
-    if phase == "starting":
-        return gr.update(visible=ready, interactive=False, value=t("Starting…"))
-    begun = any(
-        step.state in ("failed", "cancelled", "lost", "succeeded")
-        for step in snapshot.steps
-        if evaluates(step.step)
-    )
-    return gr.update(
-        visible=ready, interactive=True, value=t("Resume") if begun else t("Evaluate now")
-    )
 
 
 def _item_files(study: Study | None) -> list[Path | str]:
@@ -251,4 +201,4 @@ def _state_mark(view: StudyView) -> str:
     for step in (*study.shards, "evaluate", "report"):
         files += [study.status_file(step), study.step_folder(step) / f"{step}.progress.json"]
     # no file changes when a process dies, but the state does
-    return f"{state_of(study)}:{view.stamp(*files)}:{start_phase(study)}:{study.cancel_requested}"
+    return f"{state_of(study)}:{view.stamp(*files)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -11,43 +11,37 @@ from markupsafe import Markup
 from assistant_builder.arms import CELLS, TWINS_TITLE
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.errors import AssistantBuilderError, ErrorRecord
+from assistant_builder.error_record import ErrorRecord
+from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, Message, Text, render, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.steps import evaluates
-from assistant_builder.ui.evaluate.item_view import number_or_dash, row_text
+from assistant_builder.ui.evaluate.item_view import row_text
 from assistant_builder.ui.html import (
     Tone,
-    assistants,
     bar,
     callout,
-    card,
     code,
     empty,
     error_callout,
     fold,
     fragment,
     hint,
-    items,
     join,
     report_frame,
-    table,
 )
 from assistant_builder.ui.study_snapshot import Snapshot, first_verdict, step_title
 from evals.declaration import EXACT
-from evals.metrics import METRICS
 from evals.report.brief import Example, examples, misses, risks
 from evals.report.charts import interval_panel
 from evals.report.conclusion import Conclusion
 from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
 from evals.report.format import (
-    count,
     duration,
     margin,
     shown,
 )
-from evals.report.glossary import BASELINE_TEXTS
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import OwnTexts
 from evals.report.render import draw_intervals, render_results
@@ -66,12 +60,9 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
     for step in (record, report):
         if step.state == "failed":
             title = step_title(step.step)
+            message = error_callout(step.error or {"what": t("“{title}” failed", title=title)})
             return join(
-                [
-                    error_callout(step.error or {"what": t("“{title}” failed", title=title)}),
-                    fold(t("Log of “{title}”", title=title), code(log)) if log else "",
-                    _so_far(snapshot),
-                ]
+                [message, fold(t("Log of “{title}”", title=title), code(log)) if log else ""]
             )
     if record.state in ("cancelled", "lost"):
         title = (
@@ -79,16 +70,11 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
             if record.state == "cancelled"
             else t("The evaluation was interrupted")
         )
-        return join(
-            [
-                callout(
-                    "warn",
-                    title,
-                    t("The scores so far are kept."),
-                    t("Press “Resume” to continue with the cell at which it stopped."),
-                ),
-                _so_far(snapshot),
-            ]
+        return callout(
+            "warn",
+            title,
+            t("The scores so far are kept."),
+            t("Press “Resume” on the Train tab to continue with the cell at which it stopped."),
         )
     if record.state == "queued" and not snapshot.scores:
         return _not_begun(snapshot)
@@ -106,46 +92,20 @@ def evaluation_state(snapshot: Snapshot, log: str = "") -> Markup:
             message = callout(
                 "warn",
                 t("All cells are scored, but the report is missing"),
-                remedy=t("Press “Resume” to write the report with the verdict."),
+                remedy=t("Press “Resume” on the Train tab to write the report with the verdict."),
             )
-        return join([message, _so_far(snapshot)])
-    return Markup("") if snapshot.report else _so_far(snapshot)
+        return message
+    return Markup("")
 
 
 def _not_begun(snapshot: Snapshot) -> Markup:
-    count = len(snapshot.config.arms)
-    who, several = assistants(count), count > 1
     if snapshot.trained and not snapshot.running:
-        return empty(
-            t("Trained, not evaluated"),
-            t(
-                "Press “Evaluate now” to score {who} and their untuned bases on the test questions.",
-                who=who,
-            )
-            if several
-            else t(
-                "Press “Evaluate now” to score the assistant and its untuned base on the test questions."
-            ),
-        )
-    if snapshot.running:
-        starts = (
-            t("The evaluation starts automatically after {who} are trained.", who=who)
-            if several
-            else t("The evaluation starts automatically after the assistant is trained.")
-        )
-        return empty(
-            t("Nothing to evaluate yet"),
-            " ".join((starts, t("The scores are shown here as they are computed."))),
-        )
-    train = (
-        t("Train {who} on the Train tab.", who=who)
-        if several
-        else t("Train the assistant on the Train tab.")
-    )
-    return empty(
-        t("Nothing to evaluate yet"),
-        " ".join((train, t("The evaluation starts automatically afterwards."))),
-    )
+        text = t("Start it again on the Train tab, and the test questions are asked.")
+        return empty(t("Trained, not evaluated"), text)
+    text = t("The evaluation starts automatically after the training.")
+    if not snapshot.running:
+        text = " ".join((t("Train the project on the Train tab."), text))
+    return empty(t("Nothing to evaluate yet"), text)
 
 
 def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
@@ -156,7 +116,7 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
         if (found := snapshot.progress.get(step)) is not None and found.total
     }
     if not going:
-        return join([callout("info", t("Evaluating"), t("Loading the models.")), _so_far(snapshot)])
+        return callout("info", t("Evaluating"), t("Loading the models."))
     parts = []
     for step, progress in going.items():
         eta = progress.eta_seconds
@@ -168,13 +128,7 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
             callout("info", t("Evaluating"), f"{what}: {progress.done} %{left}"),
             bar(progress.done / progress.total, step_title(step)),
         ]
-    return join(
-        [
-            *parts,
-            _cell_states(snapshot, [progress.text for progress in going.values()]),
-            _so_far(snapshot),
-        ]
-    )
+    return join([*parts, _cell_states(snapshot, [progress.text for progress in going.values()])])
 
 
 def _cell_states(snapshot: Snapshot, messages: Sequence[Text]) -> Markup:
@@ -188,20 +142,6 @@ def _cell_states(snapshot: Snapshot, messages: Sequence[Text]) -> Markup:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
         stages.append((cell, t(CELLS[cell].label), state, note))
     return fragment("evaluate.stages", stages)
-
-
-def _so_far(snapshot: Snapshot) -> Markup:
-    """The scores that are available before the report."""
-    if not snapshot.scores or snapshot.report:
-        return Markup("")
-    return card(
-        t(
-            "Scored so far: {scored} of {cells} cells",
-            scored=len(snapshot.scores),
-            cells=len(snapshot.config.cells),
-        ),
-        cells_table(snapshot.scores),
-    )
 
 
 _ACTIONS = {
@@ -332,49 +272,6 @@ def declaration_note(study: Study) -> Markup:
         return callout("info", t("How the verdict is reached"), explain_study(study))
     except (AssistantBuilderError, OSError, KeyError):
         return Markup("")  # the Data and Train tabs report a damaged split
-
-
-def cells_table(scores: Mapping[str, Mapping[str, Any]]) -> Markup:
-    """A table with a row for each cell and a column for each metric that any of them has.
-
-    ``scores`` has the scores.json of cells or baselines, or their records of the report.
-    """
-    columns = [
-        metric
-        for metric in METRICS
-        if any(_figure(found, metric) is not None for found in scores.values())
-    ]
-    headers = [
-        t("Cell"),
-        t("Description"),
-        t("Items"),
-        t("Perplexity"),
-        *(shown(metric).label for metric in columns),
-    ]
-    texts = {name: (t(cell.label), render(cell.about)) for name, cell in CELLS.items()}
-    texts |= {name: (str(label), str(about)) for name, (label, about) in BASELINE_TEXTS.items()}
-    rows = [
-        (
-            fragment("evaluate.cell", cell),
-            fragment("evaluate.about", *texts[cell]) if cell in texts else "",
-            count(found["items"]),
-            "–" if found.get("perplexity") is None else f"{found['perplexity']:.2f}",
-            *(number_or_dash(_figure(found, metric), metric) for metric in columns),
-        )
-        for cell, found in scores.items()
-    ]
-    meanings = (METRICS[metric] for metric in columns)
-    legend = fold(
-        t("Meaning of the columns"),
-        items(f"{m.label}: {m.explanation} {m.blind_spots}" for m in meanings),
-    )
-    figures = table(headers, rows, numeric=range(2, len(headers)))
-    return fragment("evaluate.cells", figures, legend)
-
-
-def _figure(scores: Mapping[str, Any], metric: str) -> float | None:
-    value = scores["nll_per_token"] if metric == "nll_per_token" else scores["metrics"].get(metric)
-    return None if value is None else float(value)
 
 
 def verdict_picture(report: Report) -> Markup:

@@ -38,13 +38,12 @@ from assistant_builder.ui.export.view import (
     command_line,
     ended_panel,
     finished_panel,
-    quality_card,
     ready_panel,
     running_panel,
     spec_title,
     ways_to_use,
 )
-from assistant_builder.ui.html import Markup, assistants, copy_script, empty
+from assistant_builder.ui.html import Markup, copy_script, empty
 from assistant_builder.ui.refresh import (
     QUIET,
     LiveRegion,
@@ -53,92 +52,113 @@ from assistant_builder.ui.refresh import (
     is_local,
     ready_region,
 )
-from assistant_builder.ui.study_snapshot import log_tail, needs_study, shown_arms, study_report
+from assistant_builder.ui.study_snapshot import (
+    answering_arms,
+    log_tail,
+    needs_study,
+    shown_arms,
+    study_report,
+)
 
 
 class ExportPanel:
-    """Components of one export; with a choice of the type if the format has several."""
+    """Components of every export: a choice of assistant, format and type, and the state of the chosen one."""
 
-    def __init__(self, spec: ExportSpec) -> None:
-        self.spec = spec
-        with gr.Column(visible=False, elem_id=f"ab-export-{spec.name}") as self.column:
-            types = spec.export_format.types
-            self.type = (
-                gr.Dropdown(
-                    list(types),
-                    value=spec.export_format.type,
-                    label=t("Type"),
-                    elem_id=f"ab-export-type-{spec.name}",
+    def __init__(self) -> None:
+        # A change of this text shows the chosen export again. It is hidden by CSS, because an invisible component
+        # causes no change event.
+        self.jobs = gr.Textbox("", show_label=False, elem_classes="ab-offstage")
+        with gr.Row(elem_id="ab-export"):
+            with gr.Column(scale=4, min_width=300):
+                with gr.Group(elem_classes="ab-group"):
+                    self.arm = gr.Radio(
+                        [(label(arm), arm) for arm in plain_order(ARMS)],
+                        value=QLORA.name,
+                        label=t("Assistant"),
+                        elem_id="ab-export-arm",
+                        elem_classes="ab-presets",
+                    )
+                    self.format = gr.Radio(
+                        [
+                            (f"{t(form.label)}: {t(form.explanation)}", form.name)
+                            for form in EXPORT_FORMATS.values()
+                        ],
+                        value=DEFAULT_FORMAT,
+                        label=t("Format"),
+                        elem_id="ab-export-format",
+                        elem_classes="ab-presets",
+                    )
+                    self.with_data = gr.Checkbox(
+                        False,
+                        label=t("Include the facts"),
+                        visible=False,
+                        elem_id="ab-export-data",
+                        info=t(
+                            "The export can then look facts up. It contains all training pairs as plain text. On "
+                            "the command line: --with-data."
+                        ),
+                    )
+                self.advice = gr.HTML(elem_id="ab-export-advice")
+            with gr.Column(scale=7, min_width=300, elem_id="ab-export-chosen"):
+                self.type = gr.Dropdown(
+                    [], label=t("Type"), visible=False, elem_id="ab-export-type"
                 )
-                if len(types) > 1
-                else None
-            )
-            self.state = gr.HTML(elem_classes="ab-export-state")
-            with gr.Row(elem_classes="ab-actions"):
-                self.download = gr.DownloadButton(t("Download"), variant="primary", visible=False)
-                self.start = gr.Button(t("Export"), variant="primary")
-                self.cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
-            self.ways = gr.HTML(js_on_load=copy_script())
+                self.state = gr.HTML(elem_classes="ab-export-state")
+                with gr.Row(elem_classes="ab-actions"):
+                    self.download = gr.DownloadButton(
+                        t("Download"), variant="primary", visible=False
+                    )
+                    self.start = gr.Button(
+                        t("Export"), variant="primary", elem_id="ab-export-start"
+                    )
+                    self.cancel = gr.Button(t("Cancel"), variant="stop", visible=False)
+                self.ways = gr.HTML(js_on_load=copy_script())
 
     @property
     def outputs(self) -> list[Any]:
-        """The components that :meth:`_updates` sets."""
+        """The components that :meth:`updates` sets."""
+        return [self.state, self.start, self.cancel, self.download, self.ways, self.type]
+
+    def sections(self) -> list[LiveRegion]:
+        """The regions that are redrawn when the study or an export changes."""
+        choice = [self.arm, self.format, self.type, self.with_data, self.advice]
         return [
-            self.state,
-            self.start,
-            self.cancel,
-            self.download,
-            self.ways,
-            *([self.type] if self.type else []),
+            # changes only with the study and the report, so that the user's choice is kept
+            LiveRegion(
+                "export-choice",
+                choice,
+                lambda view: f"{view.trained}:{view.stamp('report.json')}",
+                self._draw_choice,
+            ),
+            LiveRegion(
+                "export-jobs",
+                [self.jobs],
+                _jobs_mark,
+                lambda view: {self.jobs: _jobs_mark(view)},
+            ),
         ]
 
-    def section(self) -> LiveRegion:
-        """The region that is redrawn when the files of this export change."""
-
-        def available(view: StudyView) -> Study | None:
-            return (
-                view.served
-                if view.served and view.trained and self.spec.arm in view.served.config.arms
-                else None
-            )
-
-        def mark(view: StudyView) -> str:
-            study = available(view)
-            if study is None:
-                return f"{view.name}:nothing"
-            jobs = [ExportJob(study, spec) for spec in typed(self.spec)]
-            files = view.stamp(
-                *(job.status_file for job in jobs),
-                "report.json",
-                study.arm_folder(self.spec.arm) / "summary.json",
-            )
-            return ":".join([files, *(f"{job.running}:{job.cancel_requested}" for job in jobs)])
-
-        return LiveRegion(
-            f"export-{self.spec.name}",
-            self.outputs,
-            mark,
-            lambda view: self._updates(available(view), local=view.local),
-        )
-
-    def _updates(
-        self, study: Study | None, chosen: ExportSpec | None = None, *, local: bool
-    ) -> Updates:
-        """Show the chosen type, else the last one started, else the advised one."""
-        if study is None:
-            return {
-                self.state: "",
-                self.start: gr.update(visible=False),
-                self.cancel: gr.update(visible=False),
-                self.download: gr.update(value=None, visible=False),
-                self.ways: "",
-            }
-        advised_file = file_to_ship(study_report(study))
+    def _draw_choice(self, view: StudyView) -> Updates:
+        study = view.served
+        if study is None or not view.trained:
+            return {}
+        report, arms = study_report(study), shown_arms(study.config)
+        advised = advice(report, study.config.arms)
         spec = (
-            chosen
-            or _latest(study, typed(self.spec))
-            or (advised_file if advised_file in typed(self.spec) else self.spec)
+            _latest(study, _every_spec(study))
+            or file_to_ship(report)
+            or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
         )
+        return {
+            self.arm: gr.update(choices=[(label(arm), arm) for arm in arms], value=spec.arm),
+            self.format: spec.format,
+            self.type: _type_update(spec),
+            self.with_data: gr.update(value=False, visible=study.config.grounded),
+            self.advice: advice_card(advised, report.formats_sentence if report else ""),
+        }
+
+    def updates(self, study: Study, spec: ExportSpec, *, local: bool) -> Updates:
+        """Show the state of an export."""
         job = ExportJob(study, spec)
         record = job.record()
         export = None
@@ -176,42 +196,85 @@ class ExportPanel:
             self.ways: ways_to_use(
                 _snippets(study, spec, export, local=local), command_line(study.name, spec)
             ),
-            **({self.type: spec.export_format.type} if self.type else {}),
+            self.type: _type_update(spec),
         }
 
-    def wire(self, picker: gr.Dropdown, with_data: gr.Checkbox) -> None:
-        """Connect the buttons; ``picker`` holds the name of the chosen study."""
-        type = [self.type] if self.type else []
-        self.start.click(self._start, [picker, with_data, *type], self.start, **QUIET)
-        self.cancel.click(self._cancel, [picker, *type], self.cancel, **QUIET)
-        if self.type:
-            self.type.input(self._choose, [picker, self.type], self.outputs, **QUIET)
-
-    def _of(self, type: str | None) -> ExportSpec:
-        return next(
-            (spec for spec in typed(self.spec) if spec.export_format.type == type), self.spec
+    def wire(self, picker: gr.Dropdown) -> None:
+        """Connect the components; ``picker`` holds the name of the chosen study."""
+        chosen = [picker, self.arm, self.format, self.type]
+        gr.on(
+            [self.jobs.change, self.arm.input, self.format.input, self.type.input],
+            self.show,
+            chosen,
+            self.outputs,
+            trigger_mode="always_last",
+            **QUIET,
         )
+        self.start.click(self.begin, [*chosen, self.with_data], self.start, **QUIET)
+        self.cancel.click(self.end, chosen, self.cancel, **QUIET)
 
-    def _choose(self, name: str | None, type: str | None, request: gr.Request) -> Updates:
-        return self._updates(
-            Study.open(name or "").recommended, self._of(type), local=is_local(request)
-        )
+    def show(
+        self, name: str | None, arm: str, format: str, type: str | None, request: gr.Request
+    ) -> Updates:
+        """Show the chosen export."""
+        study = Study.open(name).recommended if name else None
+        if study is None or arm not in answering_arms(study):
+            return gr.skip()
+        return self.updates(study, _spec_of(study, arm, format, type), local=is_local(request))
 
-    def _start(self, name: str | None, with_data: bool, type: str | None = None) -> dict[str, Any]:
+    def begin(
+        self, name: str | None, arm: str, format: str, type: str | None, with_data: bool
+    ) -> dict[str, Any]:
+        """Start the chosen export."""
         study = Study.open(name or "").recommended
-        ExportJob(study, self._of(type)).start(
-            with_data=with_data is True and study.config.grounded
-        )
+        job = ExportJob(study, _spec_of(study, arm, format, type))
+        job.start(with_data=with_data is True and study.config.grounded)
         return gr.update(interactive=False, value=t("Starting…"))
 
-    def _cancel(self, name: str | None, type: str | None = None) -> dict[str, Any]:
-        job = ExportJob(Study.open(name or "").recommended, self._of(type))
+    def end(self, name: str | None, arm: str, format: str, type: str | None) -> dict[str, Any]:
+        """Cancel the chosen export."""
+        study = Study.open(name or "").recommended
+        job = ExportJob(study, _spec_of(study, arm, format, type))
         if not job.running:
             raise StudyError(
                 m("no export is running"), remedy=m("Wait until the page shows the result")
             )
         job.request_cancel()
         return gr.update(value=t("Cancelling…"))
+
+
+def _spec_of(study: Study, arm: str, format: str, type: str | None) -> ExportSpec:
+    """The chosen export; of a format without this type the last one started, else the advised one."""
+    default = next(spec for spec in export_specs() if (spec.arm, spec.format) == (arm, format))
+    specs = typed(default)
+    advised = file_to_ship(study_report(study))
+    return (
+        next((spec for spec in specs if spec.export_format.type == type), None)
+        or _latest(study, specs)
+        or (advised if advised in specs else default)
+    )
+
+
+def _type_update(spec: ExportSpec) -> dict[str, Any]:
+    types = list(spec.export_format.types)
+    # gradio refuses an empty text that is no choice
+    return gr.update(choices=types, value=spec.export_format.type or None, visible=len(types) > 1)
+
+
+def _every_spec(study: Study) -> list[ExportSpec]:
+    """Each export of the arms that a study trains, in each type."""
+    arms = shown_arms(study.config)
+    return [each for spec in export_specs() if spec.arm in arms for each in typed(spec)]
+
+
+def _jobs_mark(view: StudyView) -> str:
+    study = view.served
+    if study is None or not view.trained:
+        return ""
+    jobs = [ExportJob(study, spec) for spec in _every_spec(study)]
+    summaries = [study.arm_folder(arm) / "summary.json" for arm in study.config.arms]
+    files = view.stamp("report.json", *summaries, *(job.status_file for job in jobs))
+    return ":".join([files, *(f"{job.running}:{job.cancel_requested}" for job in jobs)])
 
 
 def _snippets(
@@ -247,54 +310,10 @@ class ExportTab:
             with gr.Accordion(
                 t("All assistants and formats"), open=False, elem_id="ab-export-all"
             ) as self.all:
-                self._place_exports()
-
-    def _place_exports(self) -> None:
-        with gr.Row(elem_id="ab-export"):
-            with gr.Column(scale=4, min_width=300):
-                with gr.Group(elem_classes="ab-group"):
-                    self.arm = gr.Radio(
-                        [(label(arm), arm) for arm in plain_order(ARMS)],
-                        value=QLORA.name,
-                        label=t("Assistant"),
-                        elem_id="ab-export-arm",
-                        elem_classes="ab-presets",
-                    )
-                    self.format = gr.Radio(
-                        [
-                            (f"{t(form.label)}: {t(form.explanation)}", form.name)
-                            for form in EXPORT_FORMATS.values()
-                        ],
-                        value=DEFAULT_FORMAT,
-                        label=t("Format"),
-                        elem_id="ab-export-format",
-                        elem_classes="ab-presets",
-                    )
-                    self.with_data = gr.Checkbox(
-                        False,
-                        label=t("Include the facts"),
-                        visible=False,
-                        elem_id="ab-export-data",
-                        info=t(
-                            "The export can then look facts up. It contains all training pairs as plain text. On "
-                            "the command line: --with-data."
-                        ),
-                    )
-                self.advice = gr.HTML(elem_id="ab-export-advice")
-            with gr.Column(scale=7, min_width=300):
-                self.panels = [ExportPanel(spec) for spec in export_specs()]
-        self.quality = gr.HTML(elem_id="ab-export-keeping")
+                self.panel = ExportPanel()
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when the study or an export changes."""
-        choice = [
-            self.arm,
-            self.format,
-            *(panel.column for panel in self.panels),
-            self.with_data,
-            self.advice,
-            self.quality,
-        ]
         return [
             ready_region("export-body", self.empty, self.body, EMPTY, _untrained, can_answer),
             LiveRegion(
@@ -303,73 +322,23 @@ class ExportTab:
                 lambda view: str(view.trained),
                 lambda view: {self.all: gr.update(visible=view.trained)},
             ),
-            # changes only with the study and the report, so that the user's choice is kept
-            LiveRegion(
-                "export-choice",
-                choice,
-                lambda view: f"{view.trained}:{view.stamp('report.json')}",
-                self._draw_choice,
-            ),
             *self.cards.sections(),
-            *(panel.section() for panel in self.panels),
+            *self.panel.sections(),
         ]
-
-    def _draw_choice(self, view: StudyView) -> Updates:
-        study = view.served
-        if study is None or not view.trained:
-            return {}
-        report, arms = study_report(study), shown_arms(study.config)
-        advised = advice(report, study.config.arms)
-        jobs = [each for spec in export_specs() if spec.arm in arms for each in typed(spec)]
-        spec = (
-            _latest(study, jobs)
-            or file_to_ship(report)
-            or ExportSpec(advised.arm(EXPORT_FORMATS[DEFAULT_FORMAT]), DEFAULT_FORMAT)
-        )
-        return {
-            self.arm: gr.update(choices=[(label(arm), arm) for arm in arms], value=spec.arm),
-            self.format: spec.format,
-            **self._panel_of(spec.arm, spec.format),
-            self.with_data: gr.update(value=False, visible=study.config.grounded),
-            self.advice: advice_card(advised, report.formats_sentence if report else ""),
-            self.quality: quality_card(report),
-        }
-
-    def _panel_of(self, arm: str, format: str) -> Updates:
-        """Show the panel of an export, and hide the others."""
-        return {
-            panel.column: gr.update(visible=(panel.spec.arm, panel.spec.format) == (arm, format))
-            for panel in self.panels
-        }
-
-    # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs) -> None:
         """Connect the components; ``picker`` holds the name of the chosen study."""
-        gr.on(
-            [self.arm.input, self.format.input],
-            self._panel_of,
-            [self.arm, self.format],
-            [panel.column for panel in self.panels],
-            queue=False,
-            **QUIET,
-        )
         self.cards.wire(picker)
-        for panel in self.panels:
-            panel.wire(picker, self.with_data)
+        self.panel.wire(picker)
 
 
 def _untrained(study: Study) -> str:
-    number = len(study.config.arms)
-    train = (
-        t("Train the assistant on the Train tab.")
-        if number == 1
-        else t("Train {who} on the Train tab.", who=assistants(number))
-    )
     uses = t(
         "You can then use an assistant on this computer, in Ollama, on a website and in other programs."
     )
-    return empty(t("Nothing to use yet"), f"{train} {uses}")
+    return empty(
+        t("Nothing to use yet"), " ".join((t("Train the project on the Train tab."), uses))
+    )
 
 
 def _latest(study: Study, specs: Sequence[ExportSpec]) -> ExportSpec | None:

@@ -180,7 +180,7 @@ class WebsiteForm:
         def mark(view: StudyView) -> str:
             root = root_of(view.study) if view.study else None
             settings = stamp([root.folder / "website.json"]) if root else ""
-            return f"{view.name}:{settings}:{self._websites.state(root.name if root else None)}"
+            return f"{view.name}:{view.trained}:{settings}:{self._websites.state(root.name if root else None)}"
 
         return LiveRegion("use-website", self.outputs, mark, self._draw)
 
@@ -196,7 +196,9 @@ class WebsiteForm:
         on = state.phase in ("starting", "running")
         again = t("Serve it again with these values") if on else t("Put it on my website")
         return {
-            self._shown: website_view(website, state, root) if website.port else "",
+            self._shown: website_view(website, state, root, trained=view.trained)
+            if website.port
+            else "",
             self._title: website.title or root.title,
             self._origin: website.origin,
             self._address: website.address,

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.arms import ARMS, label
+from assistant_builder.arms import label
 from assistant_builder.export.adapter import QUESTION
 from assistant_builder.export.job import JobRecord
 from assistant_builder.export.retrieval_files import SERVING
@@ -20,18 +20,16 @@ from assistant_builder.export_formats import (
     ExportSpec,
     Snippet,
     estimated_bytes,
-    export_specs,
 )
 from assistant_builder.i18n import N_, render, t, text_of
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.website import Website
 from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding, site_token
 from assistant_builder.study import Study
-from assistant_builder.ui.html import callout, card, fragment, table
+from assistant_builder.ui.html import callout, card, fragment
 from assistant_builder.ui.study_snapshot import report_conclusion
-from evals.report.conclusion import TOO_FEW
-from evals.report.format import in_sentence, share_lost, shown
-from evals.report.rows import export_table
+from evals.report.format import in_sentence
 from evals.report.schema import Report
 
 ENDPOINT_STARTS = {
@@ -40,7 +38,6 @@ ENDPOINT_STARTS = {
     "programs": N_("Start it and show the address"),
 }
 """Card about the endpoint → label of its button."""
-_KEEPS = {"measured": N_("measured itself"), "yes": N_("✓ yes"), "cannot be told": TOO_FEW}
 
 
 def not_ready_warning(report: Report | None, *, trained: bool = True) -> Markup:
@@ -49,7 +46,7 @@ def not_ready_warning(report: Report | None, *, trained: bool = True) -> Markup:
     return fragment("export.warning", report, conclusion, trained)
 
 
-def website_view(website: Website, state: EndpointState, study: Study) -> Markup:
+def website_view(website: Website, state: EndpointState, study: Study, *, trained: bool) -> Markup:
     """How the bubble of a website is served, and the steps that are left to its owner."""
     line = embedding(website.address, site_token(study))
     return fragment(
@@ -58,6 +55,7 @@ def website_view(website: Website, state: EndpointState, study: Study) -> Markup
         state=state,
         error=render(state.error),
         line=line,
+        newer=trained and state.arm == COPY,
         target=f"http://127.0.0.1:{website.port}",
     )
 
@@ -164,55 +162,6 @@ def advice_card(advice: Advice, file: str = "") -> Markup:
     """The recommended arm for each format; ``file`` is what the report says of GGUF files."""
     picks = [(t(format.label), label(advice.arm(format))) for format in EXPORT_FORMATS.values()]
     return fragment("export.advice", file, t(advice.why), picks)
-
-
-def quality_card(report: Report | None) -> Markup:
-    """The quality of the exports compared with the measured assistants; empty before the report."""
-    exports = export_table(report) if report else None
-    if report is None or exports is None:
-        return Markup("")
-    metric = shown(report.primary_metric)
-    arms = [ARMS[arm] for arm in dict.fromkeys(row["arm"] for row in report.exports or [])]
-    labels: dict[str, list[str]] = {}
-    for spec in export_specs():
-        if (cell := spec.cell_in(report.config["model"]["quant_type"])) is not None:
-            labels.setdefault(cell, []).append(t(spec.export_format.label))
-    cells = "; ".join(f"{cell}: {', '.join(found)}" for cell, found in labels.items())
-    trained = ", ".join(
-        t("{cell} for {assistant}", cell=arm.cell, assistant=arm.short) for arm in arms
-    )
-    note = t(
-        "Differences in {metric} ({unit}) from the assistant as trained: {trained}. Formats of this tab by cell: "
-        "{cells}.",
-        metric=metric.phrase,
-        unit=metric.unit,
-        trained=trained,
-        cells=cells,
-    )
-    rows = [
-        (
-            fragment("evaluate.cell", row["cell"]),
-            row["how"],
-            row["size"],
-            row["figure"],
-            f"{row['difference']} ({row['interval']})" if row["difference"] else "–",
-            t(_KEEPS.get(row["keeps"], "")) or t("✕ loses {share}", share=share_lost(export)),
-        )
-        for row, export in zip(exports["rows"], report.exports, strict=True)
-    ]
-    headers = (
-        t("Cell"),
-        t("How it is served"),
-        t("Weights"),
-        exports["metric"],
-        t("Difference from the measured cell"),
-        t("Keeps quality?"),
-    )
-    return card(
-        t("Which export keeps the measured quality"),
-        fragment("evaluate.cells", table(headers, rows, numeric=(2, 3, 4))),
-        fragment("parts.paragraph", note, "ab-note-line"),
-    )
 
 
 def spec_title(spec: ExportSpec) -> str:

@@ -20,6 +20,7 @@ from assistant_builder.study.admin import (
 )
 from assistant_builder.study.example import example_folder, open_example
 from assistant_builder.ui.data.preview import unused_name, unused_title
+from assistant_builder.ui.home.compare_models import ModelComparison
 from assistant_builder.ui.home.view import (
     list_studies,
     study_list_view,
@@ -70,10 +71,12 @@ class HomeScreen:
                 self.confirm = gr.Button(t("Rename"), variant="primary", elem_id="ab-confirm-name")
                 self.cancel = gr.Button(t("Cancel"))
         self.list = gr.HTML("", js_on_load=f"{CLICKS}\n{_MENUS}", elem_id="ab-studies")
+        self.models = ModelComparison()
 
     def sections(self) -> list[LiveRegion]:
         """Regions that follow the studies."""
-        return [LiveRegion("home", [self.welcome, self.list], _list_version, self._draw)]
+        home = LiveRegion("home", [self.welcome, self.list], _list_version, self._draw)
+        return [home, self.models.section()]
 
     def _draw(self, look: StudyView) -> Updates:
         return self._listed() if look.name is None else {}
@@ -107,6 +110,7 @@ class HomeScreen:
             **QUIET,
         )
         self.cancel.click(lambda: gr.update(visible=False), None, self.naming, queue=False, **QUIET)
+        self.models.wire()
 
     def _act(self, picker: gr.Dropdown, tabs: gr.Tabs, event: gr.EventData) -> Updates:
         action, name = str(event.action), str(event.name)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from assistant_builder.arms import css_variables
-from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import N_, m, t
 from assistant_builder.planning.advice import advise
@@ -17,12 +14,11 @@ from assistant_builder.planning.hardware import CARDS, Machine, parse_memory, th
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.planning.plan import Plan, plan_study
 from assistant_builder.study import Study
-from assistant_builder.ui.html import STYLE_SHEETS, Markup, arm_styles, error_callout, fragment
+from assistant_builder.ui.html import error_callout
 from assistant_builder.ui.plan.view import plan_figure, plan_panel, verdict
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, Values, body_region
 from assistant_builder.ui.study_snapshot import needs_study
 from assistant_builder.ui.train.preflight import DataEstimate, estimate_data, lengths_of
-from evals.report.format import count
 
 THIS_COMPUTER = N_("This computer")
 
@@ -174,39 +170,3 @@ def study_plan(
     return replace(
         plan, measured={arm: seconds for arm, seconds in measured.items() if seconds is not None}
     )
-
-
-def write_plan_file(plan: Plan, path: Path) -> None:
-    """Write a plan as a self-contained HTML file with chart, tables and styles.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
-    chart = Markup(
-        plan_figure(plan).to_html(
-            full_html=False, include_plotlyjs=True, config={"displaylogo": False}
-        )
-    )
-    sheets = [path for path in STYLE_SHEETS if path.name in ("page.css", "plan.css")]
-    style = Markup("\n".join(path.read_text(encoding="utf-8") for path in sheets))
-    style += Markup(
-        f"\n{arm_styles()}\n@media (prefers-color-scheme: dark) {{ .ab-plan-file {{ {css_variables(dark=True)} }} }}"
-    )
-    about = f"{count(plan.architecture.parameters)} parameters, on {plan.machine.name}."
-    page = fragment(
-        "plan.document",
-        title=plan.model,
-        style=style,
-        about=about,
-        verdict=verdict(plan, advise(plan)),
-        chart=chart,
-        panel=plan_panel(plan),
-    )
-    try:
-        write_text(path, page)
-    except OSError as error:
-        raise ConfigError(
-            m("{path} cannot be written: {strerror}", path=path, strerror=error.strerror),
-            where="--html",
-            remedy=m("Name a file in a folder that you may write to"),
-        ) from error

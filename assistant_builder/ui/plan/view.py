@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
 from assistant_builder.arms import LORA, QLORA, label
 from assistant_builder.i18n import N_, localize, t, tn
-from assistant_builder.planning.advice import Advice, advise, card_comparison, warnings
-from assistant_builder.planning.memory import FULL_TUNING, Method
+from assistant_builder.planning.advice import Advice, advise, warnings
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan, names_bits
 from assistant_builder.ui.html import Tone, arm_chip, callout, fragment, table
 from evals.report.format import count, duration, money, size
@@ -43,11 +41,6 @@ PART_MEANINGS = {
         "additional memory while the base model is loaded: one 16-bit tensor during conversion"
     ),
 }
-
-
-def title(method: Method) -> str:
-    """Label of a method."""
-    return t("Full fine-tuning") if method == FULL_TUNING else label(method)
 
 
 def parts_of(plan: Plan) -> dict[str, str]:
@@ -92,29 +85,14 @@ def verdict(plan: Plan, advice: Advice) -> Markup:
 
 @names_bits
 def plan_panel(plan: Plan) -> Markup:
-    """Everything except the chart: warnings, memory, layers, time, cost and assumptions."""
-    compared = card_comparison(plan)
-    several = max(compared["needed"].values()) > 1
-    layers = tn(
-        "Layer by layer ({count} module)",
-        "Layer by layer ({count} modules)",
-        len(plan.architecture.modules),
-    )
-    note = t(
-        "An hour of n cards costs n times an hour of one; another ratio comes from different prices. This "
-        "trainer uses one card."
-    )
+    """Everything except the chart: warnings, memory, time, cost and assumptions."""
     return fragment(
         "plan.panel",
         warnings=warnings(plan),
         parts=parts_table(plan),
         meanings=[f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items()],
-        layers_title=layers,
-        layers=layers_table(plan),
         time=time_table(plan),
         assumptions=assumptions(plan),
-        cards=cards_table(plan, compared) if several else "",
-        note=note,
     )
 
 
@@ -123,7 +101,7 @@ def parts_table(plan: Plan) -> Markup:
     parts = parts_of(plan)
     rows = [
         (
-            _method_chip(name),
+            arm_chip(name),
             *(size(method.parts.get(part) or None) for part in parts),
             _peak(method),
             t(_FITS[method.fit]),
@@ -138,42 +116,12 @@ def _peak(method: MethodPlan) -> str:
     return total if method.factor == 1.0 else f"{total} → {size(method.expected_bytes)}"
 
 
-def layers_table(plan: Plan) -> Markup:
-    """Every module with its parameters and its bytes for each method; equal blocks are merged."""
-    rows = [
-        (name, str(many), count(parameters), *map(size, sizes))
-        for name, many, parameters, sizes in layer_rows(plan)
-    ]
-    total = [size(method.weights_bytes) for method in plan.methods.values()]
-    rows.append((t("All"), "", count(plan.architecture.parameters), *total))
-    return table(
-        (t("Module"), "×", t("Parameters of one"), *(title(name) for name in plan.methods)),
-        rows,
-        numeric=range(1, 3 + len(plan.methods)),
-    )
-
-
-def layer_rows(plan: Plan) -> Iterable[tuple[str, int, int, tuple[int, ...]]]:
-    """(name without block numbers, count, parameters of one, bytes of one for each method)."""
-    merged: dict[tuple[str, int], tuple[int, tuple[int, ...]]] = {}
-    columns = [method.layers for method in plan.methods.values()]
-    for entries in zip(*columns, strict=True):
-        name, parameters, _ = entries[0]
-        if not parameters:
-            continue
-        pattern = ".".join("*" if part.isdigit() else part for part in name.split("."))
-        many, _ = merged.get((pattern, parameters), (0, ()))
-        merged[pattern, parameters] = (many + 1, tuple(stored for _, _, stored in entries))
-    for (pattern, parameters), (many, sizes) in merged.items():
-        yield pattern, many, parameters, sizes
-
-
 def time_table(plan: Plan) -> Markup:
     """Time and cost of each method."""
     price = plan.price_per_hour()
     rows = [
         (
-            _method_chip(name),
+            arm_chip(name),
             count(method.work.steps),
             localize(f"{method.work.flops / 1e15:,.3g}"),
             duration(method.seconds),
@@ -230,9 +178,8 @@ def assumptions(plan: Plan) -> str:
         learnt = t("Time is extrapolated from the finished steps of this project.")
     elif runs:
         factors = ", ".join(
-            t("{method} peak × {factor:.2f}", method=title(name), factor=method.factor)
+            t("{method} peak × {factor:.2f}", method=label(name), factor=method.factor)
             for name, method in plan.methods.items()
-            if name != FULL_TUNING
         )
         learnt = tn(
             "Speed and peak are corrected by {count} finished run on this machine ({factors}).",
@@ -247,33 +194,12 @@ def assumptions(plan: Plan) -> str:
     return " ".join([*parts, learnt])
 
 
-def cards_table(plan: Plan, compared: Mapping[str, Any]) -> Markup:
-    """Number and hourly price of the 80 GB cards of each method, from the result of ``card_comparison``."""
-    cheapest = min(compared["price_of_hour"].values())
-    rows = [
-        (
-            _method_chip(name),
-            f"{compared['needed'][name]} × {compared['card']}",
-            money(compared["price_of_hour"][name]),
-            f"{compared['price_of_hour'][name] / cheapest:.0f} ×",
-            duration(compared["seconds_on_one"][name]) if compared["needed"][name] == 1 else "–",
-        )
-        for name in plan.methods
-    ]
-    headers = ("", t("Cards"), t("US$ an hour"), t("Ratio"), t("Time on one"))
-    return table(headers, rows, numeric=(2, 3, 4))
-
-
-def _method_chip(name: str) -> Markup:
-    return fragment("parts.chip", "full", title(name)) if name == FULL_TUNING else arm_chip(name)
-
-
 @names_bits
 def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     """The plan for a terminal: columns and rows of a table, and the lines below it."""
     price, advice = plan.price_per_hour(), advise(plan)
     methods = plan.methods
-    columns = ["", *(title(name) for name in methods)]
+    columns = ["", *(label(name) for name in methods)]
     rows = [
         [name, *(size(method.parts.get(part) or None) for method in methods.values())]
         for part, name in parts_of(plan).items()
@@ -306,8 +232,6 @@ PART_COLORS = {
 }
 """Paul Tol's bright scheme: distinguishable with every common colour vision deficiency, on white and on black."""
 _GREY, _LINE = "#7b8494", "#c2410c"
-_MAX_RATIO = 1.6
-"""Full fine-tuning is drawn up to this multiple of the other values; a longer bar would make these unreadable."""
 
 
 @names_bits
@@ -315,13 +239,8 @@ def plan_figure(plan: Plan) -> Figure:
     """Stacked memory bars of the methods, with the available memory as a line."""
     import plotly.graph_objects as go
 
-    reach = max(plan.memory_bytes, plan.lora.total_bytes)
-    shown = {
-        name: method
-        for name, method in plan.methods.items()
-        if name != FULL_TUNING or method.total_bytes <= _MAX_RATIO * reach
-    }
-    labels = [title(name) for name in shown]
+    shown = plan.methods
+    labels = [label(name) for name in shown]
     figure = go.Figure()
     for part, words in parts_of(plan).items():
         values = [method.parts.get(part, 0) for method in shown.values()]

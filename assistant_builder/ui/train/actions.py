@@ -31,19 +31,18 @@ _started: dict[str, tuple[int, str | float, str]] = {}
 """Study → process id and identity of a run started from this page, and the stamp of ``run.json`` before the start."""
 
 
-def start_run(name: str, *, redo: bool = False, now: bool = False, trust: bool = False) -> None:
+def start_run(name: str, *, redo: bool = False, trust: bool = False) -> None:
     """Start the study's run in a detached process.
 
     Args:
         name: The study.
         redo: Whether finished steps may be run again.
-        now: Whether to start although other studies are running.
         trust: Whether the user has allowed the base model's own Python code.
     """
     from assistant_builder.runner.run import start_run as start_detached
 
     before = _run_stamp(Study.open(name))
-    pid = start_detached(name, redo=redo, now=now, trust=trust)
+    pid = start_detached(name, redo=redo, trust=trust)
     _started[name] = (
         pid,
         process_identity(pid),
@@ -87,7 +86,7 @@ def start_refusal(study: Study) -> Markup:
 
 
 def start_or_resume(
-    study: Study, new: StudyConfig, *, replace: bool, now: bool = False, trust: bool = False
+    study: Study, new: StudyConfig, *, replace: bool, trust: bool = False
 ) -> Markup:
     """Start or resume the study with the settings of the form; see :func:`start_run`.
 
@@ -108,7 +107,7 @@ def start_or_resume(
         return callout(
             "warn", t("This project has results from other settings"), "", remedy
         ) + code("\n".join(error.changes))
-    start_run(study.name, redo=replace, now=now, trust=trust)
+    start_run(study.name, redo=replace, trust=trust)
     return Markup("")
 
 

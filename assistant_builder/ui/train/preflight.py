@@ -23,7 +23,7 @@ from assistant_builder.config import (
     DataConfig,
     StudyConfig,
 )
-from assistant_builder.data import Split, load_split
+from assistant_builder.data import Split
 from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError, ModelError
@@ -51,8 +51,6 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report
-from evals.declaration import HeldOut, answer_words, declare
-from evals.report.declared import explain
 from evals.report.format import size
 from evals.work_items import first_cells
 
@@ -108,7 +106,6 @@ class PreflightResult:
         steps: Optimizer steps of an arm.
         plan: Memory and time of the arms; None if the model's architecture is unknown without a request to the hub.
         scoring: Measured scoring time in seconds per held-out answer and cell; None without an earlier run.
-        rule: How the verdict will be reached, in one sentence; empty if nothing is compared.
         wordings: Facts and wordings of the split; None if it is not known.
         losing: Type of a GGUF file that was worse in the last run, and that an assistant can be trained for.
         too_long: Title and remedy of the rows that training leaves out because of their length; None without any.
@@ -120,7 +117,6 @@ class PreflightResult:
     plan: Plan | None
     scoring: float | None
     free_bytes: int
-    rule: str = ""
     errors: tuple[PreflightIssue, ...] = ()
     warnings: tuple[PreflightIssue, ...] = ()
     wordings: WordingCount | None = None
@@ -189,7 +185,6 @@ def run_preflight(study: Study, config: StudyConfig) -> PreflightResult:
         steps=steps,
         plan=plan,
         scoring=scoring_seconds(config.model.base),
-        rule=_rule(study, config),
         free_bytes=this_machine().free_bytes,
         errors=tuple(errors),
         wordings=_wordings(study, config.data),
@@ -433,25 +428,6 @@ def serves_by_heart(study: Study, config: StudyConfig) -> bool:
     except (AssistantBuilderError, OSError, KeyError):  # the Data tab reports a damaged split
         return False
     return counted is not None and counted.occurs_once
-
-
-def _rule(study: Study, config: StudyConfig) -> str:
-    """How the verdict will be reached, in one sentence; empty if nothing is compared or the data cannot be used."""
-    if not config.compares:
-        return ""
-    if _is_split(study, config.data):
-        try:
-            training, heldout = load_split(study.folder / "data", "train"), HeldOut.read(study)
-        except (AssistantBuilderError, OSError, KeyError):
-            return ""  # a damaged split is reported by the data step
-    elif study.source is None:
-        return ""
-    else:
-        split = _split_of_file(*_file_key(study.source, config.data))
-        if isinstance(split, PreflightIssue):
-            return ""
-        training, heldout = split.train, HeldOut.of(split.heldout, split.train)
-    return explain(declare(config, heldout, training), answer_words(training))
 
 
 def scoring_seconds(base: str) -> float | None:

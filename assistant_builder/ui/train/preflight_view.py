@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from assistant_builder.arms import QAT, TWINS, label
-from assistant_builder.config import PRESET_LABELS, PRESETS, StudyConfig, option_fields
+from assistant_builder.config import StudyConfig
 from assistant_builder.i18n import t, tn
 from assistant_builder.ui.html import callout, fragment
-from assistant_builder.ui.settings_form import get_value, study_options
+from assistant_builder.ui.settings_form import study_options
 from assistant_builder.ui.study_snapshot import title_of_study
 from assistant_builder.ui.train.preflight import PreflightIssue, PreflightResult
 from evals.report.format import duration, enumerated, size
@@ -22,30 +22,22 @@ def fit_line(result: PreflightResult) -> str:
     if result.errors or needed is None or seconds is None:
         return ""
     scoring = result.scoring_seconds
-    time = about_time(seconds + (scoring or 0.0), complete=scoring is not None)
+    time = about_time(seconds + (scoring or 0.0), result.config, complete=scoring is not None)
     if needed <= result.free_bytes:
         return t("Fits this computer, {time}", time=time)
     return t("Hardly fits this computer, {time}", time=time)
 
 
-def about_time(seconds: float, *, complete: bool) -> str:
-    """An estimated time; unless ``complete``, that of the training alone."""
+def about_time(seconds: float, config: StudyConfig, *, complete: bool) -> str:
+    """An estimated time; unless ``complete``, that of the training alone. ``train.stop_loss`` can end it earlier."""
     time = rounded_duration(seconds)
+    if config.grounded and config.train.stop_loss:
+        return (
+            t("at most about {time}", time=time)
+            if complete
+            else t("at most about {time} to train", time=time)
+        )
     return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
-
-
-def preset_table(config: StudyConfig) -> Markup:
-    """Every value that a preset sets, with its meaning and the present value of the form."""
-    options = study_options()
-    rows = []
-    for key in dict.fromkeys(key for values in PRESETS.values() for key in values):
-        option, now = options[f"train.{key}"], get_value(config, f"train.{key}")
-        meaning = t(option_fields()[f"train.{key}"][0].description or "")
-        values = [f"{values[key]:g}" for values in PRESETS.values()]
-        differs = now != PRESETS.get(config.train.preset, {}).get(key, now)
-        rows.append((t(option.title), meaning, values, f"{now:g}", differs))
-    headers = (t("Setting"), *(t(PRESET_LABELS[name][0]) for name in PRESETS), t("Now"))
-    return fragment("train.presets", headers, rows)
 
 
 def preflight_card(
@@ -62,7 +54,7 @@ def preflight_card(
     if before:
         wait = t("This project will wait in the queue and start automatically.")
         notes.append(f"{_studies_first(before)} {wait}")
-    return fragment("train.ready", title, _figures(result), notes, result.warnings, result.rule)
+    return fragment("train.ready", title, _figures(result), notes, result.warnings)
 
 
 def contacts_note(config: StudyConfig) -> Markup:

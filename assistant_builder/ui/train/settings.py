@@ -20,7 +20,7 @@ from assistant_builder.planning.advice import Advice, advise, cheapest_saving
 from assistant_builder.planning.plan import Plan
 from assistant_builder.study import Study
 from assistant_builder.study.admin import duplicate_study
-from assistant_builder.ui.html import Markup, callout, heading
+from assistant_builder.ui.html import Markup, Tone, callout, heading
 from assistant_builder.ui.refresh import QUIET, StudyView, Updates, Values, chosen_study
 from assistant_builder.ui.settings_form import (
     OptionForm,
@@ -39,7 +39,7 @@ from assistant_builder.ui.train.preflight import (
     run_seconds,
     serves_by_heart,
 )
-from assistant_builder.ui.train.preflight_view import about_time, preset_table
+from assistant_builder.ui.train.preflight_view import about_time
 from assistant_builder.ui.train.view import model_note
 from evals.report.format import size
 
@@ -66,7 +66,6 @@ class TrainSettings:
             self.start = gr.Button(t("Start"), variant="primary", elem_id="ab-start")
         with gr.Accordion(t("Advanced"), open=False, elem_id="ab-advanced"):
             self.selected = gr.HTML(elem_id="ab-selected")
-            self.presets = gr.HTML(preset_table(StudyConfig()), elem_classes="ab-note")
             with gr.Group(elem_classes="ab-group ab-grid"):
                 self.form.show(
                     [
@@ -100,7 +99,7 @@ class TrainSettings:
     @property
     def notes(self) -> list[Any]:
         """Notes about the settings, set by :meth:`note_updates`."""
-        return [self.note, self.presets, self.selected, self.form.components["train.preset"]]
+        return [self.note, self.selected, self.form.components["train.preset"]]
 
     def note_updates(self, study: Study, config: StudyConfig) -> Updates:
         """Notes about the model, the presets, and the planner's selection before the first start."""
@@ -109,8 +108,7 @@ class TrainSettings:
         cards = preset_choices(preset_times(study, config), by_heart=by_heart)
         return {
             self.note: model_note(config.model),
-            self.presets: preset_table(config),
-            self.selected: recommendation_note(selection, config) if selection else "",
+            self.selected: recommendation_note(selection) if selection else "",
             self.form.components["train.preset"]: gr.update(choices=cards),
         }
 
@@ -185,12 +183,13 @@ def preset_times(study: Study, config: StudyConfig) -> dict[str, str]:
     """Preset → the estimated time of a run with it, where it is known."""
     times = {}
     for name in PRESETS:
+        changed = config.with_changes({"train.preset": name})
         try:
-            estimate = run_seconds(study, config.with_changes({"train.preset": name}))
+            estimate = run_seconds(study, changed)
         except AssistantBuilderError:
             continue
         if estimate is not None:
-            times[name] = about_time(estimate.seconds, complete=estimate.complete)
+            times[name] = about_time(estimate.seconds, changed, complete=estimate.complete)
     return times
 
 
@@ -211,10 +210,9 @@ def starting_config(study: Study) -> StudyConfig:
 
 @dataclass(frozen=True)
 class RecommendedSettings:
-    """The planner's settings for a study on this machine: dotted key → value, with the plans before and after."""
+    """The planner's settings for a study on this machine: dotted key → value, and the plan with them."""
 
     config: StudyConfig
-    before: Plan
     after: Plan
     changes: Mapping[str, Any]
     advice: Advice
@@ -241,7 +239,7 @@ def recommend_settings(
         after = plan.with_changes(changes)
     except AssistantBuilderError:
         return None
-    return RecommendedSettings(after.config, plan, after, changes, advise(after))
+    return RecommendedSettings(after.config, after, changes, advise(after))
 
 
 def not_started(study: Study) -> bool:
@@ -251,65 +249,36 @@ def not_started(study: Study) -> bool:
     )
 
 
-def recommendation_note(selection: RecommendedSettings, now: StudyConfig) -> Markup:
-    """The selected settings with the reason, and those that the user has changed since on the form."""
-    machine = selection.after.machine
-    memory = t(
-        "{needed} of the {free} that are free on {machine}",
-        needed=_needed(selection.after),
-        free=size(selection.after.memory_bytes),
-        machine=machine.title,
+def recommendation_note(selection: RecommendedSettings) -> Markup:
+    """The selected settings with the reason."""
+    machine, fits = selection.after.machine, _fits(selection.after)
+    reason = t(
+        "Training needs {memory}.",
+        memory=t(
+            "{needed} of the {free} that are free on {machine}",
+            needed=_needed(selection.after),
+            free=size(selection.after.memory_bytes),
+            machine=machine.title,
+        ),
     )
     if selection.changes:
         title = t("Settings selected for {machine}", machine=machine.title)
-        chosen = ", ".join(
-            t(
-                "{setting} {value} instead of {before}",
-                setting=study_options()[key].title,
-                value=value,
-                before=_before(selection, key),
-            )
-            for key, value in selection.changes.items()
-        )
-        reason = t(
-            "{chosen}. Training then needs {memory}; before the change it needed {before}.",
-            chosen=chosen,
-            memory=memory,
-            before=_needed(selection.before),
-        )
+        chosen = (f"{study_options()[key].title} {to}" for key, to in selection.changes.items())
+        reason = f"{', '.join(chosen)}. {reason}"
+    elif fits:
+        title = t("The settings fit into memory")
     else:
-        title = (
-            t("The settings fit into memory")
-            if _fits(selection.after)
-            else t("The project does not fit into memory")
-        )
-        reason = t("Training needs {memory}.", memory=memory)
+        title = t("The project does not fit into memory")
     if selection.advice.method in ARMS:
         if selection.after.config.compares:
             best = t("Recommended: {arm}.", arm=label(selection.advice.method))
             reason += f" {best} {t(selection.advice.why)}"
-        if not _fits(selection.after) and selection.after.qlora.fit != "no":
+        if not fits and selection.after.qlora.fit != "no":
             reason += " " + t(
                 "{arm} fits alone: select it under Advanced → Arms.", arm=label(QLORA.name)
             )
-    differing = [
-        study_options()[key].title
-        for key, value in selection.changes.items()
-        if get_value(now, key) != value
-    ]
-    remedy = (
-        t("You have changed: {settings}.", settings=", ".join(differing))
-        if differing
-        else t("You can change these settings below.")
-    )
-    return callout("info" if _fits(selection.after) else "warn", title, reason, remedy)
-
-
-def _before(selection: RecommendedSettings, key: str) -> Any:
-    value = get_value(selection.before.config, key)
-    return (
-        selection.before.batch.rows if key == "train.micro_batch_size" and value is None else value
-    )
+    tone: Tone = "info" if fits else "warn"
+    return callout(tone, title, reason, t("You can change these settings below."))
 
 
 def _fits(plan: Plan) -> bool:

@@ -16,7 +16,7 @@ from assistant_builder.i18n import N_, render, t
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses, not_allowed
-from assistant_builder.ui.html import callout, card, error_callout
+from assistant_builder.ui.html import callout, error_callout
 from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.refresh import (
     QUIET,
@@ -56,7 +56,7 @@ from assistant_builder.ui.train.preflight import (
 )
 from assistant_builder.ui.train.preflight_view import contacts_note, not_ready, preflight_card
 from assistant_builder.ui.train.settings import TrainSettings, starting_config
-from assistant_builder.ui.train.view import command_lines, resources_table, run_panel, samples_card
+from assistant_builder.ui.train.view import run_panel, samples_card
 
 _NOTIFY = (Path(__file__).parents[1] / "scripts" / "notify.js").read_text(encoding="utf-8")
 _BELL = N_("Notify me when it is done")
@@ -85,14 +85,6 @@ class TrainTab:
         with gr.Row(elem_classes="ab-actions"):
             self.pause = gr.Button(t("Pause"), visible=False, elem_id="ab-pause")
             self.bell = gr.Button(t(_BELL), visible=False, elem_id="ab-bell")
-        self.now = gr.Checkbox(
-            False,
-            label=t(
-                "Do not wait: run at the same time as the other projects, which slows all of them down"
-            ),
-            visible=False,
-            elem_id="ab-now",
-        )
         self.trust = gr.Checkbox(False, visible=False, elem_id="ab-trust")
         self.connect = gr.Checkbox(False, visible=False, elem_id="ab-connect")
         self.replace = gr.Checkbox(
@@ -108,11 +100,6 @@ class TrainTab:
             show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card"
         )
         self.samples = gr.HTML(elem_id="ab-samples")
-        self.resources = gr.HTML()
-        with gr.Accordion(t("Command line"), open=False):
-            self.command = gr.Code(
-                language="shell", show_label=False, interactive=False, wrap_lines=True
-            )
 
     @property
     def start(self) -> gr.Button:
@@ -138,10 +125,8 @@ class TrainTab:
                     self.start,
                     self.pause,
                     self.bell,
-                    self.now,
                     self.replace,
                     self.panel,
-                    self.resources,
                 ],
                 _run_mark,
                 self._draw_run,
@@ -165,11 +150,11 @@ class TrainTab:
 
     @property
     def _plan_outputs(self) -> list[Component]:
-        return [*self.settings.notes, self.plan, self.trust, self.connect, self.command]
+        return [*self.settings.notes, self.plan, self.trust, self.connect]
 
     def _draw_plan(self, view: StudyView) -> Updates:
         if view.study is None or view.snapshot is None:
-            texts = (self.settings.note, self.settings.selected, self.plan, self.command)
+            texts = (self.settings.note, self.settings.selected, self.plan)
             hidden = gr.update(visible=False, value=False)
             return {**dict.fromkeys(texts, ""), self.trust: hidden, self.connect: hidden}
         return self._plan_updates(view.study, starting_config(view.study))
@@ -180,24 +165,20 @@ class TrainTab:
             damaged = study is not None  # a damaged study can be run again
             return {
                 self.start: gr.update(interactive=damaged, visible=True),
-                **dict.fromkeys((self.pause, self.bell, self.now), gr.update(visible=False)),
+                **dict.fromkeys((self.pause, self.bell), gr.update(visible=False)),
                 self.replace: gr.update(visible=damaged),
                 self.panel: error_callout(view.error) if view.error else "",
-                self.resources: "",
             }
-        stopped, table = stopped_step(snapshot), resources_table(snapshot)
+        stopped = stopped_step(snapshot)
         phase, busy = start_phase(study), snapshot.busy
         label = t("Starting…") if phase == "starting" else t(START_LABELS[snapshot.state])
         log = log_tail(study.log_file(stopped.step)) if stopped else ""
-        waits = bool(studies_ahead(study)) and not busy
         return {
             self.start: gr.update(value=label, visible=not busy, interactive=phase != "starting"),
             self.pause: gr.update(visible=busy, value=pause_label(study)),
             self.bell: gr.update(visible=busy, **({} if busy else {"value": t(_BELL)})),
-            self.now: gr.update(visible=waits, **({} if waits else {"value": False})),
             self.replace: gr.update(visible=snapshot.touched and not busy),
             self.panel: start_refusal(study) + run_panel(snapshot, log, _time_remaining(snapshot)),
-            self.resources: card(t("Resources used by training"), table) if table else "",
         }
 
     def _draw_plot(self, view: StudyView) -> Updates:
@@ -211,10 +192,8 @@ class TrainTab:
         study: Study,
         config: StudyConfig,
         redo: bool = False,
-        now: bool = False,
         trust: bool = False,
     ) -> Updates:
-        source = study.config.data.source or (study.source.name if study.source else "")
         checks = ""
         code = code_needing_permission(config.model)
         unknown = not_allowed(config.addresses)
@@ -222,7 +201,7 @@ class TrainTab:
         trusted = trust and code is not None and is_allowed(code.source)
         if _shows_preflight(study, redo):
             result = run_preflight(study, config)
-            before = [] if now else studies_ahead(study)
+            before = studies_ahead(study)
             checks = preflight_card(result, before=before, again=_has_begun(study) and not redo)
         if study.state != "running" and not study.queued_behind:
             checks = contacts_note(config) + checks
@@ -235,9 +214,6 @@ class TrainTab:
             self.connect: gr.update(
                 visible=bool(unknown), value=False, label=t(_CONNECT, addresses=_listed(unknown))
             ),
-            self.command: command_lines(
-                study.name, config, source=source, redo=redo, now=now, trust=trusted
-            ),
         }
 
     # events
@@ -246,9 +222,9 @@ class TrainTab:
         """Connect the components; ``picker`` holds the name of the chosen study."""
         form, self._picker = self.form, picker
         self.settings.wire(picker)
-        inputs = {picker, self.replace, self.now, self.trust, *form.inputs}
+        inputs = {picker, self.replace, self.trust, *form.inputs}
         gr.on(
-            [component.change for component in [*form.inputs, self.replace, self.now]],
+            [component.change for component in [*form.inputs, self.replace]],
             self._changed,
             inputs,
             self._plan_outputs,
@@ -294,7 +270,7 @@ class TrainTab:
         return self.form.read(values, Study.open(values[self._picker] or "").config)
 
     def _changed(self, values: Values) -> Updates:
-        chosen = (values[box] for box in (self.replace, self.now, self.trust))
+        chosen = (values[box] for box in (self.replace, self.trust))
         try:
             study = Study.open(values[self._picker] or "")
             return self._plan_updates(study, self.form.read(values, study.config), *chosen)
@@ -306,14 +282,13 @@ class TrainTab:
 
     def _start(self, values: Values) -> Updates:
         study, replace = Study.open(values[self._picker] or ""), values[self.replace]
-        now = values[self.now]
         started = {
             self.message: "",
             self.start: gr.update(interactive=False, value=t("Starting…")),
             self.replace: gr.update(value=False),
         }
         if replace and state_of(study) == "damaged":
-            start_run(study.name, redo=True, now=now)
+            start_run(study.name, redo=True)
             return started
         try:
             config = self.form.read(values, study.config)
@@ -350,9 +325,7 @@ class TrainTab:
         elif errors := run_preflight(study, config).errors:
             refusal = not_ready(errors)
         else:
-            refusal = start_or_resume(
-                study, config, replace=replace, now=now, trust=code is not None
-            )
+            refusal = start_or_resume(study, config, replace=replace, trust=code is not None)
         return {self.message: refusal} if refusal else started
 
 

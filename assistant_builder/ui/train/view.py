@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.config import ModelConfig, StudyConfig, read_value
-from assistant_builder.errors import ConfigError
+from assistant_builder.config import ModelConfig
 from assistant_builder.i18n import N_, localize, m, render, t
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.download import download_bytes
 from assistant_builder.ui.html import (
-    arm_chip,
     fragment,
     join,
-    table,
 )
-from assistant_builder.ui.settings_form import flat
 from assistant_builder.ui.study_snapshot import (
     ArmSnapshot,
     Snapshot,
@@ -30,7 +24,7 @@ from assistant_builder.ui.study_snapshot import (
     title_of_study,
 )
 from assistant_builder.ui.train.preflight import TimeRemaining
-from evals.report.format import count, duration, percent, rate, size
+from evals.report.format import count, duration, rate, size
 
 
 def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -> Markup:
@@ -161,95 +155,6 @@ def model_note(model: ModelConfig) -> str:
         licence=entry.licence,
     )
     return " ".join(filter(None, (about, terms, download)))
-
-
-def resources_table(snapshot: Snapshot) -> Markup:
-    """Resources that each trained arm used, a column each; empty until one is trained."""
-    done = {
-        arm: training.summary
-        for arm, training in snapshot.arms.items()
-        if training.summary is not None
-    }
-    figures: tuple[tuple[str, Callable[[Any], str]], ...] = (
-        (t("Base"), lambda each: size(each["base_bytes"])),
-        (t("Adapter"), lambda each: size(each["adapter_bytes"])),
-        (t("Peak memory"), lambda each: size(each["peak_memory_bytes"])),
-        (t("Time"), lambda each: duration(each["train_seconds"])),
-        (t("Speed"), lambda each: rate(each["tokens_per_second"])),
-        (
-            t("Trained parameters"),
-            lambda each: (
-                f"{count(each['trainable_parameters'])} "
-                f"({percent(each['trainable_parameters'] / each['total_parameters'])})"
-            ),
-        ),
-        (t("Compute dtype"), lambda each: each["compute_dtype"]),
-    )
-    rows = [(name, *map(figure, done.values())) for name, figure in figures]
-    headers = ("", *map(arm_chip, done))
-    return table(headers, rows, numeric=range(1, len(headers))) if done else Markup("")
-
-
-def command_lines(
-    name: str,
-    config: StudyConfig,
-    *,
-    source: str = "",
-    redo: bool = False,
-    now: bool = False,
-    trust: bool = False,
-) -> str:
-    """The command of the start button, and the command that creates the same study from the data file ``source``."""
-    trusted = ["--trust-remote-code"] if trust else []
-    flags = [*(["--redo"] if redo else []), *(["--now"] if now else []), *trusted]
-    button = shlex.join(["assistant-builder", "run", name, *flags])
-    from_file = [
-        "assistant-builder",
-        "run",
-        source or "FILE",
-        "--name",
-        name,
-        *_settings(config),
-        *trusted,
-    ]
-    same = t("the same from the data file")
-    return f"{button}\n\n# {same}\n{shlex.join(from_file)}"
-
-
-def _settings(config: StudyConfig) -> list[str]:
-    """``--set`` arguments for all settings that differ from the defaults of the preset."""
-    defaults = flat(StudyConfig().with_changes({"train.preset": config.train.preset}))
-    defaults["train.preset"] = StudyConfig().train.preset
-    arguments: list[str] = []
-    for key, value in flat(config).items():
-        if key in ("name", "data.source") or value == defaults[key]:
-            continue
-        pairs = (
-            {f"{key}.{role}": column for role, column in value.items()}
-            if isinstance(value, dict)
-            else {key: value}
-        )
-        for dotted, item in pairs.items():
-            arguments += ["--set", f"{dotted}={_yaml(dotted, item)}"]
-    return arguments
-
-
-def _yaml(key: str, value: Any) -> str:
-    """The text that ``--set`` parses to the value."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "[]"
-    text = str(value)
-    if not isinstance(value, str):
-        return text
-    try:
-        plain = read_value(key, text) == text
-    except ConfigError:  # not valid YAML without quotation marks
-        plain = False
-    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 _EXPLANATION = N_(

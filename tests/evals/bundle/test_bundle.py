@@ -95,7 +95,7 @@ def test_it_needs_neither_torch_nor_any_other_library_than_numpy_and_scipy(study
 import sys
 from importlib.abc import MetaPathFinder
 
-ALLOWED = {"numpy", "scipy", "assistant_builder", "evals", "markupsafe", "typing_extensions"}
+ALLOWED = {"numpy", "scipy", "assistant_builder", "evals"}
 
 class Blocked(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):

@@ -2,11 +2,9 @@ import json
 import random
 
 import pytest
-from statsmodels.stats.inter_rater import cohens_kappa
-from statsmodels.stats.proportion import proportion_confint
 
 from benchmarks.fit_refusals import fit, phrased_rows, threshold_of, training_rows
-from benchmarks.refusal_agreement import agreement, labelled_answers, main
+from benchmarks.refusal_agreement import agreement, labelled_answers
 from evals.metrics.refusal import (
     BUCKETS,
     WEIGHTS_FILE,
@@ -125,43 +123,6 @@ def test_the_same_rows_give_the_same_weights():
     threshold = threshold_of(rows, scores)
     others = [score for row, score in zip(rows, scores, strict=True) if not row["declined"]]
     assert sum(score > threshold for score in others) <= 0.02 * len(others) + 1
-
-
-def test_agreement_equals_the_statistics_libraries():
-    found = agreement(SETS["blind"])
-    said = [is_refusal(row["answer"]) for row in SETS["blind"]]
-    labels = [row["declined"] for row in SETS["blind"]]
-    square = [
-        [sum(s is a and t is b for s, t in zip(said, labels, strict=True)) for b in (True, False)]
-        for a in (True, False)
-    ]
-    assert found.kappa == pytest.approx(cohens_kappa(square).kappa)
-    agreed = square[0][0] + square[1][1]
-    assert found.interval == pytest.approx(proportion_confint(agreed, len(said), method="wilson"))
-    assert found.share == agreed / len(said)
-    assert (found.recognised, found.false_positives) == (square[0][0], square[0][1])
-
-
-def test_kappa_is_no_better_than_chance_for_a_blind_recogniser(monkeypatch):
-    monkeypatch.setattr("benchmarks.refusal_agreement.is_refusal", lambda answer: True)
-    found = agreement(SETS["first"])
-    assert (found.share, found.kappa, found.false_positives) == (0.5, 0.0, 25)
-    assert agreement(SETS["indirect"]).kappa is None
-
-
-def test_the_command_prints_counts_a_reader_can_check(capsys):
-    main(["--wrong"])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2].startswith("| first | en | ") and " of 25 | 0 of 25 | " in lines[2]
-    groups = [tuple(line.split(" | ")[:2]) for line in lines if line.startswith("| ")][2:]
-    assert groups[:5] == [
-        (f"| {name}", "en") for name in ("first", "fresh", "indirect", "varied", "blind")
-    ]
-    assert groups[5:11] == [("| before", name) for name in ("all", "en", "de", "es", "fr", "it")]
-    wrong = [row for row in LABELLED if is_refusal(row["answer"]) is not row["declined"]]
-    listed = [line for line in lines if not line.startswith("| ")]
-    assert len(listed) == len(wrong) > 0
-    assert all(line.endswith(row["answer"]) for line, row in zip(listed, wrong, strict=True))
 
 
 @pytest.mark.parametrize(

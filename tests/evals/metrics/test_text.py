@@ -10,7 +10,6 @@ from sacrebleu.metrics import CHRF
 from evals.metrics import score_answer
 from evals.metrics.fact_recall import facts_kept
 from evals.metrics.text import chrf, exact_match, normalise, rouge_l, token_f1, words
-from tests.commands import python
 
 WORDS = "the ferry a cat 12 26 kilograms of luggage Brindle Cove isn't closed, 3.5 well-known (blue) sea-chest.".split()
 
@@ -148,12 +147,3 @@ def test_empty_answers_score_zero():
 def test_a_partial_metric_is_left_out_where_the_reference_has_nothing_for_it():
     assert "facts_kept" not in score_answer("It costs 9 crowns.", "Ask at the desk.")
     assert score_answer("It costs 9 crowns.", "It costs 9 crowns on Monday.")["facts_kept"] == 0.5
-
-
-def test_scoring_and_statistics_import_no_torch():
-    code = (
-        "import sys, evals.metrics.refusal, evals.compare, evals.stats.power\n"
-        "evals.metrics.score_answer('a cat', 'cat')\n"
-        "bad = {'torch', 'transformers', 'gradio'} & set(sys.modules); assert not bad, bad"
-    )
-    python("-c", code)

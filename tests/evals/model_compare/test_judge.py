@@ -263,22 +263,6 @@ def test_each_endpoint_gets_its_own_key_and_no_other(questions, start, monkeypat
     assert not any("canary" in text for text in texts)
 
 
-@needs_llamacpp
-def test_two_real_servers(tmp_path, serve, monkeypatch):  # noqa: F811
-    """This product's endpoint, and the server of llama.cpp."""
-    served: Served = serve()
-    source = write_questions(tmp_path / "few.jsonl", {"hello you": "hello you", "a b": "a b"})
-    with llamacpp.LlamaServer(write_tiny_gguf(tmp_path / "a.gguf"), context=256) as server:
-        monkeypatch.setenv("ASSISTANT_BUILDER_KEY_B", server.headers["Authorization"].split()[1])
-        other = f"tiny@http://{server._address}/v1"
-        judged = ab.judge(source, f"library-lora@{served.url}/v1", other, **QUICK)
-    report = judged.report
-    answers = [item["answers"]["A"] for item in report["items"]]
-    assert answers == ["library-lora:hello library-lora:you ✓", "library-lora:a library-lora:b ✓"]
-    assert not report["candidates"][0]["errors"]
-    assert report["verdicts"][0]["outcome"] in ("worse", "inconclusive")
-
-
 # logs
 
 

@@ -65,17 +65,6 @@ def additions(text: str = "Which lamp?") -> Report:
         }
         for name, mean in made["fidelity"].pop("means").items()
     ]
-    loss = 7.25
-    made["worst"] = [
-        {
-            **made["worst"],
-            "item": str(row),
-            "row": row,
-            "delta_nll": loss / row,
-            "delta_nll_per_token": loss / row / made["worst"]["tokens"],
-        }
-        for row in range(1, 11)
-    ]
     retention = made["tasks"]["ab_retention"]
     retention["contrasts"] = [
         contrast(name, "acc", -0.042, -0.08, -0.004) for name in retention["flips"]

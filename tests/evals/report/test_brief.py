@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.arms import ARMS
-from evals.report.brief import about, examples, misses, recommendation, risks
+from evals.report.brief import about, examples, misses, risks
 from evals.report.build import build_report
 from evals.report.conclusion import conclude
 from evals.report.render import render_html
@@ -56,15 +56,6 @@ def test_risks_are_plain_and_few(report):
     said = risks(as_report(report), conclude(as_report(report)))
     assert len(said) == 4 and not any("Technical" in risk for risk in said)
     assert any(risk.startswith("2 test questions also occurred in training") for risk in said)
-
-
-def test_the_recommendation_follows_the_conclusion(report):
-    found = conclude(as_report(report))
-    assert found.ready and recommendation(found).startswith("Use it first where")
-    report["cells"]["L16"]["metrics"]["exact_match"] = report["cells"]["Q4"]["metrics"][
-        "exact_match"
-    ] = 0.1
-    assert recommendation(conclude(as_report(report))) == "Do not use it yet."
 
 
 def test_the_page_begins_with_it_and_has_no_tile_of_training_time(report):

@@ -87,70 +87,6 @@ def test_the_smallest_file_that_is_no_worse_is_named():
     assert "--arm qlora --format gguf --type Q4_0" in report["formats_action"]
 
 
-def test_testing_stops_at_the_first_file_that_fails():
-    report = build_report(
-        files(
-            {
-                ("lora", "BF16"): BAD,
-                ("lora", "Q8_0"): FINE,
-                ("lora", "Q4_0"): FINE,
-                ("qlora", "BF16"): FINE,
-                ("qlora", "Q8_0"): FINE,
-                ("qlora", "Q4_0"): FINE,
-            }
-        )
-    )
-    assert [row["verdict"] for row in report["formats"]] == ["worse", *5 * ["not tested"]]
-    assert set(levels(report).values()) == {0.95} and report["formats"][0]["arm"] == "lora"
-    assert report["smallest_no_worse"] is None and report["formats"][1]["outcome"] == "no worse"
-    assert report["formats_sentence"].startswith("No file is shown to be no worse")
-    assert "--format merged" in report["formats_action"]
-
-
-def test_an_arm_that_is_done_passes_its_level_to_the_other():
-    report = build_report(
-        files(
-            {
-                ("lora", "Q8_0"): FINE,
-                ("lora", "Q4_0"): FINE,
-                ("qlora", "Q8_0"): CLOSE,
-                ("qlora", "Q4_0"): BAD,
-            }
-        )
-    )
-    assert verdicts(report)["qlora", "Q8_0"] == "no worse"
-    assert report["smallest_no_worse"]["arm"] == "lora"
-    assert levels(report) == {
-        ("lora", "Q8_0"): 0.95,
-        ("lora", "Q4_0"): 0.975,
-        ("qlora", "Q8_0"): 0.95,
-        ("qlora", "Q4_0"): 0.95,
-    }
-
-
-def test_a_file_that_failed_is_tested_again_at_the_whole_level():
-    study = files(
-        {
-            ("lora", "Q8_0"): FINE,
-            ("lora", "Q4_0"): CLOSE,
-            ("qlora", "Q8_0"): FINE,
-            ("qlora", "Q4_0"): BAD,
-        }
-    )
-    report = build_report(study)
-    assert verdicts(report)["lora", "Q4_0"] != "no worse"
-    assert levels(report)["lora", "Q4_0"] == 0.975
-    with_formats(study, {("qlora", "Q4_0"): FINE})
-    again = build_report(study)
-    assert verdicts(again)["lora", "Q4_0"] == "no worse" and levels(again)["lora", "Q4_0"] == 0.95
-    wide, narrow = (each["formats"][1] for each in (report, again))
-    assert wide["ci"][0] < narrow["ci"][0] < narrow["ci"][1] < wide["ci"][1]
-    assert wide["delta"] == narrow["delta"]
-    assert again["smallest_no_worse"] == {"name": "Q4_0", "arm": "lora"}, (
-        "the arm tested first, not the better score"
-    )
-
-
 def test_types_that_are_chosen_after_a_look_are_tested_at_the_level_of_another_one():
     study = files({("lora", "Q8_0"): CLOSE, ("lora", "Q4_0"): BAD})
     freeze(study)
@@ -160,25 +96,6 @@ def test_types_that_are_chosen_after_a_look_are_tested_at_the_level_of_another_o
     assert levels(again) == {("lora", "Q8_0"): pytest.approx(0.975)}
     assert verdicts(again)["lora", "Q8_0"] != "no worse"
     assert again["verdict"]["level"] == 0.95, "the twins are not tested again"
-
-
-def test_an_arm_alone_has_the_whole_level():
-    alone = build_report(
-        with_formats(
-            evaluated(
-                trained(
-                    with_data(
-                        new_study(
-                            "alone", LARGE, formats__types=["Q8_0", "Q4_0"], arms=["lora"], **RULES
-                        )
-                    )
-                )
-            ),
-            {("lora", "Q8_0"): FINE, ("lora", "Q4_0"): CLOSE},
-        )
-    )
-    assert set(levels(alone).values()) == {0.95} and set(verdicts(alone).values()) == {"no worse"}
-    assert "(95% interval" in alone["formats_sentence"]
 
 
 def test_a_file_that_was_trained_through_its_rounding_is_compared_with_one_rounded_afterwards():

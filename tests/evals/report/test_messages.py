@@ -10,11 +10,8 @@ from evals.report.build import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
 from evals.report.format import decimals, difference, duration, interval, p_value, size, span
 from evals.report.items import changed_words, pieces, word_diff
-from evals.report.render import render_html, render_markdown
-from evals.report.rows import graded_rows
 from evals.report.study_facts import curves
 from tests.evals.report.synthetic_study import DECLINE, Recipe, write_study
-from tests.typed_report import as_report
 
 
 def test_differing_items_come_first():
@@ -85,30 +82,6 @@ def test_arms_of_different_cards_are_not_paired_by_dropout(study, cards, said):
     texts = [entry["text"] for entry in report["warnings"] if entry["code"] == "cards_differ"]
     assert bool(texts) == said
     assert all("A100, RTX 4090" in text and "dropout" in text for text in texts)
-
-
-def test_checkpointing_in_one_arm_leaves_them_twins(study):
-    path = study.arm_folder("lora") / "summary.json"
-    write_json(path, {**read_json(path), "gradient_checkpointing": True})
-    report = build_report(study)
-    assert report["twins"]["matched"]
-    assert any(entry["code"] == "checkpointing_differs" for entry in report["warnings"])
-
-
-def test_the_plan_is_graded_with_a_signed_error(report):
-    rows = {(row["arm"], row["quantity"]): row for row in graded_rows(as_report(report))}
-    peak = rows["Full (LoRA, 16-bit)", "Peak memory in training"]
-    assert peak["predicted"] == "2.6 GB"
-    assert peak["measured"] == "2.95 GB"
-    assert peak["error"] == "\N{MINUS SIGN}11.9%"
-    assert rows["Compact (QLoRA, 4-bit)", "Adapter"]["error"] == "0.0%"
-    assert "Plan and measurement" in render_html(as_report(report))
-    assert "Plan and measurement" in render_markdown(as_report(report))
-    for record in report["resources"].values():
-        del record["predicted"]
-    assert graded_rows(as_report(report)) == [] and "Plan and measurement" not in render_html(
-        as_report(report)
-    )
 
 
 def test_a_step_logged_twice_counts_once(study):

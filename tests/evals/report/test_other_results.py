@@ -11,7 +11,6 @@ import pytest
 from filelock import FileLock
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.proportion import proportion_confint
 
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.chat.conversation import Answer, Choice, Turn
@@ -25,9 +24,7 @@ from assistant_builder.study.admin import rename_study
 from assistant_builder.study.steps import StepRecord
 from evals.compare import holm, paired_comparison
 from evals.report.build import build_report
-from evals.report.load import read_cells
 from evals.report.other_results import report_lacks_votes, votes
-from evals.report.reliability import reliability
 from evals.report.render import render_html, render_markdown
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of, with_failed_task, with_judge, with_seeds, with_tasks
@@ -67,26 +64,8 @@ def test_fidelity_that_was_skipped_or_is_off(full):
     assert "fidelity_skipped" in {entry["code"] for entry in report["warnings"]}
     full.write_config(full.config.with_changes({"eval.fidelity": False}))
     report = build_report(full)
-    assert report["fidelity"] is None and report["worst"][0]["kl_mean"] is None
+    assert report["fidelity"] is None
     assert "fidelity_skipped" not in {entry["code"] for entry in report["warnings"]}
-
-
-def test_the_worst_items_are_those_that_lost_most(full):
-    worst = build_report(full)["worst"]
-    before, after = ({s["item"]: s for s in samples_of(full, cell)} for cell in ("L16", "Q4"))
-    increase = {item: after[item]["nll"] - before[item]["nll"] for item in before}
-    assert [row["item"] for row in worst] == sorted(
-        increase, key=increase.__getitem__, reverse=True
-    )[:10]
-    lines = {line["item"]: line for line in read_jsonl(full.folder / "evals" / "fidelity.jsonl")}
-    for row in worst:
-        assert row["delta_nll"] == increase[row["item"]]
-        assert row["delta_nll_per_token"] == pytest.approx(row["delta_nll"] / row["tokens"])
-        assert row["kl_mean"] == lines[row["item"]]["pairs"]["Q4-L16"]["kl_mean"]
-        assert row["answers"] == {
-            "L16": before[row["item"]]["answer"],
-            "Q4": after[row["item"]]["answer"],
-        }
 
 
 # noise floor
@@ -158,17 +137,6 @@ def test_tasks_are_paired_by_document(full):
     assert "tuning made it forget" in task["sentence"] and "On 120 questions" in task["sentence"]
 
 
-def test_forgotten_documents_are_listed_those_of_both_arms_first(full_report):
-    task = full_report["tasks"]["ab_retention"]
-    forgotten = [set(task["flips"][name]["lost"]) for name in ("L16-B16", "Q4-B4")]
-    both, either = forgotten[0] & forgotten[1], forgotten[0] | forgotten[1]
-    listed = [entry["doc_id"] for entry in task["listed"]]
-    assert listed == [*sorted(both), *sorted(either - both)][:12]
-    entry = task["listed"][0]
-    assert entry["lost_in"] == ["L16-B16", "Q4-B4"]
-    assert entry["chosen"]["B16"] == entry["document"]["answer"] != entry["chosen"]["L16"]
-
-
 def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full):
     with_tasks(full, "arc_made_up", 40)
     for cell, level in (("B16", 9.0), ("L16", 12.0), ("Q4", 12.5)):
@@ -194,7 +162,6 @@ def test_other_tasks_their_direction_and_the_adjustment_over_tasks(full):
     assert wiki["label"] == "wiki"
     assert wiki["metric"] == "word_perplexity"
     assert wiki["flips"] == {}
-    assert wiki["listed"] == []
     assert [row["name"] for row in wiki["contrasts"]] == ["L16-B16", "Q4-L16"]
     assert not wiki["contrasts"][0]["higher_is_better"]
     assert "worse after tuning" in wiki["sentence"] and "forget" not in wiki["sentence"]
@@ -227,62 +194,6 @@ def test_a_task_without_numbers_has_an_error(full):
         task["sentence"]
         == "arc_easy cannot be shown: it has no score that is a number for each document."
     )
-
-
-# reliability
-
-
-def test_reliability_bins_hold_equal_counts_of_the_questions_to_answer(full):
-    found = build_report(full)["reliability"]
-    assert found["metric"] == "exact_match"
-    for cell, record in found["cells"].items():
-        samples = [sample for sample in samples_of(full, cell) if sample["answerable"]]
-        probability = np.array([s["mean_probability"] for s in samples])
-        right = np.array([s["metrics"]["exact_match"] for s in samples])
-        assert record["brier"] == pytest.approx(((probability - right) ** 2).mean())
-        assert [each["n"] for each in record["bins"]] == [20] * 10
-        order = np.argsort(probability, kind="stable")
-        gaps, start = 0.0, 0
-        for each in record["bins"]:
-            part = order[start : start + each["n"]]
-            start += each["n"]
-            assert (each["low"], each["high"]) == (probability[part].min(), probability[part].max())
-            assert each["mean_probability"] == pytest.approx(probability[part].mean())
-            assert each["correct"] == pytest.approx(right[part].mean())
-            wilson = proportion_confint(round(right[part].sum()), each["n"], method="wilson")
-            assert each["ci"] == pytest.approx(wilson, abs=1e-12)
-            gaps += len(part) * abs(probability[part].mean() - right[part].mean())
-        assert record["ece"] == pytest.approx(gaps / 200)
-
-
-@pytest.mark.parametrize(("towns", "bins"), [(8, 10), (3, 5), (2, 3), (1, None)])
-def test_fewer_items_fill_fewer_bins(towns, bins):
-    found = reliability(read_cells(write_study(Recipe(towns=towns, unanswerable=0))))
-    if bins is None:
-        assert found is None
-    else:
-        assert found is not None and len(found["cells"]["Q4"]["bins"]) == bins
-        assert min(each["n"] for each in found["cells"]["L16"]["bins"]) >= 15
-
-
-def test_where_hardly_anything_matches_exactly_half_the_words_will_do(study):
-    for cell in ("L16", "Q4"):
-        path = study.cell_folder(cell) / "samples.jsonl"
-        rows = read_jsonl(path)
-        for row in rows:
-            row["metrics"] |= {"exact_match": 0.0, "token_f1": 0.5 if row["row"] % 2 else 0.4}
-        write_jsonl(path, rows)
-    found = build_report(study)["reliability"]
-    assert found["metric"] == "token_f1" and "at least 0.5" in found["correct_means"]
-    assert np.mean([each["correct"] for each in found["cells"]["Q4"]["bins"]]) == pytest.approx(
-        0.5, abs=0.01
-    )
-
-
-def test_no_curve_without_probabilities(study):
-    path = study.cell_folder("Q4") / "samples.jsonl"
-    write_jsonl(path, [{**row, "mean_probability": None} for row in read_jsonl(path)])
-    assert build_report(study)["reliability"] is None
 
 
 # seeds
@@ -323,7 +234,6 @@ def test_a_difference_larger_than_the_spread_is_called_larger():
     with_seeds(study, 3, move=lambda run, cell: 0.001 * run)
     report = build_report(study)
     assert "larger than the effect of another seed within an arm" in report["seeds"]["sentence"]
-    assert report["seeds"]["sentence"] in report["summary"]
 
 
 def test_one_seed_has_a_sentence_with_the_limitation_and_the_remedy(report):

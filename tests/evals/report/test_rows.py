@@ -2,23 +2,21 @@
 
 import html
 import re
-import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from markdown_it import MarkdownIt
 
 from assistant_builder.i18n import t
 from evals.report.build import build_report
 from evals.report.format import difference, interval
-from evals.report.glossary import glossary, not_measured
-from evals.report.method import CONTENTS, REFERENCES, formulas, subscripts
+from evals.report.glossary import not_measured
+from evals.report.method import CONTENTS
 from evals.report.render import render_html, render_markdown
 from evals.report.verdict import meaning
 from tests.evals.report.additions import with_additions
 from tests.evals.report.synthetic_study import Recipe, write_study
-from tests.evals.report.test_render import HOSTILE, Page
+from tests.evals.report.test_render import Page
 from tests.texts import parts
 from tests.typed_report import as_report
 
@@ -55,7 +53,6 @@ both = pytest.mark.parametrize("render", [render_html, render_markdown])
 @both
 def test_the_bounds_of_the_verdict(render, rich):
     rich["verdict"] |= {
-        "leave_one_out": [0.0211, 0.0342],
         "seeds": 3,
         "possible_harm": ["chrf"],
         "bounds": [
@@ -100,9 +97,6 @@ def test_the_bounds_of_the_verdict(render, rich):
         "not shown: beyond the margin",
         "−2.0 to +7.0",
         *rich["basis"],
-        "Leaving out any one held-out answer, the difference (loss) stays between +0.021 and +0.034 nats per "
-        "token.",
-        "The whole interval is on the harmful side of zero for chrF.",
     ):
         assert said in text
     assert text.count("not shown") == 2
@@ -160,16 +154,6 @@ def test_what_the_verdict_means(outcome, said):
 
 
 @both
-def test_fidelity(render, rich):
-    text = shown(render, rich)
-    for pair in rich["fidelity"]["pairs"]:
-        assert f"{pair['reference']} → {pair['candidate']}" in text and pair["label"] in text
-    for said in ("0.0810", "0.0162", "0.7290", "3.2400", "< 0.0001", "95.3%", "+0.0123", "2,912"):
-        assert said in text
-    assert rich["fidelity"]["sentence"] in text
-
-
-@both
 def test_flips_are_listed_with_the_noise_floor(render, rich):
     text = shown(render, rich)
     for said in parts(
@@ -186,126 +170,6 @@ def test_flips_are_listed_with_the_noise_floor(render, rich):
     )
     lost = rich["flips"]["lost"][0]
     assert text.index(lost["question"]) < text.index("Fidelity:")
-
-
-@both
-def test_worst_items(render, rich):
-    text = shown(render, rich)
-    assert "+7.25 nats over 14 tokens, +0.518 per token" in text and "0.3100" in text
-    assert len(re.findall(r"nats over 14 tokens", text)) == 10
-    assert "Which lamp? The red lamp." in text and "Which lamp? The green lamp." in text
-
-
-@both
-def test_tasks(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        62.5% | 58.3% | 53.3% | −4.2 | −8.0 to −0.4 | 0.040 | Tuning forgot 2 of 120. | Which lamp?
-        B16: Accra; L16: Quito | 21.500 | 25.000
-        Cannot be shown: Which lamp? its data set cannot be had
-        """
-    ):
-        assert said in text
-    assert text.index("62.5%") < text.index("21.500")
-
-
-@both
-def test_reliability(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        ECE 0.088 | Brier score 0.194 | ECE 0.092 | 20% to 40% | 25.0% | 14.0% to 40.0%
-        the answer equals the reference
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_seeds(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        Seed 2 | 0.910 (sd 0.010) | 0.940 (sd 0.010) | +0.030 (sd 0.002) | +0.025 to +0.035
-        Luck of training moves an arm by 0.010.
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_one_seed_has_the_sentence_for_a_single_training(render, rich):
-    rich["seeds"] |= {
-        "count": 1,
-        "spread": None,
-        "runs": rich["seeds"]["runs"][:1],
-        "sentence": "Train more seeds.",
-    }
-    text = shown(render, rich)
-    assert "Train more seeds." in text and "Mean of the runs" not in text
-
-
-@both
-def test_judge(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        20 of 60 (33.3%) | 26 of 60 (43.3%) | 12 of 60 (20.0%), 9 of them | 2 of 60 (3.3%)
-        44.8% (95% interval 33.0% to 57.0%), p = 0.461 | 56.1%
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_sources(render, rich):
-    text = shown(render, rich)
-    for said in (
-        "+0.060",
-        "+0.040 to +0.080",
-        "−0.016",
-        "−0.030 to −0.002",
-        rich["attribution"]["sentence"],
-        "with an error of 2e−16 at most",
-        "0.944",
-    ):
-        assert said in text
-    for row in rich["exports"]:
-        assert row["how"] in text
-    for said in parts(
-        """
-        +0.051 | +0.034 to +0.068 | no, it loses some quality | inconclusive | 269 MB | 64.0%
-        0.951 | margin of 0.03 nats per token
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_untuned_baselines_are_listed_with_the_cells(render, rich):
-    text = shown(render, rich)
-    for said in parts(
-        """
-        the nearest training answer | 61.2 | 1.654 | 5.23 | LoRA does not beat copying.
-        −0.810 to −0.690
-        """
-    ):
-        assert said in text
-
-
-@both
-def test_cost(render, rich):
-    assert not_measured()["cost"] in shown(render, rich)
-    rich["config"]["eval"]["price_per_hour"] = 2.0
-    text = shown(render, rich)
-    assert not_measured()["cost"] not in text
-    for said in parts(
-        """
-        Cost of training, at 2 an hour | 0.079 | 2.35 s | 2 min 21 s, 2 min 24 s, 2 min 27 s
-        """
-    ):
-        assert said in text
 
 
 @both
@@ -344,11 +208,9 @@ def test_three_questions_group_the_sections(render, rich):
     ("key", "empty", "said"),
     [
         ("fidelity", None, "fidelity"),
-        ("worst", [], "worst"),
         ("tasks", {}, "retention"),
-        ("reliability", None, "reliability"),
         ("judge", None, "judge"),
-        ("attribution", None, "waterfall"),
+        ("attribution", None, "steps"),
         ("exports", [], "exports"),
         ("flips", None, "flips"),
         ("declining", None, "declining"),
@@ -361,76 +223,7 @@ def test_what_was_not_measured_is_said(render, rich, key, empty, said):
 
 
 @both
-def test_why_fidelity_was_skipped_is_said(render, rich):
-    rich["fidelity"] = {
-        "skipped": "no memory",
-        "pairs": [],
-        "sentence": "Not compared: no memory for both bases.",
-    }
-    assert "no memory for both bases" in shown(render, rich)
-
-
-@both
 def test_a_report_of_cells_alone_says_what_is_missing(render, plain):
     text = shown(render, plain)
     for key, said in not_measured().items():
-        assert (said in text) == (
-            key not in ("flips", "declining", "power", "seeds", "worst", "reliability")
-        ), key
-
-
-def test_hostile_text_stays_text_on_the_page(plain):
-    page = Page(render_html(as_report(with_additions(plain, HOSTILE))))
-    text = "".join(page.text)
-    assert not {"script", "img"} & {tag for tag, _ in page.tags}
-    assert text.count("<script>alert(1)</script><img src=x onerror=alert(2)>") >= 30 + 4
-    for place in ("retention", "worst", "judge", "tasks"):
-        assert any(attrs.get("id") == place for _, attrs in page.tags)
-
-
-def test_hostile_text_forms_no_markup(plain):
-    markdown = render_markdown(as_report(with_additions(plain, HOSTILE)))
-    rendered = (
-        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(markdown)
-    )
-    tags = set(re.findall(r"<([a-z0-9]+)", rendered))
-    assert tags <= set(
-        "h1 h2 h3 h4 p ul ol li table thead tbody tr th td strong br blockquote".split()
-    )
-    assert "href" not in rendered and "&lt;script&gt;alert(1)" in rendered
-
-
-@both
-def test_method_and_glossary(render, plain):
-    text = shown(render, plain)
-    for entry in formulas("nf4"):
-        assert entry.name in text
-    for number, reference in enumerate(REFERENCES, start=1):
-        assert reference in text
-        assert number in {source for entry in formulas("nf4") for source in entry.sources}, (
-            "cited nowhere"
-        )
-    for term, explanation in glossary():
-        assert term in text and explanation in text
-    terms = [term.casefold() for term, _ in glossary()]
-    assert terms == sorted(terms) and len(terms) == len(set(terms))
-
-
-def test_subscripts():
-    assert subscripts("w_i t_{G−1} x") == [
-        ("w", False),
-        ("i", True),
-        (" t", False),
-        ("G−1", True),
-        (" x", False),
-    ]
-    assert subscripts("no low ones") == [("no low ones", False)]
-
-
-def test_rendering_takes_less_than_a_second(rich):
-    assert len(rich["items"]) == 208
-    render_html(as_report(rich))
-    for render in (render_html, render_markdown):
-        started = time.process_time()
-        render(as_report(rich))
-        assert time.process_time() - started < 1
+        assert (said in text) == (key not in ("flips", "declining", "power", "seeds")), key

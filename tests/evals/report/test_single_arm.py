@@ -15,7 +15,7 @@ from evals.report.render import render_html, render_markdown
 from tests.synthetic_study import LARGE, SMALL, evaluated, new_study, reported, trained, with_data
 from tests.typed_report import as_report
 
-COMPARING = ("flips", "fidelity", "worst", "judge", "votes", "power", "noise", "waterfall", "twins")
+COMPARING = ("flips", "fidelity", "judge", "votes", "power", "noise", "steps", "twins")
 """Sections of the page that need both assistants."""
 
 
@@ -55,7 +55,6 @@ def test_what_can_be_shown_is_shown_and_the_verdict_is_inconclusive(arm, cells, 
         is report["attribution"]
         is None
     )
-    assert report["not_compared"]
     assert not any(entry["code"].startswith("twins") for entry in report["warnings"])
 
 
@@ -76,7 +75,6 @@ def test_page_and_markdown_have_no_empty_table_and_nothing_of_the_other_arm(sour
     html, markdown = render_html(as_report(report)), render_markdown(as_report(report))
     for section in COMPARING:
         assert f'id="{section}"' not in html and f'href="#{section}"' not in html
-    assert 'id="alone"' in html and "### What was not compared" in markdown
     assert all(body.strip() for body in rows_of(html))
     assert not re.search(r"\|\n(?:\| ?-+:? ?)+\|\n\n", markdown)  # a head without rows
     for text in (html, markdown):
@@ -100,7 +98,7 @@ def test_the_untuned_baseline_with_examples_runs_on_the_base_that_there_is():
 
 def test_the_report_of_both_arms_does_not_mention_the_choice():
     report = json.loads(json.dumps(build_report(evaluated(trained(with_data(new_study("both")))))))
-    assert "arms" not in report["config"] and "not_compared" not in report
+    assert "arms" not in report["config"]
     assert "reason" not in report["verdict"]
 
 
@@ -119,9 +117,6 @@ def test_the_action_names_a_machine_for_the_twin(place, words, monkeypatch):
     assert words in action
     assert "QLoRA as it is trained here is kept" in action
     assert "--redo" not in action
-    study.write_config(study.config.with_changes({"train.early_stopping": True}))
-    action = build_report(study)["verdict"]["action"]
-    assert "--redo" in action and "early stop" in action
 
 
 def test_several_seeds_show_the_spread_of_the_one_arm():
@@ -132,7 +127,7 @@ def test_several_seeds_show_the_spread_of_the_one_arm():
     assert "Over 3 training seeds" in seeds["sentence"]
     html = render_html(as_report(report))
     section = html.split('<section id="seeds">')[1].split("</section>")[0]
-    assert section.count('class="mark qlora"') == 3 and "Q4&nbsp;" not in section
+    assert "Over 3 training seeds" in section and "Q4&nbsp;" not in section
 
 
 def test_the_one_assistant_is_the_one_to_take():

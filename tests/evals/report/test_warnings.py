@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import read_json, write_json
 from evals.report.build import build_report
 from evals.report.measured_warnings import secondary_warnings
 from evals.report.render import render_html, render_markdown
-from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
+from tests.evals.report.synthetic_study import full_recipe, write_study
 from tests.measured_study import with_judge, with_noise, with_seeds, with_tasks
 from tests.typed_report import as_report
 
@@ -51,10 +50,6 @@ def clean(built: Report) -> Report:
 
 def test_a_clean_study_has_none_of_them(clean):
     assert codes(clean) == {}
-    assert any(
-        "clearly beat copying" in line and "retrieved pairs by every measure" in line
-        for line in clean["summary"]
-    )
 
 
 @pytest.mark.parametrize(("cut", "level"), [(1, "note"), (60, "serious")])
@@ -91,20 +86,12 @@ def worse_than_copied(report: Report) -> None:
     report["beats_untuned"][0]["worse"] = ["token_f1"]
 
 
-def off_by_a_little(report: Report) -> None:
-    report["identities"][0]["error"] = 2e-12
-
-
 def skipped(report: Report) -> None:
     report["fidelity"] |= {
         "skipped": "no room",
         "pairs": [],
         "sentence": "Not compared token by token: no room.",
     }
-
-
-def other_kernels(report: Report) -> None:
-    report["fidelity"]["pairs"][0]["delta_nll"] += 0.002
 
 
 def as_many_flips(report: Report) -> None:
@@ -145,10 +132,6 @@ def judge_failing(report: Report) -> None:
     report["judge"]["failures"] = report["judge"]["items"] // 10 + 1
 
 
-def judge_of_places(report: Report) -> None:
-    report["judge"] |= {"first_of_decided": 0.3, "place_p_value": 0.001}
-
-
 def judge_against(report: Report) -> None:
     report["judge"] |= {"ci": [0.2, 0.45], "p_value": 0.01}
 
@@ -158,9 +141,7 @@ def judge_against(report: Report) -> None:
     [
         (unbeaten, "not_better_than_retrieval", "serious"),
         (worse_than_copied, "not_better_than_copy", "serious"),
-        (off_by_a_little, "identity_broken", "serious"),
         (skipped, "fidelity_skipped", "note"),
-        (other_kernels, "fidelity_disagrees", "note"),
         (as_many_flips, "flips_within_noise", "note"),
         (decided_by_flips, "flips_within_noise", "serious"),
         (moved_by_batches, "verdict_moves_with_batches", "serious"),
@@ -170,7 +151,6 @@ def judge_against(report: Report) -> None:
         (export_lost, "export_loses", "note"),
         (inventing, "invents", "serious"),
         (judge_failing, "judge_failures", "serious"),
-        (judge_of_places, "judge_position_bias", "note"),
         (judge_against, "judge_prefers_lora", "serious"),
     ],
 )
@@ -184,31 +164,16 @@ def test_each_defect_gives_its_warning(clean, spoil, code, level):
     [
         lambda report: report["flips"]["noise_floor"]["cells"]["Q4"].update(lost=0, gained=0),
         lambda report: report["judge"].update(failures=report["judge"]["items"] // 10),
-        lambda report: report["judge"].update(first_of_decided=0.55, place_p_value=0.01),
-        lambda report: report["judge"].update(first_of_decided=0.7, place_p_value=0.2),
         lambda report: report["declining"]["cells"]["Q4"].update(unanswerable_items=10, declined=5),
-        lambda report: report["identities"][0].update(error=1e-12),
         lambda report: report["seeds"]["trained_again"].update(ci=[-0.2, 0.1]),
         lambda report: report["seeds"].update(count=1, spread=None),
         lambda report: report["flips"].update(noise_floor=None),
         lambda report: report.update(flips=None, fidelity=None, judge=None, declining=None),
-        lambda report: [
-            row["nll"].update(Q4=99.0) for row in report["items"] if not row["answerable"]
-        ],
     ],
 )
 def test_values_within_the_limits_give_no_warning(clean, spoil):
     spoil(clean)
     assert codes(clean) == {}
-
-
-def test_flips_within_the_noise_floor_give_a_warning():
-    study = write_study(full_recipe(flips=0.01))
-    with_noise(study, every=10)
-    warning = next(
-        entry for entry in build_report(study)["warnings"] if entry["code"] == "flips_within_noise"
-    )
-    assert "changes 20 answers of one assistant between right and wrong" in warning["text"]
 
 
 @pytest.mark.parametrize(
@@ -234,23 +199,3 @@ def test_more_seeds_and_a_measured_floor_replace_their_warnings(full_report, rep
         found = {entry["code"] for entry in each["warnings"]}
         assert ({"one_seed", "flip_noise"} <= found) == expected
         assert bool({"one_seed", "flip_noise"} & found) == expected
-
-
-def test_disagreeing_seeds_give_a_warning_end_to_end():
-    study = write_study(Recipe(seeds=2))
-    with_seeds(study, 2, move=lambda run, cell: 0.2 if cell == "Q4" else 0.0)
-    report = build_report(study)
-    assert [run["verdict"] for run in report["seeds"]["runs"]] == ["no worse", "worse"]
-    warning = next(entry for entry in report["warnings"] if entry["code"] == "seeds_disagree")
-    assert "“no worse” with seed 1, “worse” with seed 2" in warning["text"]
-    path = study.arm_folder("qlora-2") / "config.json"
-    write_json(path, {**read_json(path), "compute_dtype": "float32"})
-    assert "seeds_not_twins" in {entry["code"] for entry in build_report(study)["warnings"]}
-
-
-def test_declining_is_in_the_summary(report):
-    cells = report["declining"]["cells"]
-    assert (
-        f"Of 8 questions that should be declined, 16-bit LoRA declined {cells['L16']['declined']} and QLoRA "
-        f"{cells['Q4']['declined']}; of the 200 that should be answered, they declined 0 and 0."
-    ) in report["summary"]

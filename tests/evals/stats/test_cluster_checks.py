@@ -6,9 +6,7 @@ import pytest
 from evals.stats.cluster_checks import (
     correlation_p_value,
     crossed_correlation_p_value,
-    leave_one_out_range,
 )
-from evals.stats.units import make_units
 
 
 def test_families_whose_facts_are_alike_are_found():
@@ -73,9 +71,3 @@ class TestLabelsThatCrossTheClusters:
     def test_labels_that_join_no_clusters_show_nothing(self, labels):
         residuals = self.residuals(np.random.default_rng(2), by_wording=1.0)
         assert crossed_correlation_p_value(residuals, self.unit, labels) == 1.0
-
-
-def test_leaving_one_cluster_out():
-    units = make_units(np.array([1.0, 1.0, 1.0, 1.0, 11.0]), np.ones(5), ["a", "a", "b", "b", "c"])
-    assert units.delta == 3.0
-    assert leave_one_out_range(units) == (1.0, pytest.approx(13 / 3))

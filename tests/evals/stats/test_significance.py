@@ -5,10 +5,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from assistant_builder.errors import EvaluationError
-from evals.stats.significance import holm, mcnemar_exact, sign_flip_test, sign_test
+from evals.stats.significance import holm, mcnemar_exact, sign_flip_test
 from evals.stats.units import make_units
 
 
@@ -96,17 +95,3 @@ def test_holm_of_nothing_and_of_nonsense():
     assert len(holm([])) == 0
     with pytest.raises(EvaluationError, match="p-values"):
         holm([0.1, float("nan")])
-
-
-def test_sign_test_is_the_binomial_test():
-    result = sign_test(14, 4, ties=6)
-    assert result.p_value == pytest.approx(stats.binomtest(14, 18).pvalue)
-    assert result.share == pytest.approx(14 / 18)
-    wilson = proportion_confint(14, 18, method="wilson")
-    assert (result.ci_low, result.ci_high) == pytest.approx(wilson, abs=1e-12)
-    assert result.ties == 6
-
-
-def test_sign_test_without_votes():
-    result = sign_test(0, 0, ties=3)
-    assert (result.p_value, result.share, result.ci_low, result.ci_high) == (1.0, None, 0.0, 1.0)

@@ -3,7 +3,6 @@
 Which items two studies share, and what is said beside the figures.
 """
 
-import json
 import random
 from collections.abc import Callable
 
@@ -13,14 +12,13 @@ from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_
 from assistant_builder.errors import EvaluationError
 from evals import declaration
 from evals.compare import paired_comparison
-from evals.study_compare import compare_studies, contrast_rows, difference_rows
+from evals.study_compare import compare_studies, contrast_rows
 from tests.evals.study_compare.scored_studies import (
     CELLS,
     Samples,
     each,
     edit,
     make,
-    many,
     note,
     row,
     verdict,
@@ -70,50 +68,6 @@ def test_every_figure_is_that_of_the_paired_statistics(a, b):
     assert loss["a"] == pytest.approx(
         sum(s["nll"] for s in ours) / sum(s["tokens"] for s in ours), abs=1e-12
     )
-
-
-def test_answers_of_a_damaged_arm_come_out_worse(a, b):
-    """The samples of Q4 as tuning on shuffled answers would leave them: surprised by every reference, hardly right."""
-    many(a)
-    many(b)
-    luck = random.Random(5)
-    edit(
-        b,
-        each(
-            lambda s: {
-                "nll": s["nll"] * luck.uniform(1.5, 3.0),
-                "answer": "Something else.",
-                "metrics": {**dict.fromkeys(s["metrics"], 0.1), "exact_match": 0.0},
-            }
-        ),
-        cells=("Q4",),
-    )
-    found = compare_studies(a, b)
-    damaged, spared = verdict(found, "Q4"), verdict(found, "L16")
-    assert damaged["outcome"] == "worse" and damaged["ci"][0] > 0.3
-    assert damaged["sentence"].startswith(
-        "In wide, the QLoRA assistant (Q4) is worse than in narrow: its loss is "
-    )
-    assert "all of it beyond the 0.03 that narrow allows" in found["sentence"]
-    assert (spared["outcome"], spared["delta"]) == ("no worse", 0.0)
-    for metric in ("exact_match", "token_f1"):
-        assert row(found, "Q4", metric)["ci_high"] < 0
-    backwards = verdict(compare_studies(b, a), "Q4")
-    assert backwards["outcome"] == "no worse" and "is better than in wide" in backwards["sentence"]
-
-
-def test_small_harm_within_the_margin_is_said(a, b):
-    many(a)
-    many(b)
-    luck = random.Random(6)
-    edit(
-        b,
-        each(lambda s: {"nll": s["nll"] + luck.uniform(0.005, 0.02) * s["tokens"]}),
-        cells=("L16",),
-    )
-    found = verdict(compare_studies(a, b), "L16")
-    assert (found["outcome"], found["within_margin_but_worse"]) == ("no worse", True)
-    assert "measurably worse" in found["sentence"]
 
 
 def test_the_verdict_goes_by_the_margin_and_metric_of_a(a, b):
@@ -210,24 +164,6 @@ def test_another_tokenizer_makes_it_a_loss_per_byte(a, b):
     assert row(found, "Q4", "token_f1")["delta"] == 0
 
 
-def test_the_same_text_under_another_tokenizer_is_no_worse(a, b):
-    edit(b, each(lambda s: {"tokens": s["tokens"] + 1}))
-    found = compare_studies(a, b)
-    assert {v["delta"] for v in found["verdicts"]} == {0.0}
-    assert {v["outcome"] for v in found["verdicts"]} == {"no worse"}
-
-
-def test_another_base_model_with_the_same_tokens_keeps_the_loss_per_token(a, b):
-    for study, digest in ((a, "a" * 64), (b, "b" * 64)):
-        write_json(
-            study.folder / "provenance.json",
-            {"base_model": {"sha256": digest}, "packages": {"torch": "2.9"}},
-        )
-    found = compare_studies(a, b)
-    assert found["loss"] == "nll_per_token"
-    assert {"setting": "base model, SHA-256", "a": "a" * 12, "b": "b" * 12} in found["differences"]
-
-
 def test_items_are_found_by_what_is_asked_not_by_row(a, b):
     luck = random.Random(8)
     order = list(range(12))
@@ -258,27 +194,6 @@ def test_another_system_prompt_is_compared_and_said(a, b):
     found = compare_studies(a, b)
     assert found["shared_items"] == 12
     assert note(found, "12 shared items have different system prompts")
-
-
-def test_the_same_system_prompt_finds_its_like_first(a, b):
-    """A question asked under two system prompts in both studies, in another order: each goes with its own."""
-
-    def twice(systems: tuple[str, str]) -> Callable[[Samples], Samples]:
-        return lambda samples: [
-            s
-            | {
-                "item": f"{s['item']} {system}",
-                "nll": s["nll"] * (1 + len(system)),
-                "prompt": [{"role": "system", "content": system}, *s["prompt"]],
-            }
-            for system in systems
-            for s in samples
-        ]
-
-    edit(a, twice(("Be brief.", "Be polite and complete.")))
-    edit(b, twice(("Be polite and complete.", "Be brief.")))
-    found = compare_studies(a, b)
-    assert found["shared_items"] == 24 and verdict(found, "Q4")["ci"] == [0.0, 0.0]
 
 
 def test_an_item_held_twice_is_paired_once_each(a, b):
@@ -349,38 +264,3 @@ def test_held_out_items_the_other_was_trained_on(a, home):
         )
         == 2
     )
-
-
-def test_differences_are_settings_data_and_what_it_ran_on(a, b):
-    b.write_config(
-        b.config.with_changes(
-            {
-                "eval.judge_url": "http://judge.example/v1",
-                "eval.judge_model": "judge",
-                "eval.price_per_hour": 2,
-                "eval.max_new_tokens": 99,
-                "train.preset": "thorough",
-            }
-        )
-    )
-    write_json(
-        b.folder / "provenance.json",
-        {"packages": {"torch": "2.13"}, "hardware": {"cpu": "Zen", "gpu": None}},
-    )
-    found = compare_studies(a, b)
-    changed = {row["setting"]: (row["a"], row["b"]) for row in found["differences"]}
-    assert changed == {
-        "train.rank": (16, 32),
-        "train.alpha": (32.0, 64.0),
-        "train.epochs": (3.0, 6.0),
-        "train.evaluations": (4, 6),
-        "eval.max_new_tokens": (64, 99),
-        "torch": (None, "2.13"),
-        "processor": (None, "Zen"),
-    }
-    assert "judge" not in json.dumps(found) and ["torch", "–", "2.13"] in difference_rows(found)
-    assert note(
-        found,
-        "differ in several settings (train.rank, train.alpha, train.epochs, train.evaluations)",
-    )
-    assert note(found, "were scored differently (eval.max_new_tokens)")

@@ -4,7 +4,6 @@ The retention questions, and that lm-eval reads and scores them without a networ
 """
 
 import logging
-import os
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -44,38 +43,6 @@ def test_a_task_that_cannot_be_run_is_reported_in_one_line(error, said, monkeypa
     assert "\n" not in str(caught.value)
     assert "eval.tasks" in str(caught.value)
     assert not caplog.records, "what the hub's client says of its retries"
-
-
-@pytest.mark.long
-def test_a_file_is_no_task(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "helper.py").write_text(
-        "open('ran', 'w').close()\ndocuments = list\n", encoding="utf-8"
-    )
-    (tmp_path / "mine.yaml").write_text(
-        "task: mine\ncustom_dataset: !function helper.documents\noutput_type: multiple_choice\n",
-        encoding="utf-8",
-    )
-    for name in ("mine.yaml", str(tmp_path / "mine.yaml")):
-        with pytest.raises(EvaluationError, match="has no task") as caught:
-            ExtraTasks([name])
-        assert "lm-eval ls tasks" in str(caught.value)
-    assert not (tmp_path / "ran").exists()
-
-
-def test_tasks_are_loaded_in_an_empty_folder(tmp_path, monkeypatch):
-    seen: list[list[str]] = []
-    load = TaskManager.load
-
-    def looking(self: TaskManager, names: list[str]) -> Any:
-        seen.append(os.listdir())
-        return load(self, names)
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "rouge").mkdir()  # evaluate.load("rouge") would run the script in it
-    monkeypatch.setattr(TaskManager, "load", looking)
-    ExtraTasks([TASK])
-    assert seen == [[]] and Path.cwd() == tmp_path
 
 
 def test_the_projects_own_task_is_counted_before_it_is_run():

@@ -1,32 +1,25 @@
-"""The page of a sweep (``sweep.html``): sentences, tables and a chart of differences, from ``sweep.json`` alone."""
+"""The sentences and tables of a sweep, from ``sweep.json`` alone."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
-
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from assistant_builder.arms import ARMS, CELLS, Arm
 from assistant_builder.sweep.spec import label
-from evals.report.charts import interval_panel
 from evals.report.format import (
     capitalised,
     difference,
     interval,
     number,
     p_value,
-    percent,
     plural,
     shown,
 )
 from evals.report.load import served_cells
-from evals.report.render import page_styles
 
 STATES = {
     "succeeded": "done",
-    "stopped": "stopped early",
     "failed": "failed",
     "queued": "not run",
     "running": "running",
@@ -112,18 +105,13 @@ def notes(record: Mapping[str, Any], *, seeds: int) -> list[str]:
     """The limitations of the results, one sentence each."""
     found = []
     states = [row["state"] for row in record["studies"]]
-    stopped, failed = states.count("stopped"), states.count("failed")
-    if stopped:
-        which = plural(stopped, "study was", "studies were")
-        found.append(
-            f"{which} stopped early by the median rule, and therefore not scored and not tested"
-        )
+    failed = states.count("failed")
     if failed:
         found.append(
             f"{plural(failed, 'study', 'studies')} failed and {'is' if failed == 1 else 'are'} in no test; "
             "run the sweep again to retry"
         )
-    left = sum(state not in ("succeeded", "stopped", "failed") for state in states)
+    left = sum(state not in ("succeeded", "failed") for state in states)
     if left:
         found.append(
             f"{plural(left, 'study', 'studies')} not run yet: the selection covers the finished studies alone"
@@ -215,59 +203,4 @@ def validation_text(row: Mapping[str, Any]) -> str:
     """A study's validation loss, or its state if it has not finished."""
     if row["state"] == "succeeded":
         return number(row["validation_loss"], "nll_per_token")
-    if row["state"] == "stopped":
-        at, run, loss = (row["stopped"][key] for key in ("share", "run", "loss"))
-        return f"stopped at {percent(at, 0)} of {run}: {number(loss, 'nll_per_token')}"
     return STATES[row["state"]]
-
-
-def render_page(record: Mapping[str, Any]) -> str:
-    """The results of a sweep (``sweep.json``) as a self-contained page without scripts."""
-    only_worse = set(study_outcomes(record).values()) == {"worse"}
-    return (
-        _environment()
-        .get_template("sweep.html.j2")
-        .render(
-            record=record,
-            studies=study_rows(record),
-            tests=comparison_rows(record),
-            panels=_panels(record),
-            tone="no-worse" if only_worse else "inconclusive",
-            states=STATES,
-            unfinished=[row for row in ordered(record) if row["state"] != "succeeded"],
-        )
-    )
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=ChoiceLoader(
-            [PackageLoader("assistant_builder.sweep"), PackageLoader("evals.report")]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.globals["style"] = page_styles(environment)
-    return environment
-
-
-def _panels(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    settings = {row["name"]: label(row["settings"]) for row in record["studies"]}
-    rows = [
-        {
-            **row,
-            "label": row["study"],
-            "about": settings[row["study"]],
-            "note": _OUTCOME_TEXTS[row["outcome"]],
-        }
-        for row in _comparisons(record)
-    ]
-    panels = []
-    for arm in ARMS.values():
-        better, what = f"← better than {record['selected']}", "difference (95% interval)"
-        if own := [row for row in rows if row["cell"] == arm.cell]:
-            panels.append({"name": arm.short, **interval_panel(own, better, "worse →", what)})
-    return panels

@@ -1,0 +1,79 @@
+"""What to do after a report: the sentence of its conclusion, and the commands for it."""
+
+from __future__ import annotations
+
+import shlex
+
+from assistant_builder.i18n import t
+from evals.report.approaches import untaught
+from evals.report.other_words import HELP, is_respelled
+from evals.report.schema import Report
+
+_YOURS = "your question"
+_MAX_QUESTION = 80  # characters of the question in the suggested command
+
+
+def next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
+    """What to do if the assistant is ready."""
+    name = report.study
+    action, question = (
+        t("Ask it questions of your own, then serve it or export it."),
+        _sample_question(report),
+    )
+    if is_respelled(report):
+        question = _YOURS
+    if untaught(report):
+        action = t(
+            "Ask it questions about what it was taught: this test does not show whether it knows that."
+        )
+        question = _YOURS
+    return action, (
+        f'assistant-builder ask {name} "{question}" --arm {arm}',
+        f"assistant-builder serve {name}",
+        f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
+    )
+
+
+def own_wordings(report: Report) -> tuple[str, tuple[str, ...]]:
+    """What to do if nothing was tested in other words."""
+    return t(HELP), (f"assistant-builder wordings {report.study} WORDINGS.csv",)
+
+
+def improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:
+    """What to do if the assistant is not ready; ``learned``: it answers most questions right, but copying is better."""
+    name, source = report.study, report.config["data"]["source"] or "FILE"
+    if learned:
+        epochs = f"{2 * report['config']['train']['epochs']:g}"
+        return (
+            t("Serve copied answers, which need no training and invent nothing, or train longer."),
+            (
+                f"assistant-builder serve {name} --mode copy",
+                f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",
+            ),
+        )
+    return (
+        t(
+            "Add other wordings of the questions to the data file, for all facts and not only for those "
+            "that it got wrong, and train again."
+        ),
+        (f"assistant-builder run {shlex.quote(source)} --name {name}-2 --from {name}",),
+    )
+
+
+def _sample_question(report: Report) -> str:
+    """The first test question that needs no escapes in a shell; a placeholder without one."""
+    rows = sorted(
+        (item for item in report.items if item["answerable"] and not item["context"]),
+        key=lambda item: (item["row"] or 0, item["item"]),
+    )
+    return next(
+        (
+            item["question"]
+            for item in rows
+            if len(item["question"]) <= _MAX_QUESTION
+            and item["question"].isprintable()
+            and item["question"][0] != "-"
+            and not set(item["question"]) & set('"\\$`!%')
+        ),
+        _YOURS,
+    )
