@@ -18,7 +18,7 @@ assistant_builder/data               5170  2770
 assistant_builder/export             3450  1730
 assistant_builder/documents          2830  1665
 assistant_builder/i18n                680   405
-assistant_builder/inference          3420  1955
+assistant_builder/inference          3430  1960
 assistant_builder/models             3630  1895
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1305   705
