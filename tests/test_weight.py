@@ -19,7 +19,7 @@ assistant_builder/export             3450  1730
 assistant_builder/documents          2650  1540
 assistant_builder/i18n                680   405
 assistant_builder/inference          3420  1955
-assistant_builder/models             3630  1890
+assistant_builder/models             3570  1850
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4220  2215
@@ -29,7 +29,7 @@ assistant_builder/store              1130   740
 assistant_builder/study              2380  1415
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12690  6245
+assistant_builder/ui                12510  6160
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1470   820
