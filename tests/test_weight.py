@@ -29,7 +29,7 @@ assistant_builder/store              1130   740
 assistant_builder/study              2380  1415
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12510  6160
+assistant_builder/ui                12470  6155
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1470   820
