@@ -22,6 +22,17 @@ _RETRIED: tuple[Kind, ...] = ("unreachable", "busy")
 _MAX_REPLY_BYTES = 1_000_000
 _MAX_WAIT_SECONDS = 30.0
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+ACCEPTED_CODINGS = {"Accept-Encoding": "gzip, deflate"}
+"""Header of requests to servers of others: these codings expand a piece of a response by a factor of about 1,000."""
+
+
+def has_accepted_coding(response: httpx.Response) -> bool:
+    """Whether a response has at most one of :data:`ACCEPTED_CODINGS`.
+
+    Several of them, and others, expand a few kilobytes to gigabytes before their size can be checked.
+    """
+    coding = response.headers.get("content-encoding", "identity").strip().lower()
+    return coding in ("", "identity", "gzip", "deflate")
 
 
 @dataclass(frozen=True)
@@ -92,7 +103,7 @@ class ChatEndpoint:
             )
         self._secret = key
         self._client = httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers=ACCEPTED_CODINGS | ({"Authorization": f"Bearer {key}"} if key else {}),
             timeout=patience.timeout_seconds,
             trust_env=base.host not in _LOOPBACK,  # a proxy cannot reach this machine
         )
@@ -133,6 +144,8 @@ class ChatEndpoint:
                 asyncio.timeout(seconds),  # the timeout of httpx is between two bytes
                 self._client.stream("POST", self._url, json=body) as response,
             ):
+                if not has_accepted_coding(response):
+                    raise EndpointError("reply", "the reply is compressed in an unknown way")
                 async for chunk in response.aiter_bytes():
                     content += chunk
                     if len(content) > _MAX_REPLY_BYTES:

@@ -107,7 +107,6 @@ def draft_questions(
     base: bool = False,
     url: str = "",
     name: str = "",
-    on_progress: Progress = lambda done, total: None,
 ) -> tuple[list[DocumentQuestion], int]:
     """Draft questions about the documents of a study; they are proposed, and nothing uses them.
 
@@ -119,7 +118,6 @@ def draft_questions(
         base: Whether the base model of the study drafts, in addition to templates.
         url: Base URL of an OpenAI-compatible server that drafts alone; it receives the statements.
         name: Name of the model at the endpoint.
-        on_progress: Called with the numbers of statements whose questions a model has drafted, and of all.
 
     Returns:
         The questions that were added, and how many were drafted.
@@ -141,10 +139,8 @@ def draft_questions(
     if url or base:
         prompts = [question_prompt(each, number) for each in statements]
         model, origin = (None, name) if url else (study.config.model, study.config.model.base)
-        on_progress(0, len(prompts))
-        for done, (place, reply) in enumerate(_replies(prompts, model, url, name), start=1):
+        for place, reply in _replies(prompts, model, url, name):
             drafts += parse_questions(reply, statements[place], number, origin.strip())
-            on_progress(done, len(prompts))
     kept = kept_drafts(passages, drafts, study.config.retrieval.facts)
     return Questions(study).add(kept), len(drafts)
 

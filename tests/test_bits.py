@@ -1,6 +1,5 @@
 """The bits of a storage in labels and sentences, in every language, in plans, exports and on the page."""
 
-import asyncio
 import re
 from dataclasses import replace
 
@@ -14,12 +13,7 @@ from assistant_builder.planning.advice import to_document, warnings
 from assistant_builder.planning.hardware import CARDS
 from assistant_builder.planning.plan import plan_study
 from assistant_builder.quantization import METHODS, texts_of
-from assistant_builder.study import Study
-from assistant_builder.ui.app import build_app
-from assistant_builder.ui.languages import TranslatedBlocks
 from assistant_builder.ui.plan.view import plan_panel, plan_text
-from assistant_builder.ui.settings_form import make_component, study_options
-from tests.ui.blocks import inside_blocks
 
 CALLED_4_BIT = re.compile(r"(?<![\w.])4[- ][Bb]its?\b")
 
@@ -86,19 +80,6 @@ def test_a_plan_of_int8_counts_half_and_never_says_4_bit(machine):
         )
 
 
-def test_a_cpu_plan_of_int8_says_where_memory_is_saved():
-    plan, default = (
-        plan_study(StudyConfig().with_changes({"model.quant_type": name}))
-        for name in ("int8", "nf4")
-    )
-    if plan.machine.device != "cpu":
-        pytest.skip("this machine has a GPU")
-    assert any("saves memory in chat and evaluation only" in text for text in warnings(plan))
-    # NF4 is dequantized for the chat
-    assert plan.qlora.inference_bytes < default.qlora.inference_bytes
-    assert plan.lora.inference_bytes == default.lora.inference_bytes
-
-
 def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage():
     narrow, wide = ExportSpec("qlora", "prequantized"), ExportSpec("lora", "prequantized", "INT8")
     assert narrow.cell_in("nf4") == "QR"
@@ -114,29 +95,3 @@ def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage():
         ("fp4", []),
     ):
         assert [format.name for format in formats_of_cell("lora", "LR", quant_type)] == expected
-
-
-def test_the_page_offers_int8_with_a_description_and_names_the_bits_of_the_chosen_study(home):
-    import gradio as gr
-
-    with use_language("de"), use_bits(8):
-        choices = dict(
-            (name, text)
-            for text, name in make_component(study_options()["model.quant_type"]).choices
-        )
-    assert choices["nf4"].startswith("nf4: 4 Bit")
-    assert choices["int8"].startswith("int8: 8 Bit, LLM.int8")
-    assert inside_blocks(build_app).demo.picker.elem_id == "ab-picker"
-    for name, quant_type in (("narrow", "nf4"), ("wide", "int8")):
-        Study.create(StudyConfig(name=name).with_changes({"model.quant_type": quant_type}))
-
-    async def shown() -> list[str]:
-        with TranslatedBlocks() as blocks:
-            blocks.picker, text = gr.Textbox(), gr.Textbox()
-            blocks.load(lambda _: label(QLORA.name), blocks.picker, text)
-        return [
-            (await blocks.process_api(0, [name]))["data"][0]
-            for name in ("narrow", "wide", "", "gone")
-        ]
-
-    assert asyncio.run(shown()) == [f"Compact (QLoRA, {count}-bit)" for count in (4, 8, 4, 4)]

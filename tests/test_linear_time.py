@@ -10,6 +10,8 @@ from assistant_builder.config import slug
 from assistant_builder.data import csv_reader, encoding, json_reader, load_pairs
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.similarity import casefold_normalize, identifier_tokens
+from assistant_builder.documents.statements import sentences, statements_of
+from assistant_builder.documents.types import Block
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import negotiate
 from assistant_builder.normalization import normalize_form
@@ -54,6 +56,10 @@ def scope_with(cookies: str) -> dict[str, object]:
     }
 
 
+def pages_of(text: str) -> None:
+    statements_of("a", (Block("heading", word) for word in text.split()))
+
+
 CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "words of a Windows-1252 file": (
         lambda text: encoding.decode(text.encode("windows-1252")),
@@ -96,6 +102,11 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "spaces of a memory size": (ignoring(parse_memory), "1", " ", "!"),
     "addresses of an answer": (find_facts, "", "w", ""),
     "hyphens of an answer": (find_facts, "", "G-", ""),
+    "dots of an answer": (normalise, "", "a.", ""),
+    "marks at the end of a sentence": (sentences, "a ", "!", " a"),
+    "sentences of a paragraph": (sentences, "", "A b. ", ""),
+    "abbreviations of a paragraph": (sentences, "", "e.g. A ", ""),
+    "blocks of a document": (pages_of, "", "a ", ""),
     "quotes of an answer": (is_refusal, "", '" ', ""),
     "numbers of a visitor": (mask, "", "1 ", "x"),
     "addresses of a visitor": (mask, "", "a@b", ""),

@@ -82,5 +82,10 @@ def verify(bundle: Path, *, public_key: Path | None = None, as_json: Json = Fals
         f"({found['seconds']:.1f} s)."
     )
     for verdict in found["verdicts"]:
-        output.echo(f"{verdict['place']}: {verdict['sentence']}")
+        figures = {key: f"{verdict[key]:.4g}" for key in ("delta", "ci_low", "ci_high", "margin")}
+        output.echo(
+            f"{verdict['place']}: {verdict['outcome']}, computed on {verdict['n']} items: {verdict['metric']} "
+            "{delta} ({ci_low} to {ci_high}), margin {margin}".format(**figures)
+        )
+        output.echo(f"in the words of its author: {verdict['sentence']}")
     output.echo(f"signature: {found['signature']}")

@@ -12,6 +12,8 @@ MAX_STATEMENTS = 20_000
 """Statements of a document."""
 MAX_DOCUMENTS = 2_000
 """Documents of a study."""
+MAX_TEXT = 200_000_000
+"""Characters of all documents that are read at a time."""
 
 
 def check_size(count: int) -> None:
@@ -37,3 +39,14 @@ def check_pages(count: int) -> None:
             ),
             remedy=m("Use the part that questions are asked about"),
         )
+
+
+def too_much_text(count: int, name: str) -> DataError | None:
+    """The error of documents that have more than :data:`MAX_TEXT` characters together; None if they have not."""
+    if count <= MAX_TEXT:
+        return None
+    return DataError(
+        m("the documents have more than {most:,} characters together", most=MAX_TEXT),
+        where=name,
+        remedy=m("Use the part that questions are asked about"),
+    )

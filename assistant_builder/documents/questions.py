@@ -19,6 +19,7 @@ from assistant_builder.data.csv_reader import escape_formula, unescape_formula
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import is_empty
+from assistant_builder.documents.store import StatementLine
 from assistant_builder.documents.types import Statement
 from assistant_builder.errors import ConfigError, DataError
 from assistant_builder.i18n import m
@@ -108,7 +109,7 @@ def trained_file(study: Study) -> Path:
 def trained_statements(study: Study) -> list[Statement]:
     """The statements of :func:`trained_file`; none if the study's pairs are no questions about its documents."""
     path = trained_file(study)
-    return [Statement.from_record(line) for line in read_jsonl(path)] if path.is_file() else []
+    return [Statement.from_record(line) for line in read_jsonl(path, StatementLine)]
 
 
 class Questions:

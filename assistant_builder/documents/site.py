@@ -7,17 +7,22 @@ redirects are followed with the same checks.
 from __future__ import annotations
 
 import ipaddress
+import queue
+import re
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
 import httpx
 
-from assistant_builder.documents.limits import MAX_BYTES
+from assistant_builder.chat_endpoint import ACCEPTED_CODINGS, has_accepted_coding
+from assistant_builder.documents.limits import MAX_BYTES, too_much_text
 from assistant_builder.documents.reading import KINDS, read_document, require_packages
 from assistant_builder.documents.store import Documents, Reading, Update
 from assistant_builder.documents.types import DocumentKind
@@ -31,6 +36,13 @@ MAX_PAGES = 200
 """Pages of a site that are read at most, unless the user says otherwise."""
 _SECONDS, _PAUSE, _LONGEST_PAUSE = 20.0, 0.2, 10.0
 _MAX_REDIRECTS = 5
+_LONGEST_LINK, _LINKS_PER_PAGE = 2_000, 100
+"""Characters of an address, and addresses that wait for each page that may be read; others are not read."""
+_ROBOTS_LINE = re.compile(
+    r"\s*(?:#.*|(?:user-agent|allow|disallow)\s*:.*|crawl-delay\s*:\s*[0-9]{1,6}\s*(?:#.*)?)?",
+    re.IGNORECASE,
+)
+"""The lines of robots.txt that are used, and empty ones, which separate its parts."""
 _ROBOTS_BYTES = 512 * 1024
 _TYPES: dict[str, DocumentKind] = {
     "text/html": "html",
@@ -93,7 +105,7 @@ def read_site(
     require_packages()
     start = normal_address(address)
     site, waiting, seen = Site(), [start], {start}
-    tried = 0
+    tried = text = 0
     with tempfile.TemporaryDirectory() as scratch, _Fetcher(start) as fetcher:
         robots = fetcher.robots()
         delay = robots.crawl_delay(AGENT)
@@ -105,15 +117,10 @@ def read_site(
             page = waiting.pop(0)
             progress(tried, min(most, tried + 1 + len(waiting)), page)
             try:
-                if not robots.can_fetch(AGENT, page):
-                    raise DataError(
-                        m("robots.txt of the site does not allow to read this page"),
-                        where=page,
-                        remedy=m("Ask who runs the site, or save the page as a file"),
-                    )
+                _require_allowed(robots, page)
                 time.sleep(pause if tried else 0.0)
                 tried += 1
-                content, kind, final = fetcher.get(page)
+                content, kind, final = fetcher.get(page, robots)
                 if final != page and final in seen:
                     continue
                 seen.add(final)
@@ -127,12 +134,32 @@ def read_site(
                     site.problems[page] = error
                 site.complete = site.complete and not isinstance(error, _Failed)
                 continue
+            text += document.size
+            if too_much := too_much_text(text, page):
+                site.problems[page], site.complete = too_much, False
+                break
             site.readings.append(Reading.of(path, document))
             for link in _links(final, document.links, fetcher.host):
                 if link not in seen:
+                    if len(seen) >= _LINKS_PER_PAGE * most:
+                        site.complete = False
+                        break
                     seen.add(link)
                     waiting.append(link)
     return site
+
+
+def _require_allowed(robots: RobotFileParser, page: str) -> None:
+    try:
+        allowed = robots.can_fetch(AGENT, page)
+    except ValueError:  # of an address that urllib cannot read
+        allowed = False
+    if not allowed:
+        raise DataError(
+            m("robots.txt of the site does not allow to read this page"),
+            where=page,
+            remedy=m("Ask who runs the site, or save the page as a file"),
+        )
 
 
 def normal_address(address: str) -> str:
@@ -143,9 +170,10 @@ def normal_address(address: str) -> str:
     """
     try:
         url = httpx.URL(address if "://" in address else f"https://{address}")
+        host = url.host
     except (httpx.InvalidURL, ValueError) as error:
         raise _no_address(address) from error
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+    if url.scheme not in ("http", "https") or not host or url.userinfo:
         raise _no_address(address)
     return str(url.copy_with(fragment=None, raw_path=url.raw_path or b"/"))
 
@@ -174,11 +202,13 @@ class _Fetcher:
     """Fetches pages of one host; ``host`` is its name without ``www.``."""
 
     def __init__(self, start: str) -> None:
-        self.host = _bare(httpx.URL(start).host)
+        self.host = _host(httpx.URL(start))
         self._start = start
         # no proxy of the environment: it would resolve names by itself
         self._client = httpx.Client(
-            timeout=_SECONDS, trust_env=False, headers={"User-Agent": f"{AGENT}/1"}
+            timeout=_SECONDS,
+            trust_env=False,
+            headers={"User-Agent": f"{AGENT}/1", **ACCEPTED_CODINGS},
         )
 
     def __enter__(self) -> _Fetcher:
@@ -197,27 +227,41 @@ class _Fetcher:
         address = str(httpx.URL(self._start).copy_with(raw_path=b"/robots.txt"))
         try:
             content, _, _ = self.get(address, most=_ROBOTS_BYTES, any_type=True)
-            rules.parse(content.decode("utf-8", errors="replace").splitlines())
+            lines = content.decode("utf-8", errors="replace").splitlines()
+            rules.parse(list(filter(_is_rule, lines)))
         except _Gone:
             rules.parse([])
         return rules
 
     def get(
-        self, address: str, *, most: int = MAX_BYTES, any_type: bool = False
+        self,
+        address: str,
+        robots: RobotFileParser | None = None,
+        *,
+        most: int = MAX_BYTES,
+        any_type: bool = False,
     ) -> tuple[bytes, DocumentKind, str]:
         """Content, format and final address of a page.
 
         Raises:
-            DataError: It cannot be fetched, or is not of this host, or no document.
+            DataError: It cannot be fetched, is not of this host or no document, or leads to an address that ``robots``
+                does not allow.
         """
-        for _ in range(_MAX_REDIRECTS + 1):
+        for redirect in range(_MAX_REDIRECTS + 1):
             url = httpx.URL(address)
-            if _bare(url.host) != self.host or url.scheme not in ("http", "https"):
-                raise _error(m("the page leads to another site, {host}", host=url.host), address)
+            if _host(url) != self.host or url.scheme not in ("http", "https"):
+                raise _error(m("the page leads to another site, {host}", host=_host(url)), address)
+            if redirect and robots is not None:
+                _require_allowed(robots, address)
             with self._open(url) as response:
                 if response.has_redirect_location:
-                    target = url.join(response.headers["location"])
-                    address = str(target.copy_with(fragment=None))
+                    try:
+                        target = url.join(response.headers["location"])
+                        address = str(target.copy_with(fragment=None, userinfo=b""))
+                    except (httpx.InvalidURL, ValueError) as error:
+                        raise _error(
+                            m("the page leads to something that is no address"), address
+                        ) from error
                     continue
                 if response.status_code in (404, 410):
                     raise _Gone(m("there is no such page"), where=address)
@@ -256,8 +300,8 @@ class _Response:
 
     def __enter__(self) -> httpx.Response:
         try:
-            self._response = self._client.send(self._request, stream=True)
-        except httpx.HTTPError as error:
+            self._response = _sent(self._client, self._request)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise _error(
                 m("the server cannot be reached: {error}", error=error), self._address, _Failed
             ) from error
@@ -267,8 +311,30 @@ class _Response:
         self._response.close()
 
 
+def _sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
+    """The response with its headers, within two times :data:`_SECONDS`: the timeout of httpx is between two bytes."""
+    found: queue.Queue[httpx.Response | Exception] = queue.Queue()
+
+    def send() -> None:
+        try:
+            found.put(client.send(request, stream=True))
+        except Exception as error:
+            found.put(error)
+
+    threading.Thread(target=send, daemon=True).start()
+    try:
+        response = found.get(timeout=2 * _SECONDS)
+    except queue.Empty:
+        raise httpx.ReadTimeout("its header comes too slowly") from None
+    if isinstance(response, Exception):
+        raise response
+    return response
+
+
 def _content(response: httpx.Response, address: str, most: int) -> bytes:
     content, end = bytearray(), time.monotonic() + _SECONDS
+    if not has_accepted_coding(response):
+        raise _error(m("the page is compressed in an unknown way"), address)
     try:
         for chunk in response.iter_bytes():
             content += chunk
@@ -305,24 +371,51 @@ def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet."""
     parsed = ipaddress.ip_address(address)
     if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.is_site_local or any(parsed in network for network in _TRANSLATED):
+            return False
         inner = parsed.ipv4_mapped or parsed.sixtofour
+        if parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
         if inner is not None:
             return inner.is_global
     return parsed.is_global and not parsed.is_multicast
+
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""Addresses of networks without IPv4, whose gateways lead to the IPv4 address in the last 32 bits."""
+_TRANSLATED = [
+    ipaddress.IPv6Network(network) for network in ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")
+]
+"""Other addresses with an IPv4 address in them, which no public website has."""
 
 
 def _port(url: httpx.URL) -> int:
     return 443 if url.scheme == "https" else 80
 
 
-def _bare(host: str) -> str:
-    return host.lower().removeprefix("www.")
+def _host(url: httpx.URL) -> str:
+    """The host of an address without ``www.``; empty if it is no name."""
+    try:
+        return url.host.lower().removeprefix("www.")
+    except ValueError:  # of IDNA
+        return ""
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line of robots.txt can be used; urllib fails on odd numbers and addresses."""
+    try:
+        urlsplit(line.partition(":")[2].strip())
+    except ValueError:
+        return False
+    return _ROBOTS_LINE.fullmatch(line) is not None
 
 
 def _links(page: str, links: tuple[str, ...], host: str) -> Iterator[str]:
     """Addresses of the documents that a page links to on the same host."""
     base = httpx.URL(page)
     for link in links:
+        if len(link) > _LONGEST_LINK:
+            continue
         try:
             url = base.join(link).copy_with(fragment=None)
         except (httpx.InvalidURL, ValueError):
@@ -332,7 +425,7 @@ def _links(page: str, links: tuple[str, ...], host: str) -> Iterator[str]:
         media = ending in _NO_DOCUMENTS
         if (
             url.scheme in ("http", "https")
-            and _bare(url.host) == host
+            and _host(url) == host
             and not media
             and not url.userinfo
         ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from assistant_builder.documents.limits import too_much_text
 from assistant_builder.documents.reading import (
     KINDS,
     document_files,
@@ -55,17 +56,23 @@ def read_files(
 
     Raises:
         ConfigError: The extra ``documents`` is not installed.
-        DataError: None of them could be read; the error of the first.
+        DataError: None of them could be read; the error of the first. Or they have too much text together.
     """
     require_packages()
     readings: list[Reading] = []
     problems: dict[str, AssistantBuilderError] = {}
+    text = 0
     for number, (name, path) in enumerate(files.items()):
         progress(number, len(files), name)
         try:
-            readings.append(Reading.of(path, read_document(path, name)))
+            reading = Reading.of(path, read_document(path, name))
         except DataError as error:
             problems[name] = error
+            continue
+        text += reading.document.size
+        if too_much := too_much_text(text, name):
+            raise too_much
+        readings.append(reading)
     if not readings and problems:
         raise next(iter(problems.values()))
     return readings, problems

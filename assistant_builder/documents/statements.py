@@ -39,7 +39,11 @@ _ABBREVIATIONS = frozenset(
     p.ej ej sr sra núm pág av m mme p.ex env
     """.split()
 )
-_SENTENCE_END = re.compile(r"[.!?…]+[\"'”’»)\]]*(?=\s+[\"'“‘«(\[¿¡]*[^\sa-zà-ÿ])")
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s++[\"'“‘«(\[¿¡]*[^\sa-zà-ÿ])")
+_SPACE = re.compile(r"\s*")
+_LONGEST_WORD = (
+    64  # characters before the end of a sentence among which an abbreviation is looked for
+)
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -47,14 +51,19 @@ def sentences(text: str) -> list[tuple[int, int]]:
     """Spans of the sentences of a text, without the whitespace between them."""
     spans, start = [], 0
     for match in _SENTENCE_END.finditer(text):
-        before = text[start : match.start()].rsplit(None, 1)
+        before = text[max(start, match.start() - _LONGEST_WORD) : match.start()].rsplit(None, 1)
         last = before[-1].lower().lstrip("(\"'“‘«[") if before else ""
         one_letter = len(last) == 1 and last.isalpha()
-        number = last.isdecimal() and match[0] == "." and len(last) < 3 and len(before) == 1
+        number = (
+            last.isdecimal()
+            and match[0] == "."
+            and len(last) < 3
+            and len(text[start : match.start()].split(None, 1)) == 1
+        )
         if match[0].startswith(".") and (last in _ABBREVIATIONS or one_letter or number):
             continue
         spans.append((start, match.end()))
-        start = match.end() + len(text[match.end() :]) - len(text[match.end() :].lstrip())
+        start = _SPACE.match(text, match.end()).end()  # type: ignore[union-attr]
     if text[start:].strip():
         spans.append((start, len(text.rstrip())))
     return spans
@@ -97,8 +106,9 @@ class _Builder:
     """
 
     def __init__(self, document: str) -> None:
-        self.pages: list[str] = []
         self.statements: list[Statement] = []
+        self._texts: list[list[str]] = []
+        self._length = 0  # of the last page
         self._document = document
         self._page: int | None = None
         self._headings: list[tuple[int, str]] = []
@@ -108,6 +118,10 @@ class _Builder:
             None  # the first row of a table, until it is known whether it names the columns
         )
         self._row_start = 0
+
+    @property
+    def pages(self) -> list[str]:
+        return ["\n".join(texts) for texts in self._texts]
 
     def add(self, block: Block) -> None:
         start = self._write(block)
@@ -129,12 +143,15 @@ class _Builder:
 
     def _write(self, block: Block) -> int:
         """Append the text of a block to its page; returns its first character there."""
-        number = max(block.page or 1, len(self.pages), 1)
-        self.pages += [""] * (number - len(self.pages))
+        number = max(block.page or 1, len(self._texts), 1)
+        if number > len(self._texts):
+            self._texts += ([] for _ in range(number - len(self._texts)))
+            self._length = 0
         self._page = None if block.page is None else number
-        page = self.pages[-1]
-        start = len(page) + 1 if page else 0
-        self.pages[-1] = f"{page}\n{block.text}" if page else block.text
+        start = self._length + 1 if self._length else 0
+        if block.text:
+            self._texts[-1].append(block.text)
+            self._length = start + len(block.text)
         return start
 
     def _state(self, text: str, start: int, end: int, kind: BlockKind = "text") -> None:

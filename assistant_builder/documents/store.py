@@ -58,7 +58,9 @@ class _PageLine(TypedDict):
     text: str
 
 
-class _StatementLine(TypedDict):
+class StatementLine(TypedDict):
+    """A line of ``statements.jsonl``."""
+
     key: str
     document: str
     page: int | None
@@ -71,8 +73,8 @@ class _StatementLine(TypedDict):
 
 class _ChangeLine(TypedDict):
     key: str
-    old: _StatementLine
-    new: _StatementLine | None
+    old: StatementLine
+    new: StatementLine | None
     decision: NotRequired[str | None]
 
 
@@ -140,7 +142,7 @@ class Documents:
         """What the documents state now, in reading order."""
         if not self:
             return []
-        lines = read_jsonl(self.folder / STATEMENTS, _StatementLine)
+        lines = read_jsonl(self.folder / STATEMENTS, StatementLine)
         return [Statement.from_record(line) for line in lines]
 
     @property

@@ -112,3 +112,8 @@ class Document:
     pages: tuple[str, ...]
     statements: tuple[Statement, ...]
     links: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def size(self) -> int:
+        """Characters of its pages and statements."""
+        return sum(map(len, self.pages)) + sum(len(each.text) for each in self.statements)

@@ -105,6 +105,10 @@ class LimitedChatTokenizer:
         """Return the chat template."""
         return str(self._request("template"))
 
+    def prompt_text(self, messages: Sequence[Message]) -> str:
+        """Return the text of a conversation up to the assistant's answer."""
+        return str(self._request("prompt_text", messages=_turns(messages)))
+
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Return the tokens of a conversation up to the assistant's answer."""
         return tuple(self._request("prompt_ids", messages=_turns(messages)))
@@ -178,6 +182,8 @@ class _Worker:
         operation = request["op"]
         if operation == "template":
             return prompter.tokenizer.get_chat_template()
+        if operation == "prompt_text":
+            return prompter.text(_messages(request["messages"]), prompt=True)
         if operation in ("prompt_ids", "prompt_tokens"):
             ids = prompter.prompt_ids(_messages(request["messages"]))
             return ids if operation == "prompt_ids" else len(ids)

@@ -11,13 +11,10 @@ by llama.cpp, if that is installed (:func:`quantize`).
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 import mmap
 import shutil
 import struct
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.child_process import (
     compute_environment,
-    python_command,
     run_program,
     without_secrets,
 )
@@ -45,6 +41,7 @@ Report = Callable[[float, Text], None]
 FALLBACK_TYPE = "F16"
 """Type of a matrix whose rows are no multiple of the block of any other type that it could have."""
 _OUTPUT_TYPE = "Q8_0"
+_PROGRAM = "llama-quantize"  # of llama.cpp
 # parts of the names of matrices that are not quantized
 _KEPT = """
 _norm.weight ffn_gate_inp.weight altup laurel per_layer_model_proj ssm_conv1d shortconv.conv.weight
@@ -431,13 +428,9 @@ def require_writer(type: str, where: str = "--type") -> None:
     """Check that a type can be written here; ``where`` is the option or setting that names it.
 
     Raises:
-        ConfigError: Only llama.cpp writes it, and neither its Python package nor its program is installed.
+        ConfigError: Only llama.cpp writes it, and it is not installed.
     """
-    if (
-        GGUF_TYPES[type].k_quant
-        and not k_quants.is_installed()
-        and _llama_cpp_command(Path(), Path(), type) is None
-    ):
+    if GGUF_TYPES[type].k_quant and not k_quants.is_installed() and shutil.which(_PROGRAM) is None:
         own = ", ".join(each.name for each in GGUF_TYPES.values() if not each.k_quant)
         raise ConfigError(
             m(
@@ -454,19 +447,9 @@ def require_writer(type: str, where: str = "--type") -> None:
         )
 
 
-def _llama_cpp_command(source: Path, target: Path, type: str) -> list[str] | None:
-    program = shutil.which("llama-quantize")
-    if program is not None:
-        return [program, str(source), str(target), type]
-    if importlib.util.find_spec("llama_cpp") is None:
-        return None
-    return python_command("-m", __name__, str(source), str(target), str(GGUF_TYPES[type].file_type))
-
-
 def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> None:
     require_writer(type)
-    command = _llama_cpp_command(source, target, type)
-    assert command is not None
+    command = [str(shutil.which(_PROGRAM)), str(source), str(target), type]
     expected = source.stat().st_size * GGUF_TYPES[type].bits / 16
 
     def poll() -> None:
@@ -484,16 +467,3 @@ def _with_llama_cpp(source: Path, target: Path, type: str, report: Report) -> No
             where=str(source),
             remedy=m("Choose another --type, or install another version of llama.cpp"),
         )
-
-
-def main() -> int:
-    """Quantize with llama-cpp-python: ``python -m assistant_builder.quantization.ggml SOURCE TARGET FILE_TYPE``."""
-    llama_cpp = importlib.import_module("llama_cpp")  # no dependency: it has no wheels
-    source, target, file_type = sys.argv[1:]
-    options = llama_cpp.llama_model_quantize_default_params()
-    options.ftype = int(file_type)
-    return int(llama_cpp.llama_model_quantize(source.encode(), target.encode(), options))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -341,16 +341,14 @@ class Index:
         k: int,
         *,
         exclude: Sequence[Collection[int]] | None = None,
-        distinct: bool = True,
     ) -> list[list[Hit]]:
-        """Find the k best facts for each query, the best first.
+        """Find the k best facts for each query, the best first; of equal answers the one of the nearest question.
 
         Args:
             queries: n questions.
             vectors: Unit embeddings of their ``text``, [n, d].
             k: Number of hits; fewer if there are too few facts.
             exclude: For each query, rows of the data file whose facts are not returned and not ranked.
-            distinct: Return answers that differ, of equal ones the fact with the most similar question.
 
         Returns:
             The hits of each query; equal scores in the order of similarity, then in file order.
@@ -365,7 +363,7 @@ class Index:
             cosines = vectors[start : start + block] @ self.vectors.T
             for number, row in enumerate(cosines, start):
                 out = excluded[number]
-                hits.append(self._search_one(queries[number], row, k, out, distinct))
+                hits.append(self._search_one(queries[number], row, k, out))
         return hits
 
     def nearest_to_decline(
@@ -401,7 +399,6 @@ class Index:
         cosines: NDArray[np.float32],
         k: int,
         exclude: Collection[int],
-        distinct: bool,
     ) -> list[Hit]:
         bm25 = self._words(query)
         out = [position for row in exclude for position in self.positions.get(row, ())]
@@ -410,7 +407,7 @@ class Index:
         answers, subjects = self._answers, self._subjects
         while True:
             ranked = rank(cosines, bm25, answers, depth, subjects=subjects, asked=asked)
-            chosen = self._choose(ranked, k, distinct)
+            chosen = self._choose(ranked, k)
             if len(chosen) == k or depth >= len(self.facts):
                 break
             depth *= 8
@@ -423,13 +420,12 @@ class Index:
 
         return [hit(*each) for each in chosen]
 
-    def _choose(self, ranked: Ranked, k: int, distinct: bool) -> list[tuple[int, float]]:
+    def _choose(self, ranked: Ranked, k: int) -> list[tuple[int, float]]:
         chosen: dict[int, tuple[int, float]] = {}
         for position, score in zip(ranked.positions.tolist(), ranked.scores.tolist(), strict=True):
             if len(chosen) == k:
                 break
-            key = int(self._answers[position]) if distinct else position
-            chosen.setdefault(key, (position, score))
+            chosen.setdefault(int(self._answers[position]), (position, score))
         return list(chosen.values())
 
 

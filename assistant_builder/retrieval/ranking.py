@@ -34,15 +34,15 @@ class Ranked:
     scores: NDArray[np.float64]  # [m], of the answer
 
 
-def highest(scores: NDArray[np.float32], depth: int, *, above: float = -np.inf) -> NDArray[np.intp]:
-    """Positions of the ``depth`` highest scores that exceed ``above``, the highest first; ties in order of position."""
+def highest(scores: NDArray[np.float32], depth: int) -> NDArray[np.intp]:
+    """Positions of the ``depth`` highest finite scores, the highest first; ties in order of position."""
     chosen = np.arange(len(scores))
     if depth < len(scores):
         limit = np.partition(scores, len(scores) - depth)[len(scores) - depth]
         higher = np.flatnonzero(scores > limit)
         equal = np.flatnonzero(scores == limit)[: depth - len(higher)]
         chosen = np.sort(np.concatenate([higher, equal]))
-    chosen = chosen[scores[chosen] > above]
+    chosen = chosen[scores[chosen] > -np.inf]
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 

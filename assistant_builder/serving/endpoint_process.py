@@ -128,7 +128,8 @@ class Websites(Endpoints):
             ConfigError: An address is missing or wrong.
         """
         found = website.checked()
-        replace(found, port=found.port or _free_port(), running=True).save(study)
+        port = found.port if found.port in _PORTS else _free_port()
+        replace(found, port=port, running=True).save(study)
         self.stop(study.name)
         self.start(study, arm)
 

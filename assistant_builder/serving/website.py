@@ -1,11 +1,15 @@
 """Settings of a chat bubble that the page serves for a website.
 
 They are ``website.json`` in the study's folder. Port and token of the widget stay the same, so that the line in the
-website's pages is valid after a restart. Without a key only the paths of the widget are served.
+website's pages is valid after a restart. Without a key only the paths of the widget are served. A study can come from
+somebody else, so its file starts nothing: what was published here is remembered in the home folder, outside all
+studies.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,11 +17,11 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import read_json, write_bytes, write_json
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.errors import ConfigError
+from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.i18n import m
-from assistant_builder.study import Study
+from assistant_builder.study import Study, home
 
 _PROXY = "127.0.0.1"  # the program on this computer that has the https address
 
@@ -51,8 +55,24 @@ class Website:
         return read_json(path, cls) if path.is_file() else cls()
 
     def save(self, study: Study) -> None:
-        """Keep the settings with the study."""
+        """Keep the settings with the study, and remember them as published if it is served."""
         write_json(_file(study), asdict(self))
+        known = _published()
+        if self.running:
+            known[study.name] = self._digest
+        elif known.pop(study.name, None) is None:
+            return
+        content = json.dumps(known, ensure_ascii=False, indent=2, sort_keys=True) + "\n"
+        write_bytes(published_file(), content.encode(), mode=0o600)
+
+    def is_published(self, study: Study) -> bool:
+        """Whether exactly these settings were published with the study on this computer."""
+        return self.running and _published().get(study.name) == self._digest
+
+    @property
+    def _digest(self) -> str:
+        content = json.dumps(asdict(self), sort_keys=True)
+        return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
     def checked(self) -> Website:
         """The settings with complete addresses.
@@ -70,13 +90,18 @@ class Website:
         return found
 
     def config(self) -> ServingConfig:
-        """The settings of its server."""
+        """The settings of its server.
+
+        Raises:
+            ConfigError: One of them is wrong.
+        """
+        host = urlsplit(_address(self.address)).hostname
         try:
             return ServingConfig(
                 port=self.port,
                 widget=True,
-                allow_origin=(self.origin,),
-                allow_host=(urlsplit(self.address).hostname or "",),
+                allow_origin=(_address(self.origin),),
+                allow_host=(host or "",),
                 proxy=_PROXY,
                 title=self.title.strip(),
                 contact=self.contact.strip(),
@@ -87,6 +112,19 @@ class Website:
             raise ConfigError(texts, remedy=m("Correct the fields")) from error
 
 
+def published_file() -> Path:
+    """The file that names the studies whose bubbles were published here, each with a hash of its settings."""
+    return home() / "websites.json"
+
+
+def _published() -> dict[str, str]:
+    path = published_file()
+    try:
+        return dict(read_json(path, dict[str, str])) if path.is_file() else {}
+    except StudyError:
+        return {}
+
+
 def _file(study: Study) -> Path:
     return study.folder / "website.json"
 
@@ -94,8 +132,8 @@ def _file(study: Study) -> Path:
 def _address(text: str) -> str:
     """The scheme and host of what somebody writes as an address."""
     text = text.strip().rstrip("/")
-    parts = urlsplit(text if "://" in text else f"https://{text}")
-    with suppress(ValueError):  # of the port
+    with suppress(ValueError):  # of the host or the port
+        parts = urlsplit(text if "://" in text else f"https://{text}")
         if parts.hostname and "." in parts.hostname and parts.port != 0 and not parts.username:
             return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
     raise ConfigError(

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from assistant_builder.study import Study
+from evals.report.markdown import escape
 
 NOT_RECORDED = "not recorded"
+LIMITATIONS = "limitations and foreseeable unintended outcomes"
 COLUMNS = ("reference", "field", "content", "source")
 Found = tuple[str, str] | None
 """The text of a field and its source."""
@@ -35,9 +37,9 @@ def auditor_document(report: Mapping[str, Any], study: Study | None) -> list[dic
 
 
 def auditor_markdown(name: str, rows: list[dict[str, str]]) -> str:
-    """The document as Markdown."""
+    """The document as Markdown; text in it cannot form markup, HTML or links."""
     lines = [
-        f"# Technical documentation of {name}",
+        f"# Technical documentation of {escape(name)}",
         "",
         "Fields of Regulation (EU) 2024/1689, Annex IV and Articles 10, 12 and 15, filled from recorded files. No "
         "legal advice.",
@@ -45,13 +47,7 @@ def auditor_markdown(name: str, rows: list[dict[str, str]]) -> str:
         "| | field | content | source |",
         "| --- | --- | --- | --- |",
     ]
-    cells = (
-        [
-            " ".join(str(value).split()).replace("|", "\\|")
-            for value in map(row.__getitem__, COLUMNS)
-        ]
-        for row in rows
-    )
+    cells = ([escape(" ".join(str(row[column]).split())) for column in COLUMNS] for row in rows)
     return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in cells), ""])
 
 
@@ -235,7 +231,7 @@ _FIELDS: tuple[tuple[str, str, Fill | None], ...] = (
     ("Annex IV 2(g)", "validation and testing: results", _figures),
     ("Annex IV 2(h)", "cybersecurity measures", None),
     ("Annex IV 3", "degree of accuracy", _accuracy),
-    ("Annex IV 3", "limitations and foreseeable unintended outcomes", _limits),
+    ("Annex IV 3", LIMITATIONS, _limits),
     ("Annex IV 3", "human oversight measures", None),
     ("Annex IV 4", "appropriateness of the performance metrics", _testing),
     ("Annex IV 5", "risk management system (Article 9)", None),

@@ -20,6 +20,7 @@ from typing import Any
 MAX_BYTES = 256 * 2**20
 MAX_LINES = 64
 MAX_DEPTH = 12
+MAX_CONTAINERS = 4_000_000  # lists and objects, which need a hundred times the memory of their text
 MAX_DIGITS = 40
 SEAL = "seal"
 
@@ -78,6 +79,8 @@ def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     lines = data[:-1].split(b"\n")
     if len(lines) > MAX_LINES:
         raise Refused("file", f"it has {len(lines):,} lines, and {MAX_LINES} are allowed")
+    if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
+        raise Refused("file", f"it has more than {MAX_CONTAINERS:,} lists and objects")
     named: list[tuple[str, bytes]] = []
     values: dict[str, Any] = {}
     broken: Refused | None = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.redaction import terminal_text
 from evals.bundle.container import Refused, read_bundle
 from evals.bundle.signature import check_signature
 from evals.compare import Comparison, paired_comparison
@@ -30,7 +31,15 @@ LINES = (
 ).split()
 LOSS = "nll_per_token"
 MAX_ITEMS, MAX_COMPARISONS, MAX_WORK = 200_000, 5_000, 5e9
+MAX_LABELS = 16
+"""Labels of a comparison; a study has five."""
+SHARE_OF_GAIN = WITHOUT_GAIN = 0.03
+"""As :mod:`evals.declaration` has them, which needs more packages."""
+_MOST_TOKENS_PER_BYTE = 2.0
+MAX_FIGURE_WORK = 2e7
+"""Scores that all figures read together."""
 FIGURES = ("delta", "ci_low", "ci_high", "p_value", "n", "n_clusters")
+_SHOWN = ("outcome", "metric", "delta", "ci_low", "ci_high", "margin")
 _OF_TEXT = {"exact_match": exact_match, "token_f1": token_f1}
 """Metrics that are computed again from answer and reference where both are in the bundle."""
 _OPTIONS = {
@@ -52,7 +61,8 @@ def verify(path: Path, public_key: Path | None = None) -> dict[str, Any]:
         public_key: Key of the signer, in PEM; the bundle must then be signed with it.
 
     Returns:
-        ``name``, ``kind``, ``verdicts`` (place, outcome, sentence), ``checked`` (counts), ``signature``, ``sha256`` and
+        ``name``, ``kind``, ``verdicts`` (place, outcome, metric, delta, ci_low, ci_high, margin and n, which were
+        computed again, and the author's sentence, which was not), ``checked`` (counts), ``signature``, ``sha256`` and
         ``seconds``.
 
     Raises:
@@ -69,16 +79,14 @@ def verify(path: Path, public_key: Path | None = None) -> dict[str, Any]:
         )
     signed = check_signature(seal, public_key)
     try:
-        checked = _Check(values).all()
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        check = _Check(values)
+        checked = check.all()
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise Refused("file", f"a value is missing or of a wrong type ({error!r:.100})") from error
     return {
         "name": str(head["name"]),
         "kind": str(head["kind"]),
-        "verdicts": [
-            {key: verdict[key] for key in ("place", "outcome", "sentence")}
-            for verdict in values["verdicts"]
-        ],
+        "verdicts": check.shown,
         "checked": checked,
         "signature": signed,
         "sha256": seal["sha256"],
@@ -95,6 +103,7 @@ class _Check:
         if len(self._items) > MAX_ITEMS or len(self._comparisons) > MAX_COMPARISONS:
             raise Refused("items", "there are too many to check")
         self._results: list[Comparison] = []
+        self.shown: list[dict[str, Any]] = []
         self._declared = _of(values["declaration"], dict, "declaration")
 
     def all(self) -> dict[str, int]:
@@ -201,9 +210,13 @@ class _Check:
 
     def _figures(self) -> int:
         rows = _rows(self._values["figures"], "figures")
+        work = 0
         for number, row in enumerate(rows):
             place = f"figures[{number}] ({str(row['place'])[:80]})"
             cell, items = self._cell(row["cell"], place), self._chosen(row, place)
+            work += len(items)
+            if work > MAX_FIGURE_WORK:
+                raise Refused(place, "it would take too long to check")
             if row["metric"] == LOSS:
                 nll = math.fsum(cell["nll"][item] for item in items)
                 value = nll / sum(cell["tokens"][item] for item in items)
@@ -225,7 +238,10 @@ class _Check:
             raise Refused(f"{place}.options", "level or seed is out of bounds")
         if not 200 <= options["resamples"] <= 1_000_000:
             raise Refused(f"{place}.options.resamples", "it is out of bounds")
-        return len(self._chosen(record, place)) * float(options["resamples"])
+        labels = [*_of(record["clusters"], list, place), *_of(record["related"], list, place)]
+        if len(labels) > MAX_LABELS:
+            raise Refused(place, f"it has more than {MAX_LABELS} labels")
+        return len(self._chosen(record, place)) * float(options["resamples"]) * (1 + len(labels))
 
     def _compared(self, record: Mapping[str, Any], place: str) -> Comparison:
         items = self._chosen(record, place)
@@ -292,7 +308,9 @@ class _Check:
                 metric = record["metric"]
                 _same(record["options"]["level"], level, f"{place}: level of {metric}")
                 allowed = margins.get(metric, -1.0)
-                if allowed is not None and metric != LOSS:
+                if metric == LOSS:
+                    self._loss_margin(result.margin, allowed, f"{place}: margin of {metric}")
+                else:
                     _same(result.margin, allowed, f"{place}: margin of {metric}")
                 compared[metric] = result
             if list(row["bounds"]) != list(margins):
@@ -310,7 +328,28 @@ class _Check:
                 ("margin", primary.margin),
             ):
                 _same(row[name], value, f"{place}.{name}")
+            self.shown.append(
+                {key: row[key] for key in _SHOWN}
+                | {"place": str(row["place"]), "n": primary.n, "sentence": str(row["sentence"])}
+            )
         return len(rows)
+
+    def _loss_margin(self, margin: float, declared: float | None, place: str) -> None:
+        """Check the margin of the loss, which may be a share of a gain, or be converted to another unit."""
+        if declared is not None and self._values["bundle"]["kind"] == "study":
+            return _same(margin, declared, place)
+        if declared is not None:
+            most = _MOST_TOKENS_PER_BYTE * declared
+        else:
+            ends = [
+                abs(end)
+                for record, result in zip(self._comparisons, self._results, strict=True)
+                if record["metric"] == LOSS
+                for end in (result.ci_low, result.ci_high)
+            ]
+            most = max(WITHOUT_GAIN, SHARE_OF_GAIN * max(ends, default=0.0))
+        if not 0 <= margin <= most:
+            raise Refused(place, f"it is {margin!r}, and at most {most:.4g} by the declaration")
 
 
 def _declared_bounds(declared: Mapping[str, Any]) -> dict[str, float | None]:
@@ -362,7 +401,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         found = verify(Path(arguments[0]))
     except Refused as refused:
-        print(refused, file=sys.stderr)
+        print(terminal_text(str(refused)), file=sys.stderr)
         return 1
     print(json.dumps(found, indent=2))
     return 0

@@ -13,21 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder import __version__
-from assistant_builder.atomic_io import file_hash, read_json, read_jsonl, write_bytes
-from assistant_builder.errors import EvaluationError, StudyError
+from assistant_builder.atomic_io import file_hash, read_json, write_bytes
+from assistant_builder.errors import AssistantBuilderError, EvaluationError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.study import Study
-from evals.bundle.auditor import auditor_document
+from assistant_builder.study.containment import is_plain_name
+from evals.bundle.auditor import LIMITATIONS, NOT_RECORDED, auditor_document
 from evals.bundle.container import SEAL, digest_of, line_of, seal_of
 from evals.bundle.sbom import bill_of_materials
 from evals.bundle.signature import KeyProblem, sign
 from evals.bundle.verify import FIGURES, FORMAT, LINES, LOSS
 from evals.compare import Comparison
-from evals.model_compare.candidates import Result
-from evals.model_compare.declare import declaration_hash
+from evals.model_compare.declare import Record, declaration_hash
 from evals.model_compare.questions import build_items
 from evals.model_compare.run import FILE as JUDGEMENT
-from evals.model_compare.run import QUESTIONS, judgements_folder, read_pairs, rules_of
+from evals.model_compare.run import (
+    QUESTIONS,
+    judgement_folder,
+    judgements_folder,
+    read_pairs,
+    read_results,
+    rules_of,
+)
 from evals.model_compare.verdict import compare
 from evals.report.build import build_report
 from evals.report.contrasts import figures_of
@@ -37,7 +44,9 @@ from evals.report.schema import Report
 
 SALT = "bundle-salt"
 """File in the folder: what hides hashed texts from guessing; with it the owner can show that a text is the one."""
+_WRONG = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, AssertionError)
 _HASHED = ("question", "reference")
+_SALT_BYTES = 64
 _KEPT = ("study.yaml", "declaration.json", "report.json", JUDGEMENT, QUESTIONS)
 _PATTERNS = ("data/*.json*", "evals/**/*.json*", "arms/*/adapter/*", "arms/*/*.json", "?.jsonl")
 
@@ -57,7 +66,7 @@ class _Bundle:
         self.claims: list[dict[str, Any]] = []
         self.verdicts: list[dict[str, Any]] = []
 
-    def cell(self, cell: Cell, answers: bool = True) -> int:
+    def cell(self, cell: Cell) -> int:
         """The place of a cell, which is added if it is new."""
         if id(cell) not in self._cells:
             self._cells[id(cell)] = len(self.cells), cell
@@ -69,14 +78,14 @@ class _Bundle:
                     "nll": [sample.get("nll") for sample in samples],
                     "tokens": [sample.get("tokens") for sample in samples],
                     "metrics": {},
-                    **({"answers": given} if answers and any(given) else {}),
+                    **({"answers": given} if any(given) else {}),
                 }
             )
         return self._cells[id(cell)][0]
 
-    def column(self, cell: Cell, metric: str, answers: bool = True) -> int:
+    def column(self, cell: Cell, metric: str) -> int:
         """The place of a cell with the scores of a metric."""
-        place = self.cell(cell, answers)
+        place = self.cell(cell)
         metrics = self.cells[place]["metrics"]
         if metric != LOSS and metric not in metrics:
             metrics[metric] = [cell.value(name, metric) for name in self._place]
@@ -87,7 +96,7 @@ class _Bundle:
         places = [self._place[name] for name in names]
         return None if places == list(range(len(self._place))) else places
 
-    def comparison(self, call: Call, answers: bool = True) -> int:
+    def comparison(self, call: Call) -> int:
         """The place of a comparison, which is added if it is new."""
         if id(call) not in self._comparisons:
             self._comparisons[id(call)] = len(self.comparisons)
@@ -97,8 +106,8 @@ class _Bundle:
                     self._label(name, call.items, labels)
             self.comparisons.append(
                 {
-                    "baseline": self.column(call.baseline, call.metric, answers),
-                    "candidate": self.column(call.candidate, call.metric, answers),
+                    "baseline": self.column(call.baseline, call.metric),
+                    "candidate": self.column(call.candidate, call.metric),
                     "metric": call.metric,
                     "items": self.chosen(call.items),
                     "clusters": list(call.labels["clusters"]),
@@ -168,11 +177,24 @@ def write_bundle(
         EvaluationError: The scores cannot be read, or the key cannot be used.
     """
     judged = judgements_folder() / name
-    if (judged / JUDGEMENT).is_file():
-        folder, values = judged, _of_judgement(judged)
-    else:
-        study = Study.open(name)
-        folder, values = study.folder, _of_study(study)
+    try:
+        if is_plain_name(name) and (judged / JUDGEMENT).is_file():
+            folder = judgement_folder(name)
+            values = _of_judgement(folder)
+        else:
+            study = Study.open(name)
+            folder, values = study.folder, _of_study(study)
+    except AssistantBuilderError:
+        raise
+    except _WRONG as error:  # files of somebody else need not belong together
+        raise StudyError(
+            m(
+                "its files are damaged, or do not belong together ({error})",
+                error=f"{error!r:.100}",
+            ),
+            where=name,
+            remedy=m("Run its command again, or ask whoever made it for the right files"),
+        ) from error
     if private:
         _hide(values, _salt(folder))
     lines = [(each, line_of(each, values[each])) for each in LINES]
@@ -288,7 +310,7 @@ def _figure(cell: Cell, metric: str, items: Sequence[str]) -> float:
 
 
 def _of_judgement(folder: Path) -> dict[str, Any]:
-    record = read_json(folder / JUDGEMENT)
+    record = read_json(folder / JUDGEMENT, Record)
     if not (folder / "report.json").is_file():
         raise StudyError(
             m("the comparison {name} is not finished", name=folder.name),
@@ -304,11 +326,7 @@ def _of_judgement(folder: Path) -> dict[str, Any]:
     pairs = read_pairs(folder)
     items = build_items(pairs)
     results = {
-        each["letter"]: {
-            line["item"]: Result.from_record(line)
-            for line in read_jsonl(folder / f"{each['letter']}.jsonl")
-        }
-        for each in record["candidates"]
+        each["letter"]: read_results(folder, each["letter"]) for each in record["candidates"]
     }
     names = {each["letter"]: f"{each['letter']} ({each['name']})" for each in record["candidates"]}
     with recorded_calls() as calls:
@@ -469,7 +487,7 @@ def files_of(folder: Path) -> list[dict[str, Any]]:
 
 def _salt(folder: Path) -> bytes:
     path = folder / SALT
-    if not path.is_file():
+    if not path.is_file() or path.stat().st_size < _SALT_BYTES:
         write_bytes(path, secrets.token_hex(32).encode(), mode=0o600)
     return path.read_bytes()
 
@@ -494,3 +512,6 @@ def _hide(values: dict[str, Any], salt: bytes) -> None:
             ]
     if "prompts" in values["declaration"]:
         values["declaration"]["prompts"] = []
+    for row in values["auditor"]:  # a warning may quote a question, a prompt or a reply
+        if row["field"] == LIMITATIONS:
+            row.update(content=NOT_RECORDED, source="")

@@ -85,7 +85,8 @@ def _has_meaning(text: str, place: int) -> bool:
 
 
 def _in_address(text: str, place: int) -> bool:
-    start = max(text.rfind(" ", 0, place), place - 100) + 1
+    first = max(0, place - 100)
+    start = max(text.rfind(" ", first, place), place - 100) + 1
     return "@" in text[start : place + 100].split(" ", 1)[0]
 
 

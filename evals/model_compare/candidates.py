@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Item = Mapping[str, Any]
+MAX_ANSWER = 100_000
+"""Characters of an answer; some metrics take time in proportion to the square of its length."""
 
 
 @dataclass(frozen=True)

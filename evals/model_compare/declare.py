@@ -38,14 +38,25 @@ _EXCERPT = 60
 SETTINGS = "eval."
 
 
+class _CandidateRecord(TypedDict):
+    letter: str
+    name: str
+    kind: str
+    gives_loss: bool
+
+
+class _Sampling(TypedDict):
+    max_tokens: int
+
+
 class Record(TypedDict):
     """Content of ``judgement.json``."""
 
     name: str
     inputs: dict[str, Any]
-    candidates: list[dict[str, Any]]
+    candidates: list[_CandidateRecord]
     prompts: list[dict[str, Any]]
-    sampling: dict[str, Any]
+    sampling: _Sampling
     declared: dict[str, Any]
     level: float
     rests_on_answers: bool

@@ -13,9 +13,11 @@ from assistant_builder.chat_endpoint import ChatEndpoint, EndpointError, RetryPo
 from assistant_builder.errors import ConfigError, EvaluationError
 from assistant_builder.i18n import Message, m
 from assistant_builder.redaction import CANDIDATE_KEY
-from evals.model_compare.candidates import Candidate, Item, Receive, Result
+from evals.model_compare.candidates import MAX_ANSWER, Candidate, Item, Receive, Result
 
 AT_ONCE = 4
+MOST_PER_TOKEN = 64
+"""Characters of an answer for each token that it may have; an endpoint that sends more does not keep to the limit."""
 GIVE_UP_AFTER = 5
 """Consecutive items without an answer after which the endpoint counts as stopped."""
 PATIENCE = RetryPolicy(timeout_seconds=120.0, attempts=3, backoff_seconds=1.0)
@@ -101,7 +103,7 @@ class EndpointCandidate(Candidate):
             try:
                 while waiting or running:
                     while waiting and len(running) < (AT_ONCE if answered else 1):
-                        running.add(asyncio.create_task(_ask(endpoint, waiting.pop())))
+                        running.add(asyncio.create_task(_ask(endpoint, waiting.pop(), limit)))
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for result, error in (task.result() for task in done):
                         receive(result)
@@ -135,8 +137,13 @@ class EndpointCandidate(Candidate):
         )
 
 
-async def _ask(endpoint: ChatEndpoint, item: Item) -> tuple[Result, EndpointError | None]:
+async def _ask(
+    endpoint: ChatEndpoint, item: Item, limit: int
+) -> tuple[Result, EndpointError | None]:
     try:
-        return Result(item["item"], (await endpoint.ask(item["messages"])).strip()), None
+        answer = (await endpoint.ask(item["messages"])).strip()
+        if len(answer) > min(MAX_ANSWER, MOST_PER_TOKEN * limit):
+            raise EndpointError("reply", f"the answer is longer than {limit} tokens can be")
+        return Result(item["item"], answer), None
     except EndpointError as error:
         return Result(item["item"], "", error=str(error)), error

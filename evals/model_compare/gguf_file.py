@@ -83,7 +83,8 @@ class GgufCandidate(Candidate):
         """Answer in several slots at a time."""
         if not items:
             return
-        room = int(self._file.metadata.get(f"{self._file.architecture}.context_length") or 1 << 20)
+        room = self._file.metadata.get(f"{self._file.architecture}.context_length")
+        room = room if isinstance(room, int) and room > 0 else 1 << 20
         needed = {
             item["item"]: len(self._ids[item["item"]])
             + max(limit, len(self._targets[item["item"]]))

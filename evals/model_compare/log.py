@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import file_hash, parse_json, read_jsonl
-from assistant_builder.errors import DataError
+from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import m
 from evals.metrics.text import normalise
-from evals.model_compare.candidates import Candidate, Item, Receive, Result
+from evals.model_compare.candidates import MAX_ANSWER, Candidate, Item, Receive, Result
 
 _MOST_BYTES = 512 * 2**20  # of a log, unpacked
 _REMEDY = m(
@@ -56,6 +57,8 @@ class LogCandidate(Candidate):
     def identity(self) -> dict[str, Any]:
         """Size and hash of the file."""
         try:
+            if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+                raise OSError(errno.EINVAL, "it is no file")
             return {"bytes": self.path.stat().st_size, "sha256": file_hash(self.path)}
         except OSError as error:
             raise DataError(
@@ -71,6 +74,12 @@ class LogCandidate(Candidate):
             DataError: The file is no such log, or lacks a question.
         """
         samples = list(_samples(self.path))
+        if any(len(sample.answer) > MAX_ANSWER for sample in samples):
+            raise DataError(
+                m("an answer of the log has more than {most:,} characters", most=MAX_ANSWER),
+                where=str(self.path),
+                remedy=_REMEDY,
+            )
         exact = {text: sample for sample in samples for text in sample.texts}
         missing, found = [], []
         for item in items:
@@ -103,7 +112,9 @@ def _samples(path: Path) -> Iterator[_Sample]:
             yield from map(_of_lm_eval, read_jsonl(path, remedy=_REMEDY))
         else:
             yield from map(_of_inspect, _inspect_samples(path))
-    except (LookupError, TypeError, AttributeError, ValueError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and the files of others can cause any
+        if isinstance(error, AssistantBuilderError) and not isinstance(error, KeyError):
+            raise
         raise DataError(
             m(
                 "it is no log of generated answers ({error})",
@@ -140,6 +151,8 @@ def _text(content: Any) -> str:
 
 def _inspect_samples(path: Path) -> Iterator[Mapping[str, Any]]:
     if path.suffix.lower() == ".json":
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is too large")
         yield from parse_json(path.read_bytes(), dict[str, Any], str(path), _REMEDY)["samples"]
         return
     with zipfile.ZipFile(path) as archive:

@@ -15,6 +15,7 @@ from assistant_builder.redaction import escape_control_characters
 from evals.model_compare.candidates import Item
 from evals.model_compare.declare import difference_text
 from evals.report.format import difference, interval, number, p_value, plain, plural, shown
+from evals.report.markdown import escape
 from evals.report.schema import in_files
 
 VERSION = 1
@@ -225,5 +226,5 @@ def _environment(escaped: bool) -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: escape_control_characters(value) if isinstance(value, str) else value,
     )  # fmt: skip
-    environment.filters["cell"] = lambda text: " ".join(str(text).split()).replace("|", "\\|")
+    environment.filters["cell"] = lambda text: escape(" ".join(str(text).split()))
     return environment

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.config import slug
 from assistant_builder.data import Pair
-from assistant_builder.errors import StudyError
+from assistant_builder.errors import ConfigError, StudyError
 from assistant_builder.i18n import Text, m
 from assistant_builder.study import home
+from assistant_builder.study.containment import check_folder, is_plain_name, path_inside
+from assistant_builder.study.contents import PairLine
 from assistant_builder.study.locks import folder_lock
 from evals.declaration import Declaration, HeldOut
 from evals.model_compare.candidates import Candidate, Item, Result
@@ -113,7 +116,8 @@ def judge(
     pairs, rejected = read_questions(questions, system)
     items = build_items(pairs)
     inputs = inputs_of(questions, items, candidates, config)
-    folder = judgements_folder() / (name or f"{questions.stem}-{hash_of(inputs)[:8]}")
+    stem = questions.stem if is_plain_name(questions.stem) else slug(questions.stem)
+    folder = judgement_folder(name or f"{stem}-{hash_of(inputs)[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
     busy = StudyError(m("another process works on it"), where=str(folder), remedy=m("Wait for it"))
     with folder_lock(folder, busy):
@@ -164,7 +168,13 @@ def _results(
 ) -> dict[str, Result]:
     """The results of a candidate; those of an earlier run are kept, except errors of a run that stopped."""
     path, done = folder / f"{candidate.letter}.jsonl", folder / f"{candidate.letter}.json"
-    lines = {line["item"]: Result.from_record(line) for line in read_jsonl(path)}
+    lines = read_results(folder, candidate.letter)
+    if done.is_file() and any(item["item"] not in lines for item in items):
+        raise StudyError(
+            m("answers of {letter} are missing", letter=candidate.letter),
+            where=str(path),
+            remedy=m("Delete the folder, and judge the models again"),
+        )
     if not done.is_file():
         lines = {item: result for item, result in lines.items() if result.error is None}
         write_jsonl(path, [result.to_record() for result in lines.values()])
@@ -197,9 +207,33 @@ def _finish(
     write_report(folder, build_report(record, items, compared))
 
 
+def judgement_folder(name: str) -> Path:
+    """The folder of a comparison, which need not exist.
+
+    Raises:
+        ConfigError: The name is none of a folder.
+        StudyError: The folder has links or special files.
+    """
+    if "/" in name or not is_plain_name(name):
+        raise ConfigError(
+            m("{name!r} is no name of a comparison", name=name[:200]),
+            where="judge",
+            remedy=m("Use letters, digits, - and _"),
+        )
+    folder = path_inside(judgements_folder(), name)
+    check_folder(folder)
+    return folder
+
+
+def read_results(folder: Path, letter: str) -> dict[str, Result]:
+    """The results of a candidate by item; raises StudyError if the file is damaged."""
+    path = path_inside(folder, f"{letter}.jsonl")
+    return {each.item: each for each in read_jsonl(path, Result)}
+
+
 def read_pairs(folder: Path) -> list[Pair]:
-    """The pairs of a comparison."""
-    return [Pair.from_record(line) for line in read_jsonl(folder / QUESTIONS)]
+    """The pairs of a comparison; raises StudyError if the file is damaged."""
+    return [Pair.from_record(line) for line in read_jsonl(folder / QUESTIONS, PairLine)]
 
 
 def rules_of(record: Mapping[str, Any], pairs: Sequence[Pair]) -> Rules:

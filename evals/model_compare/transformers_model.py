@@ -15,6 +15,7 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.base_model import base_ref, fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.quantization import UNQUANTIZED
 from evals.model_compare.candidates import Candidate, Item, Prompts, Receive, Result
 from evals.model_compare.questions import messages_of
@@ -66,12 +67,21 @@ class TransformersCandidate(Candidate):
         }
 
     def prompts(self, items: Sequence[Item]) -> Prompts:
-        """The prompts by the folder's tokenizer and template."""
-        texts = {
-            item["item"]: self._prompter.text(messages_of(dict(item)), prompt=True)
-            for item in items
-        }
-        ids = {item["item"]: self._prompter.prompt_ids(messages_of(dict(item))) for item in items}
+        """The prompts by the folder's tokenizer and template, in a process with limits.
+
+        Raises:
+            ModelError: The tokenizer or template of somebody else needs more memory or time, also for an answer.
+        """
+        process = TemplateProcess(self.folder)
+        prompter = LimitedChatTokenizer(process, self.day)
+        try:
+            talks = {item["item"]: messages_of(dict(item)) for item in items}
+            texts = {name: prompter.prompt_text(talk) for name, talk in talks.items()}
+            ids = {name: prompter.prompt_ids(talk) for name, talk in talks.items()}
+            for item in items:
+                prompter.count_tokens(_whole(item))
+        finally:
+            process.close()
         return Prompts(texts, ids)
 
     def score(self, items: Sequence[Item], limit: int, receive: Receive) -> None:
@@ -110,7 +120,9 @@ class TransformersCandidate(Candidate):
         loading.free_memory()
 
     def _rendered(self, item: Item) -> tuple[str, str]:
-        talk = messages_of(dict(item))
-        pair = Pair(0, (*talk, Message("assistant", item["reference"])))
-        turn = self._prompter.turns(pair)[-1]
+        turn = self._prompter.turns(_whole(item))[-1]
         return turn.prompt_text, turn.answer_text
+
+
+def _whole(item: Item) -> Pair:
+    return Pair(0, (*messages_of(dict(item)), Message("assistant", item["reference"])))

@@ -27,7 +27,7 @@ from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, verdict_alone
 from evals.report.formats import formats_of
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
-from evals.report.in_conversation import conversation
+from evals.report.in_conversation import conversation, not_verbatim
 from evals.report.items import declining, flips, item_rows
 from evals.report.load import (
     BASELINE,
@@ -180,6 +180,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     if curve is not None:
         report["risk_coverage"] = curve
         report["conversation"] = conversation(cells, served_cells(config.arms))
+        report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
     if (counts := question_counts(study)) is not None:
         report["document_questions"] = dict(counts)
     if (own := own_questions(study)) is not None:

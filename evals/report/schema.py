@@ -728,6 +728,28 @@ class Conversation(Record):
     cells: dict[str, ConversationCell] = {}
 
 
+class VerbatimCounts(Record):
+    """Answers to validation questions, and those that are word for word a fact."""
+
+    shown: int = 0
+    verbatim: int = 0
+
+
+class NotVerbatim(Record):
+    """Answers to test questions in other words than a fact of their prompt."""
+
+    answers: int = 0
+    generated: int = 0
+    generated_right: int = 0
+    shown: int = 0
+    right: int = 0
+    own_words: bool = False
+    """Whether the fact that such an answer repeats is shown instead."""
+    values: str = "anywhere"
+    """What must contain the values of other answers: one fact for an ``answer``, or one for each ``sentence``."""
+    validation: VerbatimCounts = VerbatimCounts()
+
+
 class Uncovered(Record):
     """Figures on the items whose facts were not taught."""
 
@@ -783,6 +805,7 @@ class Report(Record):
     basis: list[str] = []
     risk_coverage: RiskCoverage | None = None
     conversation: Conversation | None = None
+    not_verbatim: NotVerbatim | None = None
     own_questions: OwnQuestions | None = None
     document_questions: QuestionCounts | None = None
     approach: str = ""

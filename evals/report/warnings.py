@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from assistant_builder.arms import ARMS
-from assistant_builder.i18n import Message, joined, m, mn
+from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
 from evals.report.format import (
+    both_of,
     either,
     shown,
 )
@@ -188,6 +189,15 @@ def _about_training(report: Report) -> Iterator[Warned]:
                 "and libraries, so it shrinks much less than the weights do. On a GPU the weights dominate."
             ),
         )
+    if len({record.get("gradient_checkpointing") for record in report.resources.values()}) > 1:
+        yield (
+            "checkpointing_differs",
+            "note",
+            m(
+                "Only one arm had to recompute activations (gradient checkpointing) to fit into memory. This changes "
+                "no result, but time and memory of the two arms are not directly comparable."
+            ),
+        )
     by_seed = zip(
         *(record.get("cards") or [] for record in report.resources.values()), strict=False
     )
@@ -201,6 +211,36 @@ def _about_training(report: Report) -> Iterator[Warned]:
                 "dropout masks from the same seed: the arms are paired by data, order and initial adapters, and not by "
                 "dropout. Train both on cards of one model to pair it, too.",
                 cards=sorted(cards),
+            ),
+        )
+    dtypes = sorted(
+        {
+            str(record["compute_dtype"])
+            for record in report.arms.values()
+            if record.get("compute_dtype")
+        }
+    )
+    if dtypes:
+        storages = list(dict.fromkeys(ARMS[arm].storage for arm in report.trained_arms))
+        stored: list[Text] = [
+            storage or (m("in {bits} bits") if place else m("{bits} bits"))
+            for place, storage in enumerate(storages)
+        ]
+        yield (
+            "compute_dtype",
+            "note",
+            m(
+                "Storage and arithmetic are separate: the base is stored in {storages}, and both arms compute in "
+                "{dtypes}.",
+                storages=either(stored),
+                dtypes=both_of(dtypes),
+            )
+            if both
+            else m(
+                "Storage and arithmetic are separate: the base is stored in {storages}, and the arm computes in "
+                "{dtypes}.",
+                storages=either(stored),
+                dtypes=both_of(dtypes),
             ),
         )
 
@@ -226,6 +266,16 @@ def _about_data(report: Report) -> Iterator[Warned]:
             ),
         )
     leaks = report.data.leaks
+    if leaks["removed"]:
+        yield (
+            "leaks_removed",
+            "note",
+            m(
+                "{questions} of the held-out set occurred in training in the same or nearly the same words and left "
+                "the set.",
+                questions=mn("{count} question", "{count} questions", leaks["removed"]),
+            ),
+        )
     if leaks["left"]:
         questions = mn("{count} held-out question", "{count} held-out questions", leaks["left"])
         yield (

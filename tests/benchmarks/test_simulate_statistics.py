@@ -1,5 +1,4 @@
 import dataclasses
-import json
 import re
 
 import numpy as np
@@ -17,7 +16,6 @@ from benchmarks.simulate_statistics import (
     equal_arms,
     family,
     harm_at_margin,
-    main,
     note,
 )
 from benchmarks.simulated_scores import CASES, EQUAL_ARMS, FAMILIES, SimulatedScores, harmful
@@ -232,36 +230,3 @@ class TestReadme:
             if len(cells) == 6 and cells[1] in ("100", "300"):
                 # arms that are equal on average only could not be swapped: that is no A/A comparison
                 assert float(cells[3].rstrip("%")) <= (6 if "on average only" in line else 5), line
-
-
-class TestCommand:
-    ARGUMENTS = ("--sizes", "10", "--repetitions", "3", "--resamples", "50")
-
-    def test_prints_tables_and_json(self, capsys):
-        cases = [word for case in ("normal", "loss", "all metrics") for word in ("--case", case)]
-        assert main([*cases, *self.ARGUMENTS]) == 0
-        printed = capsys.readouterr().out
-        assert all(f"| {case} | 10 | – |" in printed for case in ("normal", "loss", "all metrics"))
-        assert main([*cases, *self.ARGUMENTS, "--json"]) == 0
-        document = json.loads(capsys.readouterr().out)
-        assert 0 <= document["coverage"][0]["covered"] <= 1
-        assert document["families"][0]["metrics"] == len(PRIMARY)
-
-    @pytest.mark.parametrize(
-        "words",
-        [
-            ["--repetitions", "0"],
-            ["--sizes", "5"],
-            ["--seed", "-1"],
-            ["--write", "--case", "normal"],
-            ["--write", "--sizes", "50"],
-            ["--write", "--json"],
-        ],
-    )
-    def test_refuses_invalid_arguments(self, words):
-        with pytest.raises(SystemExit):
-            main(words)
-
-
-def test_tables_are_markdown():
-    assert PARTS[4].table([]).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"

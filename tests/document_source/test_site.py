@@ -1,5 +1,7 @@
 """Reading of websites: robots.txt, one host, a limit of pages, and no private addresses."""
 
+import gzip
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 pytest.importorskip("selectolax", reason="needs the extra documents")
 
 from assistant_builder.config import StudyConfig
+from assistant_builder.documents import limits
 from assistant_builder.documents import site as module
 from assistant_builder.documents.site import is_public, normal_address, read_site, update_site
 from assistant_builder.documents.store import Documents
@@ -30,6 +33,8 @@ class Site(Server):
         self.pages = dict(PAGES)
         self.robots: str | int = "User-agent: *\nDisallow: /secret/\n"
         self.redirects = {"/moved": "/b"}
+        self.compressed: dict[str, tuple[str, bytes]] = {}
+        self.released = threading.Event()
 
 
 class SiteHandler(Handler):
@@ -44,6 +49,13 @@ class SiteHandler(Handler):
             self.send(200, self.server.robots.encode(), {"Content-Type": "text/plain"})
         elif self.path in self.server.redirects:
             self.send(302, b"", {"Location": self.server.redirects[self.path]})
+        elif self.path in self.server.compressed:
+            coding, content = self.server.compressed[self.path]
+            self.send(200, content, {**html, "Content-Encoding": coding})
+        elif self.path == "/slow":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b"X-A: b\r\n")
         elif self.path in self.server.pages:
             self.send(200, self.server.pages[self.path].encode(), html)
         else:
@@ -117,10 +129,12 @@ def test_a_redirect_to_a_private_address_is_not_followed(site, monkeypatch):
     [
         ("93.184.215.14", True),
         ("2606:4700::6810:84e5", True),
+        ("64:ff9b::5db8:d70e", True),  # a website with IPv4 alone, in a network with IPv6 alone
         *(
             (address, False)
             for address in "127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 "
-            "::1 ::ffff:127.0.0.1 fe80::1 fd00::1 2002:7f00:1::".split()
+            "::1 ::ffff:127.0.0.1 fe80::1 fd00::1 2002:7f00:1:: ::7f00:1 ::ffff:0:7f00:1 64:ff9b::7f00:1 "
+            "64:ff9b::a9fe:a9fe 64:ff9b:1::7f00:1 fec0::1".split()
         ),
     ],
 )
@@ -149,3 +163,82 @@ def test_a_page_that_is_gone_goes_and_one_that_fails_stays(site):
     site.redirects["/a"] = "http://other.example/"  # not known to be gone
     assert not update_site(study, site.endpoint).changes
     assert len(Documents(study).records) == 3
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://xn--a/",
+        "javascript:alert(1)",
+        "http://[::1",
+        "file:///etc/passwd",
+        "http://a:b@",
+        "//",
+    ],
+)
+def test_odd_redirects_and_links_are_problems_of_their_page(site, address):
+    site.pages["/"] = (
+        f"<main><p>We open at nine.</p><a href='/a'>A</a><a href='{address}'>B</a></main>"
+    )
+    site.redirects["/a"] = address
+    read = read_site(site.endpoint)
+    assert len(read.readings) == 1 and set(read.problems) <= {f"{site.endpoint}/a"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Crawl-delay: \u00b2",
+        f"Crawl-delay: {'9' * 400}",
+        f"Crawl-delay: {'9' * 5000}",
+        f"Request-rate: 1/{'9' * 5000}",
+        "Request-rate: \u00b2/5",
+        "Disallow: http://[::1",
+        "Allow: //[a",
+    ],
+)
+def test_odd_lines_of_robots_txt_are_left_out(site, line):
+    site.robots = f"User-agent: *\n{line}\nDisallow: /secret/\n"
+    read = read_site(site.endpoint)
+    assert len(read.readings) == 3 and "/secret/x" not in site.asked
+
+
+def test_a_redirect_to_what_robots_txt_forbids_is_not_followed(site):
+    site.redirects["/a"] = "/secret/x"
+    assert "robots.txt" in str(read_site(site.endpoint).problems[f"{site.endpoint}/a"])
+    assert "/secret/x" not in site.asked
+
+
+def test_a_page_that_expands_without_bounds_is_not_read(site):
+    page = PAGES["/b"].encode()
+    site.compressed = {"/b": ("gzip, gzip", gzip.compress(gzip.compress(page))),
+                       "/c": ("gzip", gzip.compress(page))}  # fmt: skip
+    site.pages["/"] = "<main><p>We open at nine.</p><a href='/b'>B</a><a href='/c'>C</a></main>"
+    read = read_site(site.endpoint)
+    assert [each.document.name for each in read.readings] == [
+        f"{site.endpoint}/",
+        f"{site.endpoint}/c",
+    ]
+    assert "compressed" in str(read.problems[f"{site.endpoint}/b"])
+
+
+def test_headers_without_end_end_after_a_while(site, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 0.5)
+    site.pages["/"] = "<main><p>We open at nine.</p><a href='/slow'>S</a></main>"
+    read = read_site(site.endpoint)
+    assert "header comes too slowly" in str(read.problems[f"{site.endpoint}/slow"])
+    site.released.set()
+    assert not read.complete
+
+
+def test_links_and_text_of_a_site_are_bounded(site, monkeypatch):
+    monkeypatch.setattr(module, "_LINKS_PER_PAGE", 10)
+    links = "".join(f"<a href='/{number}'>x</a>" for number in range(1_000))
+    long = f"<a href='/{'x' * 3_000}'>x</a>"
+    site.pages["/"] = f"<main><p>We open at nine.</p>{long}{links}</main>"
+    read = read_site(site.endpoint, most=3)
+    assert not read.complete and not any(len(path) > 2_000 for path in site.asked)
+    monkeypatch.setattr(limits, "MAX_TEXT", 10)
+    read = read_site(site.endpoint, most=3)
+    assert not read.complete and not read.readings
+    assert "more than 10 characters together" in str(read.problems[f"{site.endpoint}/"])

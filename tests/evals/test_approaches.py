@@ -217,7 +217,7 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers():
     assert "The wicker one." in render_markdown(as_report(report))
 
 
-def test_the_report_counts_answers_in_conversation():
+def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact():
     study = both({"copy": 8, "lora+facts": 9, "qlora+facts": 9})
     counts = {
         "items": 9,
@@ -226,22 +226,40 @@ def test_the_report_counts_answers_in_conversation():
         "declined": {"0": 3, "1": 3, "4": 2},
         "follow_ups": {"right": 0, "items": 0},
     }
-    for cell in (LORA.cell, QLORA.cell):
+    answers = 0
+    for arm, cell in (("lora", LORA.cell), ("qlora", QLORA.cell)):
         folder = study.cell_folder(cell)
-        samples = [
-            {**sample, "confidence": 0.9, "generated": sample["answer"], "declined": False}
-            for sample in read_jsonl(folder / "samples.jsonl")
-        ]
+        samples = read_jsonl(folder / "samples.jsonl")
+        for place, sample in enumerate(samples):
+            fact = {"row": 1, "question": sample["question"], "answer": sample["reference"]}
+            sample |= {
+                "generated": f"Not {sample['reference']}" if place == 0 else sample["answer"],
+                "confidence": 0.9,
+                "sources": [fact],
+                "answer": sample["reference"],
+                "declined": False,
+            }
+        answers += len(samples)
         write_jsonl(folder / "samples.jsonl", samples)
         write_json(
             folder / "scores.json", {**read_json(folder / "scores.json"), "conversation": counts}
+        )
+        write_json(
+            study.arm_folder(arm) / "decline.json",
+            {"inputs": {}, "rule": {"own_words": True}, "shown": 20, "verbatim": 19},
         )
     write_report(study)
     report = read_json(study.folder / "report.json")
     assert report["conversation"]["after_turns"] == {"0": 8 / 9, "1": 8 / 9, "4": 7 / 9}
     assert report["conversation"]["follow_ups"] is None
+    words = report["not_verbatim"]
+    assert (words["shown"], words["right"], words["answers"]) == (0, 0, answers)
+    assert words["generated"] >= 2
+    assert words["own_words"]
+    assert words["validation"] == {"shown": 40, "verbatim": 38}
     for text in (render_html(as_report(report)), render_markdown(as_report(report))):
         assert (
             "8 are answered exactly right alone, and 8 and 7 after 1 and 4 questions about something else"
             in text
         )
+        assert "38 of 40 answers were word for word a fact, so other answers are replaced" in text

@@ -129,27 +129,6 @@ def test_parameter_count_equals_the_published_one(entry):
     assert build(entry.config).parameters == entry.parameters
 
 
-def test_a_tied_head_is_counted_once():
-    tied, untied = (
-        build(sizes("llama", 1000, 64, 128, 2, 4, 2, tied=tied)) for tied in (True, False)
-    )
-    assert untied.parameters - tied.parameters == 64 * 1000
-
-
-def test_grouped_queries_have_narrow_keys_and_values():
-    modules = {
-        module.name: module for module in build(sizes("llama", 100, 64, 96, 1, 8, 2)).modules
-    }
-    assert modules["model.layers.0.self_attn.q_proj"].outputs == 64
-    assert modules["model.layers.0.self_attn.k_proj"].outputs == 16
-
-
-def test_only_the_active_experts_are_multiplied():
-    config = sizes("mixtral", 100, 64, 96, 1, 4, 4, num_local_experts=8, num_experts_per_tok=2)
-    dense = build(sizes("mistral", 100, 64, 96, 1, 4, 4))
-    assert build(config).active_weights == dense.active_weights + 3 * 64 * 96
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

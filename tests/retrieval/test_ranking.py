@@ -39,7 +39,6 @@ def test_highest_has_ties_in_order_of_position_at_any_depth():
     everything = [1, 3, 2, 5, 6, 0, 4]
     for depth in range(1, 9):
         assert highest(scores, depth).tolist() == everything[:depth]
-    assert highest(scores, 9, above=0).tolist() == everything[:-1]
 
 
 def test_terms_are_short_words_and_character_4_grams():

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import time
@@ -22,7 +23,7 @@ from assistant_builder.export.verify import Rescore
 from assistant_builder.export_formats import ExportSpec
 from assistant_builder.serving.auth import check_access
 from assistant_builder.serving.endpoint_process import EndpointState, Websites
-from assistant_builder.serving.website import Website
+from assistant_builder.serving.website import Website, published_file
 from assistant_builder.serving.widget import site_token
 from assistant_builder.study import Study
 from assistant_builder.ui.export import use
@@ -173,6 +174,28 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     bubbles.started.clear()
     use.resume_websites()
     assert not bubbles.started and not Website.of(study).running
+
+
+def test_a_study_of_somebody_else_publishes_nothing(monkeypatch):
+    study, tab = new_study(), inside_blocks(ExportTab)
+    form = tab.cards.website
+    form._websites = bubbles = Bubbles()
+    monkeypatch.setattr(use, "WEBSITES", bubbles)
+    evil = Website(
+        origin="https://evil.example", address="https://chat.evil.example", port=22, running=True
+    )
+    write_json(study.folder / "website.json", asdict(evil))
+    use.resume_websites()
+    assert not bubbles.started
+    fields = ["Linde", "www.example.com", "chat.example.com", "", False]
+    form._publish(study.name, *fields)
+    assert Website.of(study).port != 22  # one that this program chooses
+    bubbles.started.clear()
+    write_json(study.folder / "website.json", asdict(evil))  # another study of the same name
+    use.resume_websites()
+    assert not bubbles.started
+    if os.name == "posix":
+        assert published_file().stat().st_mode & 0o777 == 0o600
 
 
 def test_every_state_is_drawn_and_the_latest_is_chosen():

@@ -115,10 +115,10 @@ WEBSITES = Websites()
 
 
 def resume_websites() -> None:
-    """Serve the bubbles that were served when the page ended."""
+    """Serve the bubbles that were published on this computer, and were served when the page ended."""
     for study in Study.all():
         with contextlib.suppress(AssistantBuilderError):  # a damaged study, which the list shows
-            if Website.of(study).running:
+            if Website.of(study).is_published(study):
                 WEBSITES.start(study, answering_assistant(served_version(study).recommended))
 
 
@@ -205,7 +205,7 @@ class WebsiteForm:
             self._contact: website.contact,
             self._remember: website.remember,
             self._start: again,
-            self._end: gr.update(visible=on or website.running),
+            self._end: gr.update(visible=on or website.is_published(root)),
         }
 
     def wire(self, picker: gr.Dropdown) -> None:

@@ -41,7 +41,7 @@ class ModelComparison:
             )
             with gr.Row():
                 self.first = gr.Textbox(
-                    label=t("Reference"),
+                    label=t("Reference model"),
                     placeholder=_HUB_ID,
                     elem_id="ab-judge-first",
                 )

@@ -4,24 +4,34 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 import assistant_builder as ab
 from assistant_builder.cli import bundle as commands
-from assistant_builder.errors import EvaluationError, StudyError
-from evals.bundle.auditor import NOT_RECORDED
+from assistant_builder.errors import AssistantBuilderError, EvaluationError, StudyError
+from evals.bundle.auditor import NOT_RECORDED, auditor_markdown
 from evals.bundle.container import MAX_BYTES, SEAL, Refused, line_of, read_bundle, seal_of
-from evals.bundle.verify import LINES, verify
+from evals.bundle.verify import LINES, _Check, main, verify
 from evals.bundle.write import write_bundle
+from evals.model_compare.declare import declaration_hash
 from tests.commands import ROOT
 from tests.evals.model_compare.test_judge import facts, write_log, write_questions
+from tests.study.test_wrong_types import entries, replaced
+
+
+class Ends(NamedTuple):
+    ci_low: float
+    ci_high: float
+
 
 CHANGES = {"judged": 200, "study": 500}
 
@@ -251,6 +261,55 @@ def test_hostile_lines(line, tmp_path):
         verify(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda v: v["figures"][0].update(items=[]), "ZeroDivisionError"),
+        (lambda v: v.update(figures=v["figures"] * 20_000), "take too long"),
+        (lambda v: v["comparisons"][0].update(related=["group"] * 17), "16 labels"),
+        (lambda v: v["items"][0].update(more=[[]] * 5_000_000), "lists and objects"),
+    ],
+)
+def test_bundles_that_take_long_or_divide_by_zero_are_refused_soon(
+    change: Change, what, judged, tmp_path
+):
+    values = json.loads(json.dumps(read_bundle(judged)[0]))
+    change(values)
+    path = resealed(values, tmp_path / "long")
+    began = time.process_time()
+    with pytest.raises(Refused, match=what):
+        verify(path)
+    assert time.process_time() - began < 60
+
+
+def test_the_words_of_the_author_are_shown_as_such(judged, tmp_path, capsys):
+    values = json.loads(json.dumps(read_bundle(judged)[0]))
+    values["verdicts"][0]["sentence"] = "B is no worse than A.\x1b[2J"
+    forged = resealed(values, tmp_path / "forged")
+    commands.verify(forged)
+    printed = capsys.readouterr().out
+    assert "verdict on B: worse, computed on 120 items: exact_match -0.1083" in printed
+    assert "in the words of its author: B is no worse than A.␛" in printed and "\x1b" not in printed
+    values["verdicts"][0].update(place="\x1b[2J", outcome="no worse")
+    assert main([str(resealed(values, forged))]) == 1
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_the_margin_of_the_loss_cannot_be_made_up(tmp_path):
+    check = _Check.__new__(_Check)
+    check._values = {"bundle": {"kind": "study"}}
+    check._comparisons, check._results = [{"metric": "nll_per_token"}], [Ends(-2.0, -1.0)]
+    check._loss_margin(0.05, 0.05, "margin")
+    check._loss_margin(0.03 * 2.0, None, "margin")
+    for margin, declared in ((0.06, 0.05), (0.07, None), (-0.1, None)):
+        with pytest.raises(Refused):
+            check._loss_margin(margin, declared, "margin")
+    check._values = {"bundle": {"kind": "judgement"}}
+    check._loss_margin(0.01, 0.03, "margin")  # per byte
+    with pytest.raises(Refused):
+        check._loss_margin(0.3, 0.03, "margin")
+
+
 def test_links_pipes_folders_and_huge_files_are_refused(judged, tmp_path):
     link, pipe, huge = tmp_path / "link", tmp_path / "pipe", tmp_path / "huge"
     link.symlink_to(judged)
@@ -272,6 +331,65 @@ def test_private_bundles_hold_and_have_no_text(judged, home):
 
     known = hmac.new(salt, b"What is the code of room 3?", hashlib.sha256).hexdigest()
     assert known in text
+
+
+def test_a_private_bundle_quotes_no_prompt(judged, home):
+    folder = home / "judgements" / "rooms"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    quoting = report | {"notes": ["A has 'Who lives in room 7?' where B has ''."]}
+    try:
+        (folder / "report.json").write_text(json.dumps(quoting), encoding="utf-8")
+        private = write_bundle("rooms", home / "private.bundle", private=True)
+        assert "room 7" not in private.read_text(encoding="utf-8")
+    finally:
+        (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+
+
+def test_the_document_of_an_auditor_has_no_markup_of_others():
+    row = {
+        "reference": "a",
+        "field": "b",
+        "content": "<img src=x> [x](javascript:a) |\x1b",
+        "source": "c",
+    }
+    text = auditor_markdown("<b>", [row])
+    assert "<img" not in text and "<b>" not in text and "[x](" not in text and "\x1b" not in text
+
+
+def test_a_comparison_of_somebody_else_reads_nothing_outside(judged, home, tmp_path):
+    shutil.copytree(home / "judgements" / "rooms", home / "judgements" / "linked")
+    folder = home / "judgements" / "linked"
+    (folder / "A.jsonl").rename(tmp_path / "A.jsonl")
+    (folder / "A.jsonl").symlink_to(tmp_path / "A.jsonl")
+    with pytest.raises(StudyError, match="it is a link"):
+        write_bundle("linked", tmp_path / "x")
+    (folder / "A.jsonl").unlink()
+    record = json.loads((folder / "judgement.json").read_text(encoding="utf-8"))
+    record["candidates"][0]["letter"] = "../rooms/A"
+    record["sha256"] = declaration_hash(record)
+    (folder / "judgement.json").write_text(json.dumps(record), encoding="utf-8")
+    with pytest.raises(StudyError, match="is not a path"):
+        write_bundle("linked", tmp_path / "x")
+    with pytest.raises(AssistantBuilderError):
+        write_bundle("../judgements/rooms", tmp_path / "x")
+
+
+def test_state_files_of_a_wrong_type_are_errors(judged, home, tmp_path):
+    folder = home / "judgements" / "odd"
+    shutil.copytree(home / "judgements" / "rooms", folder, dirs_exist_ok=True)
+    for path in sorted(folder.glob("*.json*")):
+        before = path.read_text(encoding="utf-8")
+        first, *rest = before.splitlines() if path.suffix == ".jsonl" else [before]
+        document = json.loads(first)
+        wrong = [[], {}, "x", 3, None]
+        wrong += [
+            replaced(document, place, value) for place in entries(document) for value in ([], 3)
+        ]
+        for value in wrong:
+            path.write_text("\n".join([json.dumps(value), *rest]) + "\n", encoding="utf-8")
+            with suppress(AssistantBuilderError):
+                write_bundle("odd", tmp_path / "x", private=True)
+        path.write_text(before, encoding="utf-8")
 
 
 def test_signatures(judged, home, tmp_path):

@@ -1,21 +1,11 @@
 """Which facts a text holds, and which of them an answer keeps."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from lm_eval import evaluate
-from lm_eval.api.model import LM
-from lm_eval.tasks import TaskManager
 
-from assistant_builder.config import StudyConfig
-from assistant_builder.data import Message, Pair
-from assistant_builder.study import Study
 from evals.metrics import Context, score_answer
 from evals.metrics.fact_recall import facts_kept, find_facts
-from evals.tasks.held_out import build_items, write_tasks
 
 
 def found(text: str, kind: str | None = None) -> set[str]:
@@ -233,50 +223,3 @@ WORDS = st.sampled_from(
 @settings(deadline=None, max_examples=400)
 def test_a_text_keeps_all_of_its_own_facts(text):
     assert facts_kept(text, text) == (1.0 if find_facts(text) else None)
-
-
-def test_lm_eval_averages_over_the_items_that_hold_a_fact():
-    class Plain:
-        """Stands in for the prompter of a model."""
-
-        def turns(self, pair: Pair) -> list[SimpleNamespace]:
-            return [
-                SimpleNamespace(
-                    prompt_text=f"{pair.question}\n",
-                    answer_text=pair.answer,
-                    answer_ids=[1],
-                    reference=pair.answer,
-                )
-            ]
-
-    pairs = [
-        Pair(row, (Message("user", f"Question {row}?"), Message("assistant", text)))
-        for row, text in enumerate(
-            ["It costs 9 crowns.", "Ask at the desk.", "At 10:30, from Harl Point."], start=1
-        )
-    ]
-    written = write_tasks(Study.create(StudyConfig(name="facts")), build_items(pairs, Plain()))
-
-    class Clock(LM):
-        def generate_until(self, requests: Any) -> list[str]:
-            return ["It is at 10:30."] * len(requests)
-
-        def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
-            raise NotImplementedError
-
-        def loglikelihood_rolling(self, requests: Any) -> list[float]:
-            raise NotImplementedError
-
-    tasks = TaskManager(include_path=str(written.folder), include_defaults=False).load(
-        [written.generation]
-    )
-    results = evaluate(Clock(), tasks, bootstrap_iters=0, log_samples=True)
-    assert results is not None
-    scores = results["results"][written.generation]
-    assert scores["facts_kept,none"] == pytest.approx((0 + 0.5) / 2)
-    assert scores["sample_len"] == 3
-    assert ["facts_kept" in sample for sample in results["samples"][written.generation]] == [
-        True,
-        False,
-        True,
-    ]

@@ -1,6 +1,7 @@
 """Models of any origin are judged by the decision of a study, and a run that stops goes on."""
 
 import json
+import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,11 +21,13 @@ from assistant_builder.errors import (
     StudyError,
 )
 from assistant_builder.inference import llamacpp
+from assistant_builder.models import template_process
 from evals.model_compare import endpoint, judgements_folder
 from evals.model_compare.endpoint import EndpointCandidate
 from tests.evals.model_compare.fake_endpoint import FakeEndpoint, answering
 from tests.export.tiny import CHATML
 from tests.http_server import running
+from tests.models.hostile_base import ENDLESS, hostile_base
 from tests.serving.conftest import Served, serve  # noqa: F401
 from tests.tiny_gguf import write_tiny_gguf
 
@@ -315,6 +318,74 @@ def test_a_log_that_lacks_questions_or_answers_is_refused(tmp_path, questions):
 
 
 # bad input
+
+
+def test_answers_beyond_any_limit_count_as_wrong(questions, start, impatient):
+    def long(question: str, number: int) -> dict[str, str]:
+        return {"text": "a." * 200_000} if number % 2 else {"text": right(question)}
+
+    good, odd = start(answering(right)), start(long)
+    judged = ab.judge(questions, f"a@{good.endpoint}", f"b@{odd.endpoint}", name="long", **QUICK)
+    errors = judged.report["candidates"][1]["errors"]
+    assert len(errors) == 30 and "longer than 4 tokens can be" in errors[0]["error"]
+
+
+@pytest.mark.parametrize("odd", ["deep", "encrypted", "method", "deflate", "pipe", "long"])
+def test_a_hostile_log_is_one_sentence(odd, tmp_path, questions):
+    path = tmp_path / "b.eval"
+    if odd == "pipe":
+        os.mkfifo(path)
+    elif odd == "long":
+        path = write_log(tmp_path / "b.jsonl", dict.fromkeys(facts(60), "a." * 60_000))
+    else:
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("samples/1.json", "[" * 100_000 if odd == "deep" else "{}" * 500)
+        data, name = bytearray(path.read_bytes()), b"samples/1.json"
+        central = data.find(b"PK\x01\x02")
+        if odd == "encrypted":
+            data[6] |= 1
+            data[central + 8] |= 1
+        elif odd == "method":
+            data[8] = data[central + 10] = 97
+        elif odd == "deflate":
+            start = data.find(name) + len(name)
+            data[start : start + 6] = b"\xff" * 6
+        path.write_bytes(data)
+    good = write_log(tmp_path / "samples_a.jsonl", facts(60))
+    with pytest.raises(DataError) as error:
+        ab.judge(questions, good, path)
+    assert error.value.remedy and "\n" not in str(error.value)
+
+
+def test_a_template_of_somebody_else_has_limits(tmp_path, questions, monkeypatch):
+    monkeypatch.setattr(template_process, "SECONDS", 1.0)
+    base = hostile_base(tmp_path / "base", template=ENDLESS)
+    with pytest.raises(ModelError, match="took longer than 1 seconds"):
+        ab.judge(questions, base, base)
+
+
+def test_the_report_has_no_markup_of_others(tmp_path, questions):
+    good = write_log(tmp_path / "samples_a.jsonl", facts(60))
+    evil = "<img src=x onerror=alert(1)> [x](javascript:a) \x1b[2J"
+    other = write_log(tmp_path / "samples_<b>.jsonl", dict.fromkeys(facts(60), evil))
+    folder = ab.judge(questions, good, other, name="markup", **QUICK).folder
+    text, page = (
+        (folder / f"report.{kind}").read_text(encoding="utf-8") for kind in ("md", "html")
+    )
+    assert "<b>" not in text and "[x](" not in text
+    assert not any("<img" in each or "\x1b" in each for each in (text, page))
+
+
+def test_names_of_other_folders_and_missing_answers_are_refused(tmp_path, questions):
+    logs = [write_log(tmp_path / f"samples_{name}.jsonl", facts(60)) for name in "ab"]
+    for name in ("../x", "/tmp/x", "a/b", ".."):
+        with pytest.raises(ConfigError, match="is no name of a comparison"):
+            ab.judge(questions, *logs, name=name)
+    ab.judge(questions, *logs, name="run", **QUICK)
+    path = folder_of("run") / "A.jsonl"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(True)[1:]))
+    with pytest.raises(StudyError, match="answers of A are missing"):
+        ab.judge(questions, *logs, name="run", **QUICK)
 
 
 @pytest.mark.parametrize(
