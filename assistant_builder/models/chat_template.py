@@ -348,17 +348,6 @@ class ChatTokenizer:
                 )
         return rows
 
-    @functools.cached_property
-    def special_ids(self) -> frozenset[int]:
-        """Special tokens, which do not represent text."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        special = {index for index, token in added if token.special}
-        return frozenset(special | set(self.tokenizer.all_special_ids))
-
-    def decode_with_special_tokens(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens with special tokens, as in :meth:`text`."""
-        return self._decoded(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of generated tokens without special tokens."""
         return self._decoded(ids, skip_special_tokens=True).strip()

@@ -6,43 +6,22 @@ A chat template is a program, and a tokenizer.json can turn twenty characters in
 
 from __future__ import annotations
 
-import itertools
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import Text, m
 from assistant_builder.limited_process import Limit, LimitedProcess, serve_requests
-from assistant_builder.models.chat_template import ChatTokenizer, Example
+from assistant_builder.models.chat_template import ChatTokenizer
 
 # maximum number of measured pairs; tokenizing twelve thousand takes several seconds
 MAX_MEASURED_PAIRS = 3_000
-
-Part = Literal["given", "learned"]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A section of a training sequence; ``control`` marks a special token of the template."""
-
-    part: Part  # given: prompt; learned: supervised
-    text: str
-    control: bool = False
-
-
-@dataclass(frozen=True)
-class RenderedSequence:
-    """One training sequence of a pair with its complete text."""
-
-    segments: tuple[Segment, ...]
-    tokens: int
-    learned: int  # supervised tokens
 
 
 @dataclass(frozen=True)
@@ -52,23 +31,6 @@ class Lengths:
     pairs: int  # in the data
     tokens: tuple[int, ...]  # of each measured pair
     answers: tuple[int, ...]  # tokens of its last answer
-
-
-def render(prompter: ChatTokenizer, pair: Pair) -> list[RenderedSequence]:
-    """Return the training sequences of a pair."""
-    return [_sequence(prompter, example) for example in prompter.examples(pair)]
-
-
-def _sequence(prompter: ChatTokenizer, example: Example) -> RenderedSequence:
-    def kind(token: tuple[int, bool]) -> tuple[bool, bool]:
-        return token[1], token[0] in prompter.special_ids
-
-    segments = []
-    tokens = zip(example.input_ids, example.supervised, strict=True)
-    for (learned, control), group in itertools.groupby(tokens, kind):
-        text = prompter.decode_with_special_tokens([token for token, _ in group])
-        segments.append(Segment("learned" if learned else "given", text, control))
-    return RenderedSequence(tuple(segments), len(example.input_ids), sum(example.supervised))
 
 
 def sample_pairs(pairs: Sequence[Pair]) -> list[Pair]:
@@ -164,11 +126,6 @@ class LimitedChatTokenizer:
         longest = (self._request("longest_answer", pairs=batch) for batch in _batches(pairs))
         return max(map(int, longest), default=0)
 
-    def render(self, pairs: Sequence[Pair]) -> list[list[RenderedSequence]]:
-        """Return the training sequences of each pair (see ``render``)."""
-        replies = (self._request("render", pair=_turns(pair.messages)) for pair in pairs)
-        return [list(map(_rendered, sequences)) for sequences in replies]
-
     def measure(self, pairs: Sequence[Pair]) -> Lengths:
         """Count the tokens of pairs (see ``measure_lengths``)."""
         end = time.monotonic() + MEASURE_SECONDS
@@ -208,11 +165,6 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[list[list[list[str]]]]:
         yield batch
 
 
-def _rendered(record: Mapping[str, Any]) -> RenderedSequence:
-    segments = tuple(Segment(**segment) for segment in record["segments"])
-    return RenderedSequence(segments, record["tokens"], record["learned"])
-
-
 def _turns(messages: Sequence[Message]) -> list[list[str]]:
     return [[message.role, message.content] for message in messages]
 
@@ -237,8 +189,6 @@ class _Worker:
             return ids if operation == "prompt_ids" else len(ids)
         if operation == "count_tokens":
             return prompter.count_tokens(_pair(request["pair"]))
-        if operation == "render":
-            return list(map(asdict, render(prompter, _pair(request["pair"]))))
         pairs = [_pair(turns) for turns in request["pairs"]]
         if operation == "longest_answer":
             return max(len(turn.answer_ids) for pair in pairs for turn in prompter.turns(pair))

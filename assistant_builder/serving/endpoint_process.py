@@ -39,7 +39,6 @@ class EndpointState:
     url: str = ""  # with ``/v1``, while it runs
     model: str = ""  # name of the model in a request
     error: Text = ""  # if it failed
-    token: str = ""  # public token of the widget, while it runs
     arm: str = ""  # or ``copy``
 
 
@@ -93,8 +92,8 @@ class Endpoints:
             if event["event"] == "failed":
                 error = AssistantBuilderError(**error_texts(event["error"])).line
                 continue
-            url, model, token = event["url"], event["model"], event["token"]
-            self._record(name, child, EndpointState("running", url, model, token=token, arm=arm))
+            url, model = event["url"], event["model"]
+            self._record(name, child, EndpointState("running", url, model, arm=arm))
         error = error or child.last_words or m("its process ended")
         self._record(name, child, EndpointState("failed", error=error, arm=arm))
 
@@ -159,8 +158,8 @@ def main() -> int:
 
     def announce(text: str) -> None:
         ready = json.loads(text)
-        model, token = next(iter(ready["aliases"])), ready["widget"]["token"]
-        events.emit("ready", url=ready["url"], model=model, token=token)
+        model = next(iter(ready["aliases"]))
+        events.emit("ready", url=ready["url"], model=model)
 
     try:
         wanted, more = sys.argv[1], (*sys.argv[2:], None)[0]

@@ -44,7 +44,7 @@ def forget_when(study: Study) -> None:
 def prompts_of_training(study: Study) -> list[str]:
     prepared = _prepare(study, None)
     return [
-        prepared.prompter.decode_with_special_tokens(example.input_ids)
+        prepared.prompter.tokenizer.decode(list(example.input_ids))
         for example in prepared.train.examples
     ]
 

@@ -12,7 +12,6 @@ from assistant_builder.data import Message, Pair
 from assistant_builder.errors import ModelError
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
-from assistant_builder.models.template_process import render
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -47,15 +46,10 @@ def controls(of: ChatTokenizer, question: str, answer: str, system: str = "S") -
         1, (Message("system", system), Message("user", question), Message("assistant", answer))
     )
     (example,) = of.examples(asked, 10**6)
-    (shown,) = render(of, asked)
-    marked = "".join(segment.text for segment in shown.segments if segment.control)
-    found = [token for token in example.input_ids if token in of.special_ids]
-    assert marked == "".join(of.tokenizer.convert_ids_to_tokens(found)), (
-        "the preview marks what the model sees"
-    )
-    assert [
-        token for token in of.prompt_ids(asked.messages[:-1]) if token in of.special_ids
-    ] == found[:-1]
+    special = set(of.tokenizer.all_special_ids)
+    found = [token for token in example.input_ids if token in special]
+    prompt = of.prompt_ids(asked.messages[:-1])
+    assert [token for token in prompt if token in special] == found[:-1]
     return found
 
 

@@ -23,7 +23,7 @@ assert "ASSISTANT_BUILDER_API_KEY" not in os.environ
 open({pid!r}, "w").write(str(os.getpid()))
 if {fails}:
     sys.exit("no memory left")
-ready = {{"event": "ready", "url": "http://127.0.0.1:1/v1", "model": "x", "token": "site-x"}}
+ready = {{"event": "ready", "url": "http://127.0.0.1:1/v1", "model": "x"}}
 print(json.dumps(ready), flush=True)
 time.sleep(600)
 """
@@ -48,9 +48,7 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints, tmp_path):
     endpoints.start(study, "lora")
     endpoints.start(study, "lora")  # a second click starts no second one
     wait_until(lambda: endpoints.state("x").phase == "running")
-    assert endpoints.state("x") == EndpointState(
-        "running", "http://127.0.0.1:1/v1", "x", token="site-x"
-    )
+    assert endpoints.state("x") == EndpointState("running", "http://127.0.0.1:1/v1", "x")
     process = psutil.Process(int((tmp_path / "pid").read_text()))
     endpoints.stop("x")
     assert not process.is_running() and endpoints.state("x").phase == "off"

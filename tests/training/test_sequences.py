@@ -92,7 +92,7 @@ def test_every_answer_is_whole_and_every_grounded_prompt_has_its_fact(approach, 
             learned = supervised(example)
             assert learned[-1] == prompter.eos_id and 40 <= len(learned) <= 350
             assert prompter.decode(learned) == pair.answer
-            prompt = prompter.decode_with_special_tokens(example.input_ids[: -len(learned)])
+            prompt = prompter.tokenizer.decode(list(example.input_ids[: -len(learned)]))
             assert (f"A: {pair.answer}" in prompt) == (approach == "grounded")
         assert found.longest % 32 == 0
         assert found.longest - 32 < max(len(e.input_ids) for e in found.examples) <= (found.longest)

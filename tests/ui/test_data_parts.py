@@ -12,7 +12,6 @@ from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import m, render, use_language, use_words
-from assistant_builder.models.template_process import RenderedSequence, Segment
 from assistant_builder.ui.data.preview import inspect_file, with_system
 from assistant_builder.ui.data.row_editor import (
     NO_ROWS,
@@ -24,7 +23,6 @@ from assistant_builder.ui.data.row_editor import (
 from assistant_builder.ui.data.tab import (
     study_data_panel,
     study_left_out,
-    study_template_preview,
 )
 from assistant_builder.ui.data.view import (
     brief_view,
@@ -32,7 +30,6 @@ from assistant_builder.ui.data.view import (
     leaks_view,
     power_view,
     rejected_view,
-    rendered_view,
     unreadable_view,
 )
 from assistant_builder.ui.settings_form import PAGE_WORDS
@@ -149,23 +146,6 @@ def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file):
     assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
 
 
-def test_learned_text_is_marked_by_more_than_colour():
-    shown = RenderedSequence(
-        (Segment("given", "<|s|>", True), Segment("given", HOSTILE), Segment("learned", HOSTILE)),
-        700,
-        9,
-    )
-    text = rendered_view(
-        [Pair(7, (Message("user", "q"), Message("assistant", "a")))], [[shown]], HOSTILE, 512
-    )
-    assert "<img" not in text and '<mark class="ab-learned">&lt;img' in text
-    assert "Row 7" in text
-    assert (
-        "700 tokens, 9 of them learned: longer than 512, so training leaves the row out"
-        in plain(text)
-    )
-
-
 def test_the_power_is_described_in_plain_words():
     power = {
         "items": 100,
@@ -217,17 +197,8 @@ def test_the_system_prompt_of_the_study_applies_to_rows_without_one():
     assert with_system(briefed, "Other.") is briefed and with_system(pair, None) is pair
 
 
-def test_a_study_shows_only_training_rows_and_reports_a_missing_model():
+def test_the_rows_that_a_study_leaves_out_are_a_download():
     study = with_data(new_study())
-    text = study_template_preview(study, 3)
-    heldout = [
-        json.loads(line)["messages"]
-        for line in study.split_file("heldout").read_text().splitlines()
-    ]
-    assert "not on this machine yet" in text
-    assert not any(
-        turns[-1]["content"] in text for turns in heldout if len(turns[-1]["content"]) > 20
-    )
     assert (study_left_out(study) is None) == (not study.split_file("rejected").read_text())
 
 

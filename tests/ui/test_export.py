@@ -15,10 +15,8 @@ import gradio as gr
 import psutil
 import pytest
 from starlette.requests import Request
-from typer.main import get_command
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.cli import app
 from assistant_builder.export.atomic_dir import describe_files
 from assistant_builder.export.job import ExportJob, JobRecord
 from assistant_builder.export.verify import Rescore
@@ -35,7 +33,6 @@ from assistant_builder.ui.export.view import (
     endpoint_card,
     not_ready_warning,
     python_lines,
-    widget_command,
 )
 from assistant_builder.ui.refresh import StudyView
 from assistant_builder.web.access import LOCAL
@@ -48,7 +45,7 @@ HERE, ELSEWHERE = (
     gr.Request(request=Request({"type": "http", "headers": [], LOCAL: local}))
     for local in (True, False)
 )
-STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library", token="site-x")
+STATE = EndpointState("running", "http://127.0.0.1:4321/v1", "library")
 
 
 def drawn(tab: ExportTab, study: Study, *, local: bool = True) -> dict[str, list[Any]]:
@@ -137,9 +134,7 @@ class Bubbles(Websites):
     def start(self, study: Study, arm: str) -> None:
         self.started.append((study.name, arm))
         url = f"http://127.0.0.1:{Website.of(study).port}/v1"
-        self._states[study.name] = EndpointState(
-            "running", url, study.name, token="site-x", arm=arm
-        )
+        self._states[study.name] = EndpointState("running", url, study.name, arm=arm)
 
 
 def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_valid(monkeypatch):
@@ -365,10 +360,6 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
     assert [update["visible"] for update in buttons] == [False, False, False, True]
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
     assert 'href="http://127.0.0.1:4321/chat"' in website
-    assert "proxy_pass http://127.0.0.1:8000" in website
-    assert "chat.example.com/widget.js" in website
-    assert "site-x" in website
-    assert "serve library --widget" in website
     assert "Open the chat" not in in_order(cards.updates(study.name, local=False), cards.outputs)[0]
     assert "OpenAI(base_url=" in programs and "Only programs on the computer" not in programs
     assert drawn(tab, study)["use-endpoint"][0] != before[0]
@@ -385,8 +376,6 @@ def test_the_lines_of_the_endpoint_are_valid():
     assert name == "curl" and words[0] == "http://127.0.0.1:4321/v1/chat/completions"
     assert json.loads(words[-1])["model"] == "library"
     ast.parse(python_lines(STATE))
-    words = shlex.split(widget_command("krumm-linde"))
-    get_command(app).commands[words[1]].make_context(words[1], words[2:])
     failed = endpoint_card(
         "computer", EndpointState("failed", error="<b>no</b> memory"), "x", local=True
     )

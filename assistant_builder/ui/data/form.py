@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import gradio as gr
-from gradio.blocks import Block
 
-from assistant_builder.i18n import N_, t, tn
-from assistant_builder.ui.html import Markup, heading
-from assistant_builder.ui.refresh import Updates
+from assistant_builder.i18n import N_, t
+from assistant_builder.ui.html import heading
 from assistant_builder.ui.settings_form import OptionForm, keys_of
 
 FILE_TYPES = [
@@ -98,32 +96,3 @@ def system_prompt(called: str, whom: str, before: str) -> str:
         return before
     asked = t("You answer questions of {whom}.", whom=whom) if whom else t("You answer questions.")
     return " ".join((t("You are {name}.", name=called or t("an assistant")), asked))
-
-
-ROWS = (1, 3, 10)
-
-
-class TemplatePreview:
-    """Components that ``template_preview`` fills; ``place`` is the prefix of their element ids."""
-
-    def __init__(self, place: str) -> None:
-        with gr.Accordion(
-            t("As the model sees them"), open=False, visible=False, elem_classes="ab-modelview"
-        ) as self.body:
-            self.rows = gr.Radio(
-                [(tn("{count} row", "{count} rows", number), number) for number in ROWS],
-                value=ROWS[1],
-                label=t("Rows to show"),
-                elem_id=f"{place}-rows",
-                elem_classes="ab-inline",
-            )
-            self.shown = gr.HTML(elem_id=place)
-
-    @property
-    def outputs(self) -> list[Block]:
-        """The components that :meth:`updates` sets."""
-        return [self.body, self.shown]
-
-    def updates(self, text: Markup) -> Updates:
-        """Show the rows; without rows the preview is hidden."""
-        return {self.body: gr.update(visible=bool(text)), self.shown: text}

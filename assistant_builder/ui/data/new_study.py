@@ -24,13 +24,12 @@ from assistant_builder.ui.data.columns import (
     column_note,
     shown_columns,
 )
-from assistant_builder.ui.data.form import DataSource, TemplatePreview, system_prompt
+from assistant_builder.ui.data.form import DataSource, system_prompt
 from assistant_builder.ui.data.preview import (
     Inspection,
     heldout_power,
     inspect_file,
     preview_split,
-    template_preview,
     unused_name,
     unused_title,
 )
@@ -96,16 +95,14 @@ class NewStudyForm:
                     t("Download the rows left out"), size="sm", visible=False, elem_id="ab-left-out"
                 )
             self.editor = RowEditor()
-            self.seen = TemplatePreview("ab-preview")
 
     # events
 
     def wire(self, picker: gr.Dropdown, tabs: gr.Tabs, revise: gr.Button) -> None:
         """Connect the events; the button ``revise`` loads the data of the selected study for a new one."""
-        upload, editor, seen, extra = self.upload, self.editor, self.seen, self.wordings
+        upload, editor, extra = self.upload, self.editor, self.wordings
         inputs = {self.source, self.mapping, *upload.form.inputs}
         edit = {*inputs, editor.held, editor.table}  # with the unsaved edits of the table
-        view = {*inputs, seen.rows}
         outputs = self._outputs
         looked: dict[str, Any] = {**_PRIVATE, "show_progress_on": self.found}
         settled: dict[str, Any] = {**QUIET, "trigger_mode": "always_last"}
@@ -133,9 +130,7 @@ class NewStudyForm:
             extra.use.click(self._use_wordings, {extra.table, *edit}, outputs, **looked),
         ]
         for event in events:
-            event.then(
-                self._first_rows, {self.source, self.mapping}, editor.outputs, **settled
-            ).then(self._model_view, view, seen.outputs, **settled)
+            event.then(self._first_rows, {self.source, self.mapping}, editor.outputs, **settled)
         # Edits are checked before other rows are shown, so that they are not lost.
         gr.on(
             [editor.which.input, editor.search.submit],
@@ -155,8 +150,7 @@ class NewStudyForm:
             inputs,
             [self.split, self.once],
             **settled,
-        ).then(self._model_view, view, seen.outputs, **settled)
-        seen.rows.input(self._model_view, view, seen.outputs, **settled)
+        )
         system = upload.form.components["data.system"]
         gr.on(
             [upload.called.input, upload.whom.input],
@@ -360,18 +354,6 @@ class NewStudyForm:
         title = t("What is trained, and what is asked in the test")
         folded = fragment("data.folds", [(title, split_view(record, heldout_power(record)))])
         return folded + leaks, once
-
-    def _model_view(self, values: Values) -> Updates:
-        try:
-            config = self.upload.form.read(values, StudyConfig())
-        except AssistantBuilderError:  # the split shows this error
-            return gr.skip()
-        data = config.data.model_copy(update={"columns": values[self.mapping]})
-        config = config.model_copy(update={"data": data})
-        text = Markup("")
-        if values[self.source]:
-            text = template_preview(Path(values[self.source]), config, values[self.seen.rows])
-        return self.seen.updates(text)
 
     # editing data
 

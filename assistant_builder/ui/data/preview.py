@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +25,12 @@ from assistant_builder.data.edit import cell_text
 from assistant_builder.data.load import first_rows
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.error_record import ErrorRecord
-from assistant_builder.errors import DataError, ModelError
+from assistant_builder.errors import DataError
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.grounding import row_limit, rows_longer_than
 from assistant_builder.study import Study
-from assistant_builder.ui.data.view import rendered_view, template_pending
-from assistant_builder.ui.html import Markup, error_callout
 from assistant_builder.ui.study_snapshot import stamp
 
 
@@ -143,42 +140,6 @@ _IDLE_SECONDS = 300.0
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _MOST_PROCESSES = 4
 """Number of base models with a running tokenizer process."""
-
-
-def template_preview(
-    path: Path,
-    config: StudyConfig,
-    rows: int,
-    *,
-    first: Sequence[Pair] | None = None,
-    day: date | None = None,
-) -> Markup:
-    """The first rows of a data file in the chat template of the base model.
-
-    Args:
-        path: The data file.
-        config: Columns, system prompt, base model and maximum length.
-        rows: Number of rows.
-        first: The rows; None: the first usable ones of the file.
-        day: Date that the chat template inserts; None: today.
-    """
-    findings = inspect_file(path, config.data.columns).findings
-    if findings is None or not findings.usable:
-        return Markup("")
-    if first is None:
-        first = [with_system(pair, config.data.system) for pair in findings.usable[:rows]]
-    folder = local_model_folder(config.model)
-    if folder is None:
-        return template_pending(config.model.base)
-    try:
-        limit = row_limit(config.train.max_length, context_length(folder))
-        seen = stamp(folder / name for name in _TOKENIZER_FILES)
-        rendered = LimitedChatTokenizer(_process(str(folder), seen), day).render(first)
-        too_long = rows_too_long(path, config)
-    except ModelError as error:
-        return error_callout(error.to_record())
-    numbers = findings.dataset.numbers
-    return rendered_view(first, rendered, config.model.base, limit, numbers, too_long)
 
 
 def rows_too_long(path: Path, config: StudyConfig) -> Mapping[int, int]:

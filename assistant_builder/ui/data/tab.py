@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from assistant_builder.atomic_io import read_json, read_jsonl
-from assistant_builder.data import Pair, RejectedRow
+from assistant_builder.data import RejectedRow
 from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.documents.store import Documents
@@ -19,19 +19,16 @@ from assistant_builder.study import Study
 from assistant_builder.study.contents import (
     Embedding,
     Findings,
-    PairLine,
     RecallFile,
     RejectedLine,
     Split,
 )
 from assistant_builder.ui.data.documents import DocumentsForm
-from assistant_builder.ui.data.form import TemplatePreview
 from assistant_builder.ui.data.new_study import NewStudyForm
 from assistant_builder.ui.data.preview import (
     heldout_power,
     inspect_file,
     preview_split,
-    template_preview,
 )
 from assistant_builder.ui.data.row_editor import left_out_download
 from assistant_builder.ui.data.view import study_data_view, unreadable_view
@@ -106,15 +103,6 @@ def _source_view(study: Study) -> Markup:
     )
 
 
-def study_template_preview(study: Study, rows: int) -> Markup:
-    """See :func:`~assistant_builder.ui.data.preview.template_preview`; after the split, rows of the training set."""
-    if study.source is None:
-        return Markup("")
-    records = read_jsonl(study.split_file("train"), PairLine)[:rows] if is_prepared(study) else None
-    first = None if records is None else [Pair.from_record(record, "train") for record in records]
-    return template_preview(study.source, study.config, rows, first=first, day=study.template_date)
-
-
 def study_left_out(study: Study) -> str | None:
     """Path of a CSV download with the rows that the study leaves out; None if there are none."""
     source = study.source
@@ -144,8 +132,7 @@ class DataTab:
                 self.revise = gr.Button(
                     t("Edit a copy for a new project"), size="sm", elem_id="ab-revise"
                 )
-            self.seen = TemplatePreview("ab-held-preview")
-            # A change of this text starts the slow parts of the tab, so that they delay nothing else. It is hidden by
+            # A change of this text starts the slow part of the tab, so that it delays nothing else. It is hidden by
             # CSS, because an invisible component causes no change event.
             self.drawn = gr.Textbox("", label="Data drawn", elem_classes="ab-offstage")
         self.documents = DocumentsForm()
@@ -178,24 +165,15 @@ class DataTab:
         """Connect the events; see :class:`~assistant_builder.ui.tabs.TabContent`."""
         self.new.wire(picker, tabs, self.revise)
         self.documents.wire(picker, tabs)
-        gr.on(
-            [self.drawn.change, self.seen.rows.input],
-            self._study_view,
-            [self.drawn, self.seen.rows],
-            [self.left_out, *self.seen.outputs],
-            trigger_mode="always_last",
-            **QUIET,
+        self.drawn.change(
+            self._study_view, self.drawn, self.left_out, trigger_mode="always_last", **QUIET
         )
 
-    def _study_view(self, drawn: str, rows: int) -> Updates:
+    def _study_view(self, drawn: str) -> Any:
         if not drawn:
             return gr.skip()
-        study = Study.open(drawn.partition(":")[0])  # the picker may be updated later
-        csv = study_left_out(study)
-        return {
-            self.left_out: gr.update(value=csv, visible=csv is not None),
-            **self.seen.updates(study_template_preview(study, rows)),
-        }
+        csv = study_left_out(Study.open(drawn.partition(":")[0]))  # the picker may be updated later
+        return gr.update(value=csv, visible=csv is not None)
 
 
 def _data_mark(look: StudyView) -> str:

@@ -5,17 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
 
-from assistant_builder.data import Pair, RejectedRow
+from assistant_builder.data import RejectedRow
 from assistant_builder.data.types import RowNumbers
-from assistant_builder.data.validate import too_long_words
 from assistant_builder.data.wordings import count_wordings
 from assistant_builder.i18n import N_, Text, capitalized, render, t, text_of, tn, use_row_numbers
-from assistant_builder.models.template_process import RenderedSequence, Segment
 from assistant_builder.ui.html import (
     Tone,
     callout,
@@ -338,73 +335,3 @@ def brief_view(record: Mapping[str, Any] | None) -> Markup:
     elif record["usable"] < record["rows"]:
         tone = "warn"
     return fragment("data.brief", tone, text)
-
-
-_MAX_CHARACTERS = 4_000
-
-
-def rendered_view(
-    pairs: Sequence[Pair],
-    rendered: Sequence[Sequence[RenderedSequence]],
-    model: str,
-    max_length: int,
-    numbers: RowNumbers = _PLAIN,
-    too_long: Mapping[int, int] = MappingProxyType({}),
-) -> Markup:
-    """The first rows in the chat template of the base model; training leaves out those of more than ``max_length``.
-
-    ``rendered`` has the training sequences of each row, ``too_long`` the tokens of all rows that are left out.
-    """
-    rows = [
-        (numbers.shown(pair.row), _tokens(sequence, max_length), _runs(sequence.segments))
-        for pair, sequences in zip(pairs, rendered, strict=True)
-        for sequence in sequences
-    ]
-    note = ". ".join(map(render, too_long_words(too_long, max_length))) if too_long else ""
-    return fragment("data.rendered", model, rows, note)
-
-
-def template_pending(model: str) -> Markup:
-    """That the rows cannot be shown in the chat template of a base model that is not on this machine."""
-    return callout(
-        "info",
-        t("The files of {model} are not on this machine yet", model=model),
-        t("They are downloaded when the project first runs."),
-    )
-
-
-def _tokens(sequence: RenderedSequence, max_length: int) -> str:
-    text = t(
-        "{tokens} tokens, {learned} of them learned",
-        tokens=count(sequence.tokens),
-        learned=count(sequence.learned),
-    )
-    if sequence.tokens > max_length:
-        text += ": " + t(
-            "longer than {tokens}, so training leaves the row out", tokens=count(max_length)
-        )
-    return text
-
-
-def _runs(segments: Sequence[Segment]) -> list[tuple[bool, list[tuple[str, bool]]]]:
-    """Runs of text: whether the assistant learns it, and its parts, each with whether it is a special token."""
-    return [
-        (
-            part == "learned",
-            [
-                (segment.text if segment.control else _shortened(segment.text), segment.control)
-                for segment in run
-            ],
-        )
-        for part, run in itertools.groupby(segments, lambda segment: segment.part)
-    ]
-
-
-def _shortened(text: str) -> str:
-    if len(text) <= _MAX_CHARACTERS:
-        return text
-    hidden = t(
-        "{number} characters are hidden here, but used", number=count(len(text) - _MAX_CHARACTERS)
-    )
-    left_out = f"\n[… {hidden} …]\n"
-    return text[: _MAX_CHARACTERS * 3 // 4] + left_out + text[-_MAX_CHARACTERS // 4 :]

@@ -25,7 +25,7 @@ from assistant_builder.i18n import N_, render, t, text_of
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.serving.endpoint_process import EndpointState
 from assistant_builder.serving.website import Website
-from assistant_builder.serving.widget import PAGE_PATH, PATHS, embedding, site_token
+from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, card, fragment
 from assistant_builder.ui.study_snapshot import report_conclusion
@@ -34,7 +34,7 @@ from evals.report.schema import Report
 
 ENDPOINT_STARTS = {
     "computer": N_("Start"),
-    "website": N_("Try it and show the steps"),
+    "website": N_("Try it"),
     "programs": N_("Start it and show the address"),
 }
 """Card about the endpoint → label of its button."""
@@ -72,9 +72,6 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
         chat=f"{state.url.removesuffix('/v1')}{PAGE_PATH}",
         curl=curl_line(state),
         python=python_lines(state),
-        widget=widget_command(name),
-        proxy=PROXY_LINES,
-        embedding=embedding("https://chat.example.com", state.token),
     )
 
 
@@ -86,36 +83,6 @@ def curl_line(state: EndpointState) -> str:
     """A command that asks the endpoint a question."""
     body = json.dumps({"model": state.model, "messages": _messages(QUESTION)})
     return f"curl {state.url}/chat/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
-
-
-def widget_command(name: str) -> str:
-    """The command that serves the widget for a website on a computer of its owner."""
-    return (
-        f"assistant-builder serve {shlex.quote(name)} --widget --allow-origin https://www.example.com "
-        "--allow-host chat.example.com --proxy 127.0.0.1 --contact help@example.com"
-    )
-
-
-PROXY_LINES = (
-    """server {
-  listen 443 ssl;
-  server_name chat.example.com;
-  ssl_certificate /etc/letsencrypt/live/chat.example.com/fullchain.pem;
-  ssl_certificate_key /etc/letsencrypt/live/chat.example.com/privkey.pem;
-  proxy_set_header Host $host;
-  proxy_set_header X-Forwarded-For $remote_addr;
-  proxy_buffering off;
-  proxy_read_timeout 600s;
-"""
-    + "".join(
-        f"  location = {path} {{ proxy_pass http://127.0.0.1:8000{path}; }}\n"
-        for path in sorted(PATHS)
-    )
-    + """\
-  location / { return 404; }
-}"""
-)
-"""Lines of nginx that give the command of :func:`widget_command` an https address."""
 
 
 def python_lines(state: EndpointState) -> str:

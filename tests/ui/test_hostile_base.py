@@ -1,4 +1,4 @@
-"""Base models that try to exhaust memory: the preview shows an error and the memory of the page does not grow."""
+"""Base models that try to exhaust memory: the page shows an error and its memory does not grow."""
 
 from pathlib import Path
 
@@ -10,10 +10,15 @@ LOOK = """
 import json, sys
 from pathlib import Path
 from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ModelError
 from assistant_builder.ui.data import preview
 
 config = StudyConfig().with_changes({"model.base": sys.argv[2]})
-print(json.dumps(str(preview.template_preview(Path(sys.argv[1]), config, 3))))
+try:
+    found = preview.rows_too_long(Path(sys.argv[1]), config)
+except ModelError as error:
+    found = error
+print(json.dumps(str(found)))
 """
 
 
@@ -21,7 +26,7 @@ def seen(folder: Path, tmp_path: Path) -> str:
     data = tmp_path / "pairs.csv"
     data.write_text(
         "question,answer\n"
-        + "".join(f"Who rows {row}? qqqqqqqq,Otto {row}.\n" for row in range(40))
+        + "".join(f"Who rows {row}? {'q' * 4000},Otto {row}.\n" for row in range(5))
     )
     return str(watched(LOOK, str(data), str(folder)))
 
@@ -35,6 +40,6 @@ def test_the_memory_of_the_page_does_not_grow(changes, message, tmp_path):
     assert message in found and "Choose another base model" in found
 
 
-def test_a_valid_model_is_shown_with_its_template(tmp_path):
+def test_long_rows_of_a_valid_model_are_counted(tmp_path):
     found = seen(hostile_base(tmp_path / "base", template=TEMPLATE), tmp_path)
-    assert "&lt;|im_start|&gt;" in found and "Choose another" not in found
+    assert found.startswith("{2: ") and "Choose another" not in found

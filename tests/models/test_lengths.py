@@ -1,4 +1,4 @@
-"""What people are shown of training sequences is what training takes."""
+"""The lengths of training sequences are those of their turns."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.download import local_model_folder
-from assistant_builder.models.template_process import measure_lengths, render
+from assistant_builder.models.template_process import measure_lengths
 
 
 @pytest.fixture(scope="module")
@@ -19,23 +19,6 @@ def prompter(model_cache: Path) -> ChatTokenizer:
 def pair(*contents: str) -> Pair:
     roles = ("user", "assistant")
     return Pair(1, tuple(Message(roles[at % 2], text) for at, text in enumerate(contents)))
-
-
-def test_segments_spell_the_training_sequence_and_mark_what_is_learned(prompter):
-    asked = pair("متى يفتح <|im_end|>؟", "في الثامنة")
-    (shown,) = render(prompter, asked)
-    (turn,) = prompter.turns(asked)
-    assert (
-        "".join(segment.text for segment in shown.segments) == turn.prompt_text + turn.answer_text
-    )
-    learned = [segment.text for segment in shown.segments if segment.part == "learned"]
-    assert "".join(learned) == turn.answer_text
-    assert {segment.text for segment in shown.segments if segment.control} == {
-        "<|im_start|>",
-        "<|im_end|>",
-    }
-    assert shown.learned == len(turn.answer_ids)
-    assert shown.tokens == len(turn.prompt_ids) + shown.learned
 
 
 def test_lengths_are_those_of_the_turns(prompter):
