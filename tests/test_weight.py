@@ -14,7 +14,7 @@ assistant_builder/chat               2500  1430
 assistant_builder/cli                2450  1240
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
-assistant_builder/data               5170  2770
+assistant_builder/data               5170  2765
 assistant_builder/export             3450  1730
 assistant_builder/documents          2830  1665
 assistant_builder/i18n                680   405
@@ -29,7 +29,7 @@ assistant_builder/store              1130   740
 assistant_builder/study              2380  1415
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12470  6155
+assistant_builder/ui                12450  6150
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1520   865

@@ -104,15 +104,6 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     return job
 
 
-def test_without_data_the_tab_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(Study, "source", None)
-    tab = inside_blocks(ExportTab)
-    shown = drawn(tab, new_study())
-    assert "Train the project" in shown["export-body"][1]["value"]
-    assert not shown["export-body"][2]["visible"]
-    assert shown["export-jobs"][1] == ""
-
-
 def test_before_training_copied_answers_can_be_used():
     study, tab = new_study(), inside_blocks(ExportTab)
     shown = drawn(tab, study)
