@@ -85,8 +85,9 @@ def examples(folder: Path, home: Path) -> list[Path]:
     """The example datasets that the installed program finds; nothing of it comes from the repository."""
     code = (
         "import json, assistant_builder, evals\n"
-        "from assistant_builder.ui.data.preview import shipped_datasets\n"
-        "files = [assistant_builder.__file__, evals.__file__, *(str(each.file) for each in shipped_datasets())]\n"
+        "from assistant_builder.study.example import datasets_folder\n"
+        "shipped = sorted(datasets_folder().glob('*/data.*'), key=lambda path: -path.stat().st_size)\n"
+        "files = [assistant_builder.__file__, evals.__file__, *map(str, shipped)]\n"
         "print(json.dumps(files))"
     )
     files = [Path(name) for name in json.loads(run(folder, home, "bin/python", "-c", code))]
