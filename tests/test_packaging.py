@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [
     Requirement(text)
-    for name in ("audit", "documents", "gguf", "ray", "gpu")
+    for name in ("audit", "documents", "gguf", "ray")
     for text in PROJECT["optional-dependencies"][name]
 ]
 """What parts of the product import where it is installed."""
