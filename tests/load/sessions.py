@@ -97,8 +97,11 @@ class Page:
             if len(event["inputs"]) == 2
         )
         drawn = await self._run(follow, [STUDY, "{}"])
-        self._mark = self._ask["inputs"][3]
-        self.values[self._mark] = drawn[follow["outputs"].index(self._mark)]
+        mark, self._question = named["ab-chat-mark"], named["ab-question"]
+        self.values[mark] = drawn[follow["outputs"].index(mark)]
+        self._kept = next(
+            number for number, props in parts.items() if "-talks-" in props.get("storage_key", "")
+        )
         self.values[named["ab-picker"]] = STUDY
 
     async def _run(self, event: dict[str, Any], data: list[Any]) -> list[Any]:
@@ -112,8 +115,8 @@ class Page:
 
     async def ask(self, question: str) -> AsyncIterator[dict[str, Any]]:
         """Ask, and yield the events of the reply."""
-        data = [self.values[number] for number in self._ask["inputs"]]
-        data[0] = question
+        values = {**self.values, self._question: question}
+        data = [values[number] for number in self._ask["inputs"]]
         body = {"data": data, "fn_index": self._ask["id"], "session_hash": self.session}
         (await self.client.post("/gradio_api/queue/join", json=body)).raise_for_status()
         place = f"/gradio_api/queue/data?session_hash={self.session}"
@@ -124,7 +127,7 @@ class Page:
 
     def keep(self, kept: Any) -> None:
         """Store the conversation as the browser does."""
-        self.values[self._ask["inputs"][4]] = kept
+        self.values[self._kept] = kept
 
 
 def _events(config: dict[str, Any], component: int, kind: str) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ class ChatTab:
     """Components of the tab; the caller has opened the ``gr.Tab``. The pool owns the worker process."""
 
     def __init__(self, pool: WorkerPool) -> None:
-        self.mark = gr.Textbox("", visible=False)
+        self.mark = gr.Textbox("", visible=False, elem_id="ab-chat-mark")
         self.settings = ChatSettings()
         self.empty = gr.HTML(needs_study(t(EMPTY)))
         with gr.Column(visible=False, elem_id="ab-chat") as self.body:
