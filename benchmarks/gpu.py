@@ -153,7 +153,7 @@ def available(args: argparse.Namespace) -> tuple[tuple[Candidate, ...], list[str
     liger = importlib.util.find_spec("liger_kernel") is not None and args.device == "cuda"
     if not liger and any(candidate.family == "tuned" for candidate in here):
         notes.append(
-            "liger-kernel is not installed (pip install -e '.[gpu]') or has no GPU: TRL, tuned "
+            "liger-kernel is not installed (pip install liger-kernel) or has no GPU: TRL, tuned "
             "trains without it."
         )
     return tuple(here), notes

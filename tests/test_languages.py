@@ -168,14 +168,14 @@ def test_messages_and_numbers_are_in_the_language_of_the_context():
         assert percent(0.965) == "96,5\xa0%"
         assert count(1234567) == "1.234.567"
         assert size(2.69e6) == "2,69 MB"
-        assert tn("{count} row", "{count} rows", 1200) == "1.200 Zeilen"
+        assert tn("{count} question", "{count} questions", 1200) == "1.200 Fragen"
         assert (
             tm("About <b>{size}</b> on disk.", size="<i>")
             == "Etwa <b>&lt;i&gt;</b> auf der Festplatte."
         )
         assert t("") == ""
         with use_language("fr"):
-            assert tn("{count} row", "{count} rows", 0) == "0 ligne"
+            assert tn("{count} question", "{count} questions", 0) == "0 question"
             assert localize("1,234.5") == "1\u202f234,5"
     assert t("Cancel") == "Cancel" and percentage("5") == "5%"
 

@@ -17,7 +17,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 REQUIREMENTS = [Requirement(text) for text in PROJECT["dependencies"]]
 EXTRAS = [
     Requirement(text)
-    for name in ("audit", "documents", "gguf", "ray", "gpu")
+    for name in ("audit", "documents", "gguf", "ray")
     for text in PROJECT["optional-dependencies"][name]
 ]
 """What parts of the product import where it is installed."""
@@ -63,7 +63,7 @@ def test_extras_are_installed_from_the_clone_as_the_package_is_on_no_index():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"assistant-builder\[[a-z]+\](?! @ )", text), path
         named += re.findall(r"install_command\('(\w+)'\)|pip install -e '\.\[(\w+)\]'", text)
-    assert {name for pair in named for name in pair if name} >= {"gguf", "ray", "gpu"}
+    assert {name for pair in named for name in pair if name} >= {"gguf", "ray"}
     assert {name for pair in named for name in pair if name} <= set(
         PROJECT["optional-dependencies"]
     )

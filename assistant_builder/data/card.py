@@ -30,7 +30,6 @@ _EXAMPLES = 3
 _MAX_REASONS = 20
 _MAX_CHARACTERS = 300
 _MARKDOWN = re.compile(r"([\\`*_\[\]#|~$])")
-_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)^---\s*$", re.DOTALL | re.MULTILINE)
 
 
 def dataset_card(findings: Findings, split: Split, *, title: str) -> str:

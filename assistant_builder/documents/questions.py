@@ -28,6 +28,8 @@ from assistant_builder.study import Study
 FILE, TRAINED = "questions.jsonl", "statements.jsonl"
 PEOPLE = "people"
 """Origin of a question that a person asked."""
+MAX_QUESTION = 1_000
+"""Characters of a drafted question; a model of somebody else may send a megabyte."""
 BETWEEN = "\n"
 """Between the parts of an answer from two statements, each of which is checked alone before it is shown."""
 QuestionKind = Literal["statement", "part", "two", "unanswerable"]
@@ -92,7 +94,7 @@ def parse_questions(
     for line in reply.splitlines():
         asked, _, said = line.strip().lstrip("-*•0123456789.) ").partition("|")
         question, answer = asked.strip(" \t\"“”'«»"), said.strip(' \t"“”«»')
-        if len(question.split()) < 2 or not question.endswith("?"):
+        if len(question.split()) < 2 or not question.endswith("?") or len(question) > MAX_QUESTION:
             continue
         part = bool(answer) and answer.casefold() in statement.text.casefold()
         kind: QuestionKind = "part" if part and answer != statement.text else "statement"

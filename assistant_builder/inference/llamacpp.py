@@ -160,6 +160,7 @@ class LlamaServer(RuntimeServer):
                 "slots": slots,
                 "threads": threads or _thread_count(),
                 "key": key,
+                "load_seconds": _LOAD_SECONDS,
             }
             assert self._process.stdin is not None
             with suppress(OSError):  # it ended; the missing reply says so
@@ -557,12 +558,18 @@ def main() -> None:
     parameters.endpoint_slots = parameters.ui = False
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = settings["threads"]
     parameters.verbosity = 1  # errors
+    if hasattr(
+        signal, "setitimer"
+    ):  # ends a template that does not, also where the parent has ended
+        signal.setitimer(signal.ITIMER_REAL, settings["load_seconds"])
     try:
         server = xllamacpp.Server(parameters)
     except Exception as error:
         print(error, file=sys.stderr)
         sys.stderr.flush()
         os._exit(1)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)
     replies.write(json.dumps({"address": server.listening_address.removeprefix("http://")}) + "\n")
     replies.flush()
     sys.stdin.read()

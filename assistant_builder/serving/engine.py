@@ -36,6 +36,8 @@ _TOKENIZER_THREADS = 2
 COPIES = "assistant_builder.serving.copying"
 """Module of the process that copies answers, for :func:`start_worker`."""
 _RETRY_SECONDS = 2
+MAX_LOOKED_UP = 10_000
+"""Characters of a question that is looked up; no limit of tokens holds there, and longer ones would delay others."""
 """``Retry-After`` of a request that was rejected because the queue is full."""
 
 
@@ -185,6 +187,15 @@ class Engine:
         limits = self._limits[assistant.id]
         sampling = body.sampling(limits.longest_answer)
         messages = body.conversation(limits.system)
+        if assistant.mode == "copy" and any(
+            turn.role == "user" and len(turn.content) > MAX_LOOKED_UP for turn in messages
+        ):
+            raise ApiError(
+                400,
+                f"{assistant.id} looks up questions of at most {MAX_LOOKED_UP:,} characters",
+                code="context_length_exceeded",
+                param="messages",
+            )
         read = messages if limits.conversations else alone(messages)
         try:
             # one limiter each, so that requests that wait for one tokenizer take no thread from the others

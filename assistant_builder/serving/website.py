@@ -134,7 +134,9 @@ def _address(text: str) -> str:
     text = text.strip().rstrip("/")
     with suppress(ValueError):  # of the host or the port
         parts = urlsplit(text if "://" in text else f"https://{text}")
-        if parts.hostname and "." in parts.hostname and parts.port != 0 and not parts.username:
+        host = parts.hostname or ""
+        plain = all(letter.isalnum() or letter in ".-" for letter in host)
+        if plain and "." in host and parts.port != 0 and not parts.username:
             return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
     raise ConfigError(
         m("{text!r} is no address of a website", text=text),

@@ -108,6 +108,7 @@ def test_replies_of_a_model_are_questions_with_a_part_of_the_statement():
         ("statement", "What is hot?", statement.text),
     ]
     assert found[0].origin == "a-model" and found[0].state == "proposed"
+    assert not parse_questions(f"Is it {'a ' * 600}?", statement, 3, "a-model")
 
 
 def draft(question: str, *keys: str, state="accepted", origin="template") -> DocumentQuestion:

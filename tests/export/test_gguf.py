@@ -1,7 +1,6 @@
 """Exports to GGUF: one file that llama.cpp loads, with the weights that were measured."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,25 +256,3 @@ def test_files_are_written_without_a_matrix_that_cannot_be_measured(study, tmp_p
     assert "importance" not in export(study, "Q4_0", tmp_path / "out"), (
         "an export is the file that was scored"
     )
-
-
-@pytest.mark.long
-@pytest.mark.train
-def test_a_cancelled_export_leaves_nothing(study, tmp_path):
-    def report(percent: int, message: str) -> None:
-        if "Quantizing" in str(message):
-            raise Cancelled("stop")
-
-    with pytest.raises(Cancelled):
-        write_export(
-            study,
-            parse_export("lora", "gguf", "Q4_0"),
-            tmp_path / "out",
-            force=False,
-            sample=4,
-            report=report,
-        )
-    shutil.rmtree(tmp_path / "home", ignore_errors=True)
-    assert [
-        path for path in tmp_path.iterdir() if path.name.startswith((".assistant", "out"))
-    ] == []

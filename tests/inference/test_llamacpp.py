@@ -17,6 +17,7 @@ from assistant_builder.errors import ConfigError, EvaluationError, ModelError
 from assistant_builder.inference import llamacpp
 from assistant_builder.inference.llamacpp import LlamaServer, check_prompts
 from tests.export.tiny import CHATML
+from tests.models.hostile_base import ENDLESS
 from tests.tiny_gguf import prompter, tokens, write_tiny_gguf
 
 needs_llamacpp = pytest.mark.skipif(
@@ -220,6 +221,16 @@ def test_a_template_that_refuses_is_found(tmp_path):
         return
     with server, pytest.raises(EvaluationError, match="chat template"):
         check_prompts(server, prompter(), CONVERSATIONS)
+
+
+@needs_llamacpp
+@pytest.mark.skipif(os.name != "posix", reason="needs timers of the system")
+def test_a_template_without_end_ends_while_nobody_watches(tmp_path, monkeypatch):
+    endless = write_tiny_gguf(tmp_path / "e.gguf", template=ENDLESS)
+    monkeypatch.setattr(llamacpp, "_LOAD_SECONDS", 5.0)
+    monkeypatch.setattr(threading.Timer, "start", lambda timer: None)  # as if the parent had ended
+    with pytest.raises(ModelError, match="could not load"):
+        LlamaServer(endless, context=512, threads=1)
 
 
 @needs_llamacpp

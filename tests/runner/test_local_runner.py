@@ -17,7 +17,7 @@ from assistant_builder.child_process import lower_priority
 from assistant_builder.cli import app
 from assistant_builder.errors import Cancelled, StudyError
 from assistant_builder.runner import local_runner
-from assistant_builder.runner.backend import QUEUE, Event, waiting_message
+from assistant_builder.runner.backend import QUEUE, Event
 from assistant_builder.runner.local_runner import (
     LocalRunner,
     active_tickets,
@@ -188,12 +188,6 @@ def test_cancel_command_accepts_only_running_and_queued_studies():
         in CliRunner().invoke(app, ["status", study.name]).stdout
     )
     assert CliRunner().invoke(app, ["cancel", study.name]).exit_code == 0 and study.cancel_requested
-
-
-def test_status_command_lists_the_studies_ahead():
-    assert waiting_message([]) == ""
-    assert str(waiting_message(["a"])) == "waits for study a"
-    assert str(waiting_message(["a", "b", "c"])) == "waits for study a and 2 more"
 
 
 def session_niceness(pid: int) -> str | None:

@@ -104,6 +104,23 @@ def test_the_endpoint_copies_with_sources_and_declines(copies):
     assert said == DEPTHS and pieces[-1]["assistant_builder"]["mode"] == "copy"
 
 
+def test_a_question_of_a_megabyte_is_refused_at_once(copies):
+    served = copies(sheet())
+    long = "a." * 400_000
+    for messages in (
+        [{"role": "user", "content": long}],
+        [
+            {"role": "user", "content": long},
+            {"role": "assistant", "content": "Yes."},
+            {"role": "user", "content": "And adults?"},
+        ],
+    ):
+        refused = served.ask(model="baths", messages=messages)
+        assert refused.status_code == 400
+        assert "at most 10,000 characters" in refused.json()["error"]["message"]
+    assert served.ask("a." * 4_000, model="baths").status_code == 200
+
+
 def test_the_widget_says_that_answers_are_looked_up(copies):
     study = sheet()
     served = copies(study, widget=True, allow_origin=(SITE,))

@@ -13,7 +13,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import Cancelled, StudyError
 from assistant_builder.runner.step_process import run_as_step
 from assistant_builder.study import Study
-from assistant_builder.study.steps import STEPS, StepRecord, changed_inputs
+from assistant_builder.study.steps import STEPS, StepRecord
 from tests.synthetic_study import new_study
 
 
@@ -108,13 +108,6 @@ def test_deleting_the_data_step_keeps_the_data_file(home):
         study.delete_step_outputs(step)
     assert not study.split_file("train").exists()
     assert study.source is not None and study.source.read_bytes() == file.read_bytes()
-
-
-def test_changed_inputs_are_listed():
-    assert changed_inputs({"a": 1, "b": 2, "c": None}, {"a": 1, "b": 3, "d": "x" * 99}) == [
-        "b: 2 -> 3",
-        "d: none -> xxxxxxxxxxxx…",
-    ]
 
 
 def test_a_step_records_its_result(study):

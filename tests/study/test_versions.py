@@ -121,13 +121,6 @@ def test_a_version_whose_first_study_is_gone_stands_for_itself(root):
         read_versions(root)
 
 
-def test_the_next_version_of_a_titled_study_has_a_title():
-    study = new_study("shop", title="Corner Shop")
-    assert next_name(study) == "Corner Shop (version 2)"
-    new_study("corner-shop-version-2")
-    assert next_name(study) == "Corner Shop (version 3)"
-
-
 def test_of_two_changes_at_a_time_none_is_lost(root):
     def change(number: int) -> None:
         for _ in range(15):

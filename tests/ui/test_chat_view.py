@@ -14,7 +14,6 @@ from assistant_builder.ui.chat.view import (
     CorrectedAnswer,
     PaneState,
     corrections_list,
-    equalize_pace,
     examples_view,
     loading_view,
     pane,
@@ -55,25 +54,6 @@ def test_text_of_users_and_models_stays_text():
         assert not re.search(r"<[^>]*\son\w+=", markup)
 
 
-def test_a_pane_shows_what_it_is_waiting_for():
-    asked = Turn("Why?")
-
-    def live(reply: Reply) -> str:
-        return pane("b", said(asked, replies={"lora": reply}))
-
-    assert "Reading the 16-bit base" in live(
-        Reply("loading", phase="Reading the 16-bit base", fraction=0.4)
-    )
-    assert "Waiting: 3 questions before this one" in live(Reply("waiting", ahead=3))
-    assert "Waiting: 1 question before this one" in live(Reply("waiting", ahead=1))
-    assert "until the model is free" in live(Reply("waiting"))
-    assert 'aria-valuenow="40.0"' in live(Reply("loading", fraction=0.4))
-    assert "ab-caret" in live(Reply("answering", "Be"))
-    assert "ab-caret" not in live(Reply("stop", "Because."))
-    assert "Ask a question below" in pane("b", said()) and "Ask again" in pane("b", said(asked))
-    assert "did not answer this question" in pane("base", said(Turn("Why?", {"lora": Answer("x")})))
-
-
 def hidden_panes(one: Reply, other: Reply, sides: tuple[str, str]) -> list[str]:
     turn = Turn("Why?", {}, sides, blind=True)
     shown = said(
@@ -108,13 +88,6 @@ def test_nothing_tells_the_sides_apart_before_the_vote(fast, slow, sides):
     one, other = hidden_panes(fast, slow, sides)
     assert one == other
     assert not re.search("lora|bit|tokens/s|MB|bytes", one, re.IGNORECASE)
-
-
-def test_both_answers_are_whole_once_both_have_come():
-    replies = {"qlora": Reply("stop", "long answer", 2), "lora": Reply("stop", "short", 1)}
-    assert equalize_pace(replies) == replies
-    base = {"base": Reply("answering", "free to run ahead", 4)}
-    assert equalize_pace({**replies, "lora": Reply("waiting"), **base})["base"] == base["base"]
 
 
 def test_the_vote_gives_name_and_colour_back():
@@ -188,21 +161,6 @@ def test_sources_are_text_and_are_shown_after_a_blind_vote():
     assert "Declined: nothing that was found" in declined and "From 1 fact of your data" in answered
     assert "&lt;img" in answered and "<img" not in answered and "<script" not in answered
     assert "ab-sources" not in pane("a", said(Turn("Why?", {"qlora": Answer("From memory.")})))
-
-
-def test_loading_ahead_tells_how_far_it_is():
-    loading = loading_view(
-        {"lora": Reply("loaded"), "qlora": Reply("loading", phase="Reading", fraction=0.4)}
-    )
-    assert "Compact (QLoRA, 4-bit): Reading" in loading and 'aria-valuenow="70.0"' in loading
-    assert "are loaded" in loading_view({"lora": Reply("loaded")})
-    assert "no adapter" in loading_view({"lora": Reply("failed", error={"what": "no adapter"})})
-
-
-def test_corrections_are_listed():
-    made = Correction("now", "<b>Q</b>", "<i>A</i>", "wrong")
-    shown = corrections_list([made, replace(made, question="Two")], {1})
-    assert "&lt;b&gt;" in shown and shown.count("a test question") == 1
 
 
 def test_a_decline_offers_questions_and_says_why():

@@ -21,14 +21,12 @@ from assistant_builder.ui.data.row_editor import (
     left_out_download,
 )
 from assistant_builder.ui.data.tab import (
-    study_data_panel,
     study_left_out,
 )
 from assistant_builder.ui.data.view import (
     brief_view,
     findings_view,
     leaks_view,
-    power_view,
     rejected_view,
     unreadable_view,
 )
@@ -146,20 +144,6 @@ def test_edits_create_a_new_file_and_edits_of_another_file_are_ignored(file):
     assert "left-out" in (left_out_download(edited, {}, "pairs") or "")
 
 
-def test_the_power_is_described_in_plain_words():
-    power = {
-        "items": 100,
-        "clusters": 100,
-        "minimum_detectable": 0.125,
-        "flip_rate": 0.2,
-        "target": 0.02,
-        "items_needed": 3925,
-    }
-    text = plain(power_view(power))
-    assert "about 12 correct answers in a hundred" in text and "3,900" in text
-    assert "too small" in power_view({**power, "minimum_detectable": 1.3})
-
-
 def test_leaks_and_unknown_columns_are_shown_with_examples():
     leak = {
         "heldout_row": 3,
@@ -176,11 +160,6 @@ def test_leaks_and_unknown_columns_are_shown_with_examples():
     assert leaks_view([], 0) == ""
     assert "Match your columns" in unreadable_view({"what": "no columns"}, ["a", "b"])
     assert "too few" in brief_view({"usable": 1, "rows": 4, "can_start": False})
-
-
-def test_a_file_without_known_columns_shows_its_first_rows(tmp_path):
-    (tmp_path / "odd.csv").write_text("stem,key\nWhat?,That.\n")
-    assert inspect_file(tmp_path / "odd.csv", {}).peek == (("What?", "That."),)
 
 
 def test_a_file_without_rows_asks_for_rows_and_not_for_columns(tmp_path):
@@ -214,10 +193,3 @@ def test_the_data_begin_with_what_is_answered_and_left_out_and_fold_the_rest(tmp
     assert "Near-duplicates" not in first and "Near-duplicates" in folded
     for term in ("token F1", "ROUGE", "seed"):
         assert term not in view
-
-
-def test_the_data_of_a_study_fold_the_split_and_the_columns():
-    study = with_data(new_study())
-    shown = study_data_panel(study)
-    first = shown.partition("<details")[0]
-    assert "will be answered" in first and "ab-split" not in first and "ab-split" in shown

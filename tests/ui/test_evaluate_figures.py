@@ -88,17 +88,6 @@ def half_scored() -> Study:
 # states
 
 
-def test_a_running_evaluation_shows_each_cell_and_what_there_is():
-    study = half_scored()
-    message = m("{cell}: searching for the pairs", cell="Q4")
-    running(study, "evaluate", Progress.saying(25, 100, "%", message, 40.0))
-    said = plain(evaluation_state(take_snapshot(study)))
-    assert "Q4: searching for the pairs: 25 %, 40 s left" in said
-    assert "Q4 Compact (QLoRA, 4-bit) running" in said
-    assert "L16 Full (LoRA, 16-bit) done 41 s" in said
-    assert "QR QLoRA export, requantized not run yet" in said
-
-
 def test_parts_that_score_at_once_are_shown_side_by_side_and_one_that_failed_is_told():
     study = half_scored()
     study.status_file("evaluate").unlink(missing_ok=True)

@@ -20,11 +20,7 @@ from assistant_builder.ui.evaluate.item_filters import (
     study_items,
 )
 from assistant_builder.ui.evaluate.item_view import (
-    PER_PAGE,
     item_view,
-    items_view,
-    pager_text,
-    pages,
 )
 from assistant_builder.ui.evaluate.view import example_table
 from evals.metrics import METRICS
@@ -99,11 +95,6 @@ def test_rows_are_those_of_the_users_file(items):
 
 def rows_of(items: ItemSet, **wish: Any) -> list[int]:
     return [row["row"] for row in filter_items(items, ItemFilter("L16", "Q4", **wish))]
-
-
-def test_items_come_in_the_order_of_the_file_with_the_cells_they_have(items):
-    assert rows_of(items) == [1, 2, 3, 4, 5]
-    assert list(items.cells) == ["L16", "Q4"] and items.metrics == ("nll_per_token", "exact_match")
 
 
 @pytest.mark.parametrize(
@@ -195,24 +186,6 @@ def test_text_stays_text(items):
     )
     drawn = item_view(items, row, WISH)
     assert "<img" not in drawn and "<script" not in drawn
-
-
-def test_right_to_left_answers_keep_their_direction(items):
-    drawn = item_view(items, item(1, "שלום עולם", "שלום לך", question="מה שלומך?"), WISH)
-    assert drawn.count('dir="auto"') == 4 and '<mark class="ab-own">עולם</mark>' in drawn
-
-
-def test_a_page_holds_ten_items():
-    many = make_item_set([item(row, RIGHT, "x") for row in range(1, 24)], NAMES, ("L16", "Q4"))
-    rows = filter_items(many, WISH)
-    assert [items_view(many, rows, WISH, page).count("<article") for page in (1, 2, 3)] == [
-        10,
-        10,
-        3,
-    ]
-    assert (pages(23), pages(20), pages(0)) == (3, 2, 1) and PER_PAGE == 10
-    assert (pager_text(23, 3), pager_text(0, 1)) == ("21–23 of 23", "None")
-    assert "No matching items" in items_view(many, [], WISH, 1)
 
 
 # the browser

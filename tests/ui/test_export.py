@@ -104,15 +104,6 @@ def finish(study: Study, spec: ExportSpec, outcome: str = "as measured", **more:
     return job
 
 
-def test_without_data_the_tab_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(Study, "source", None)
-    tab = inside_blocks(ExportTab)
-    shown = drawn(tab, new_study())
-    assert "Train the project" in shown["export-body"][1]["value"]
-    assert not shown["export-body"][2]["visible"]
-    assert shown["export-jobs"][1] == ""
-
-
 def test_before_training_copied_answers_can_be_used():
     study, tab = new_study(), inside_blocks(ExportTab)
     shown = drawn(tab, study)
@@ -145,7 +136,8 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     fields = ["Linde", "www.example.com", "http://chat.example.com", "", True]
     assert "no https address" in form._publish(study.name, *fields) and not bubbles.started
     assert "is no address" in form._publish(study.name, "Linde", "x y", "", "", True)
-    assert "is no address" in form._publish(study.name, "Linde", "localhost", "", "", True)
+    for wrong in ("localhost", "https://[x", "https://a.b;}<script>", "https://*.example.com"):
+        assert "is no address" in form._publish(study.name, "Linde", wrong, "", "", True)
     fields[2] = "chat.example.com/"
     form._publish(study.name, *fields)
     assert bubbles.started == [("library", "copy")]

@@ -16,8 +16,6 @@ from tests.synthetic_study import (
 )
 from tests.texts import plain
 
-TO_COME = "This verdict is final. Still to come: further cells."
-
 
 @pytest.fixture
 def study() -> Study:

@@ -58,14 +58,6 @@ def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
     }
 
 
-def test_the_list_shows_groups_with_how_often_they_were_asked(tab, study):
-    overview, groups = in_order(tab._draw_list(study), tab._list)
-    assert "<b>5</b>" in overview and "Answered" in overview
-    assert "Do I get a refund?" in groups and "asked 3 times · declined · 2 wordings" in groups
-    assert groups.index("Do I get a refund?") < groups.index("Who won?")
-    assert "Are you open?" not in groups
-
-
 def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab, study):
     form, key, html, wordings, answer = opened_form(tab, "q-1")
     assert form["visible"] and key == "q-0"
@@ -91,14 +83,6 @@ def test_nothing_of_a_visitor_is_trained_by_one_click(tab, study):
         tab._decide(tab._reject, "shop", "q-0", [], "")
     assert read_corrections(study) == []
     assert "Two weeks." in opened_form(tab, "q-0")[2], "the suggestion is shown"
-
-
-def test_a_suggestion_is_copied_by_its_button(tab):
-    event = SimpleNamespace(name="Two weeks.")
-    assert tab_module._with_suggestion("", event) == "Two weeks."
-    assert tab_module._with_suggestion("Soon:", event) == "Soon:\nTwo weeks.", (
-        "what was typed stays"
-    )
 
 
 def test_a_question_is_to_be_declined_or_left_for_later(tab, study):

@@ -1,6 +1,5 @@
 """A new study from a small FAQ spreadsheet: columns, other wordings, name and system prompt, without a browser."""
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +12,10 @@ from assistant_builder.data import load_pairs
 from assistant_builder.data.wordings import Wording
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import MAX_COLUMNS, choose_roles, column_note, shown_columns
-from assistant_builder.ui.data.form import FILE_TYPES, system_prompt
+from assistant_builder.ui.data.form import system_prompt
 from assistant_builder.ui.data.new_study import NewStudyForm
-from assistant_builder.ui.data.preview import Inspection, inspect_file
+from assistant_builder.ui.data.preview import Inspection
 from assistant_builder.ui.data.row_editor import NO_ROWS
-from assistant_builder.ui.data.view import brief_view
 from tests.synthetic_study import new_study
 from tests.ui.blocks import inside_blocks
 
@@ -206,21 +204,3 @@ def test_a_copy_for_a_new_study_keeps_the_settings(form, file):
 )
 def test_the_system_prompt_follows_two_questions(called, whom, before, after):
     assert system_prompt(called, whom, before) == after
-
-
-def test_three_rows_are_no_good_news(tmp_path):
-    path = tmp_path / "few.csv"
-    path.write_text(
-        "question,answer\nWho?,The clerk.\nWhere?,On the pier.\nWhen?,At half past nine.\n"
-    )
-    record: Callable[..., Any] = inspect_file(path, {}).findings.to_record
-    said = brief_view(record())
-    assert "3 of 3 rows" in said and "ab-warn" in said and "too few for a useful assistant" in said
-
-
-def test_documents_reach_the_page(form, tmp_path):
-    path = tmp_path / "faq.pdf"
-    path.write_bytes(b"%PDF-1.7")
-    assert ".pdf" in FILE_TYPES and ".docx" in FILE_TYPES
-    found = loaded(form, path)[form.found]
-    assert "this is a PDF document" in found and "spreadsheet with the columns" in found

@@ -18,12 +18,12 @@ from assistant_builder.retrieval.own_questions import (
 from assistant_builder.study.contents import OwnQuestion
 from assistant_builder.ui.app import ready_steps
 from assistant_builder.ui.evaluate.own_questions import OwnQuestionsPanel
-from assistant_builder.ui.refresh import LiveRegion, StudyView
+from assistant_builder.ui.refresh import StudyView
 from tests.chat.fake_worker import parrot_command
 from tests.cluster.conftest import wait_until
 from tests.data.samples import jsonl
 from tests.data.test_one_wording import sheet
-from tests.synthetic_study import done, finished_study, new_study, running, trained, with_data
+from tests.synthetic_study import finished_study, new_study, running, trained, with_data
 from tests.texts import plain
 from tests.ui.blocks import inside_blocks
 
@@ -154,13 +154,3 @@ def test_a_question_of_the_file_is_refused_and_the_others_stay(panel, source):
     with pytest.raises(Exception, match="your file has the question"):
         saved(panel, known)
     assert [each.question for each in read_questions(study)] == ["how dear"]
-
-
-def test_other_projects_have_no_such_form(panel):
-    done(with_data(new_study("sheet")), "data", 1.0)
-    shown = drawn(panel)
-    assert shown[panel.body] == gr.update(visible=False) and shown[panel.waiting] == ""
-    assert "evaluate" not in ready_steps(StudyView("sheet"))
-    view = StudyView(None)
-    for section in panel.sections():
-        assert isinstance(section, LiveRegion) and section.values(view) is not None

@@ -20,7 +20,6 @@ from assistant_builder.ui.app import (
     _draw_frame,
     _opened,
     ready_steps,
-    study_choices,
 )
 from assistant_builder.ui.data.preview import (
     inspect_file,
@@ -116,17 +115,6 @@ def test_a_missing_or_damaged_study_is_reported():
     assert look.snapshot is None and look.error is not None and "damaged" in look.error["what"]
     (study.folder / "study.yaml").write_text("train: {rank: many}")
     assert StudyView(study.name).snapshot is None
-
-
-def test_the_list_of_studies_survives_a_damaged_one():
-    new_study("good")
-    bad = new_study("bad")
-    bad.write_step(StepRecord("data"))
-    (bad.folder / "data" / "status.json").write_text("nonsense")
-    assert {label.split("  ·  ")[1] for label, _ in study_choices()[1:]} == {
-        "not run yet",
-        "damaged",
-    }
 
 
 def test_tabs_can_be_opened_when_their_inputs_exist():

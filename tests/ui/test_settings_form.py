@@ -89,12 +89,6 @@ def test_all_problems_are_reported_together():
     assert all(key in str(caught.value.what) for key in shown)
 
 
-def test_a_whole_float_is_accepted_as_an_integer():
-    assert read_form({"train.rank": 8.0, "data.max_train": "50"}, StudyConfig()).train.rank == 8
-    with pytest.raises(ConfigError, match="max_train"):
-        read_form({"data.max_train": "many"}, StudyConfig())
-
-
 @pytest.mark.parametrize("key", ["train.max_length", "eval.max_new_tokens"])
 def test_a_limit_is_a_number_or_follows_the_data(key):
     config, option = StudyConfig(), study_options()[key]

@@ -20,17 +20,15 @@ from assistant_builder.ui.chat.view import PaneState, pane
 from assistant_builder.ui.evaluate.item_filters import comparable_studies, shared_items
 from assistant_builder.ui.evaluate.tab import EvaluateTab
 from assistant_builder.ui.evaluate.view import evaluation_state, results_frame, verdict_picture
-from assistant_builder.ui.export.tab import ExportTab
 from assistant_builder.ui.plan.tab import study_plan
 from assistant_builder.ui.plan.view import plan_panel, verdict
 from assistant_builder.ui.refresh import StudyView
-from assistant_builder.ui.study_snapshot import all_trained, study_strip, take_snapshot
+from assistant_builder.ui.study_snapshot import take_snapshot
 from assistant_builder.ui.train.preflight import run_preflight
 from assistant_builder.ui.train.preflight_view import preflight_card
 from assistant_builder.ui.train.tab import TrainTab
-from assistant_builder.ui.train.view import run_panel
 from evals.study_compare import compare_studies
-from tests.synthetic_study import LARGE, finished_study, new_study, with_data, with_metrics
+from tests.synthetic_study import LARGE, finished_study, new_study
 from tests.typed_report import as_report
 from tests.ui.blocks import inside_blocks
 
@@ -44,15 +42,6 @@ def drawn(tab: Any, study: Study) -> dict[str, Sequence[Any]]:
 @pytest.fixture
 def alone() -> Study:
     return finished_study("alone", LARGE, arms=["qlora"])
-
-
-def test_strip_and_training_show_the_one_arm(alone):
-    seen = take_snapshot(alone)
-    assert list(seen.arms) == ["qlora"] and seen.trained and all_trained(alone)
-    for shown in (study_strip(seen), run_panel(seen, "")):
-        assert "16-bit" not in shown
-    half = with_metrics(with_data(new_study("half", arms=["qlora"])), "qlora", 5)
-    assert "ab-arm-qlora" in run_panel(take_snapshot(half), "") and not take_snapshot(half).trained
 
 
 def test_before_a_start_it_is_planned_and_described_by_the_one_arm():
@@ -98,14 +87,6 @@ def test_two_studies_are_compared_in_what_both_have(alone):
     record = compare_studies(other, alone)
     assert not record["verdicts"] and any("alone" in text for text in record["warnings"])
     assert shared_items(other, alone).pair == ("A:B4", "B:B4")
-
-
-def test_export_offers_the_one_arm(alone):
-    shown = drawn(inside_blocks(ExportTab), alone)
-    arm, form = shown["export-choice"][1:3]
-    assert [value for _, value in arm["choices"]] == ["qlora"]
-    assert arm["value"] == "qlora"
-    assert form == "adapter"
 
 
 def test_chat_has_one_pane_for_the_assistant_and_one_for_its_base(alone):

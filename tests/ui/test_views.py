@@ -6,23 +6,16 @@ from dataclasses import replace
 import pytest
 
 from assistant_builder.data import RejectedRow
-from assistant_builder.errors import DataError
-from assistant_builder.i18n import m
 from assistant_builder.planning.training_time import WorkRemaining
 from assistant_builder.study import Study
-from assistant_builder.study.steps import Progress, StepRecord
 from assistant_builder.training.progress import MetricsLog
 from assistant_builder.ui.data.view import (
     rejected_view,
     unreadable_view,
 )
 from assistant_builder.ui.html import callout, error_callout, table, toast
-from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.report.tab import report_frame
 from assistant_builder.ui.study_snapshot import (
-    Snapshot,
-    log_tail,
-    picker_label,
     report_conclusion,
     samples_stamp,
     stamp,
@@ -40,22 +33,6 @@ from tests.synthetic_study import finished_study, new_study, running, with_data,
 from tests.texts import plain
 
 HOSTILE = '<img src="http://evil.invalid/a.png"><script>alert(1)</script>" onload="x'
-
-
-@pytest.fixture
-def finished() -> Snapshot:
-    return take_snapshot(finished_study())
-
-
-def failed_study() -> Study:
-    study = with_metrics(with_data(new_study()), "lora", 22)
-    error = DataError(
-        "memory ran out at step 23", where="arm lora", remedy=m("Lower {train.micro_batch_size}")
-    ).to_record()
-    study.write_step(StepRecord("train-lora", state="failed", seconds=80, error=error))
-    study.write_run_record("failed")
-    study.log_file("train-lora").write_text("step 21\rstep 22\nRuntimeError: no memory <b>\n")
-    return study
 
 
 # hostile text
@@ -83,15 +60,6 @@ def test_a_report_cannot_run_scripts():
 
 
 # the study
-
-
-def test_the_strip_shows_state_time_and_progress():
-    study = with_metrics(with_data(new_study("rivers")), "lora", 27)
-    running(study, "train-lora", Progress(27, 60, "steps", "training", 99.0))
-    said = plain(study_strip(take_snapshot(study)))
-    assert "rivers running" in said
-    assert "Train Full (LoRA, 16-bit) 45 % · 1 min 39 s left" in said
-    assert picker_label("rivers", "lost") == "rivers  ·  interrupted"
 
 
 def test_the_strip_of_a_finished_study_leads_on_and_that_of_a_new_one_is_one_line():
@@ -189,35 +157,7 @@ def test_sample_answers_of_the_arms_are_shown_side_by_side():
     assert samples_card(take_snapshot(new_study("none")).arms) == ""
 
 
-def test_a_failure_shows_what_where_remedy_and_the_log():
-    study = failed_study()
-    said = run_panel(take_snapshot(study), log_tail(study.log_file("train-lora")))
-    assert "memory ran out at step 23" in said
-    assert "arm lora" in said
-    assert "Lower “Micro-batch size”" in said
-    assert "RuntimeError: no memory &lt;b&gt;" in said
-    assert log_tail(study.log_file("train-lora"), lines=2) == "RuntimeError: no memory <b>"
-    assert log_tail(study.log_file("report")) == ""
-
-
-# settings
-
-
-# data
-
-
 # figures and marks
-
-
-def test_the_loss_figure_has_both_arms_and_no_network_fonts(finished):
-    figure = loss_figure(finished.arms)
-    assert [trace.name for trace in figure.data] == [
-        "Compact (QLoRA, 4-bit), training",
-        "Compact (QLoRA, 4-bit), validation",
-        "Full (LoRA, 16-bit), training",
-        "Full (LoRA, 16-bit), validation",
-    ]
-    assert "http" not in figure.to_json()
 
 
 def test_the_version_changes_only_with_the_files():

@@ -1,4 +1,4 @@
-"""Components of the Data tab: the upload and settings of a new study, and rows as the model sees them."""
+"""Components of the Data tab: the upload and settings of a new study."""
 
 from __future__ import annotations
 

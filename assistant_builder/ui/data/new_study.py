@@ -430,9 +430,7 @@ class NewStudyForm:
 
     def _create(self, picker: gr.Dropdown, tabs: gr.Tabs, values: Values) -> Updates:
         if not values[self.source]:
-            raise DataError(
-                m("there is no data file yet"), remedy=m("Upload one, or try the example")
-            )
+            raise DataError(m("there is no data file yet"), remedy=m("Upload one, or paste pairs"))
         base, columns = values[self.base], values[self.mapping]
         try:
             source, edits = self._edited(values)

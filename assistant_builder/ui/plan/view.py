@@ -24,23 +24,6 @@ PARTS = {
     "activations": N_("Activations"),
     "overhead": N_("Program"),
 }
-PART_MEANINGS = {
-    "weights": N_(
-        "the base model as stored: linear layers in 4 or 16 bits, the other layers in the compute dtype"
-    ),
-    "adapters": N_("the trained float32 matrices, rank × (in + out) values for each adapted layer"),
-    "gradients": N_("one float32 value for each trained value"),
-    "optimizer": N_("the two moments of AdamW for each trained value"),
-    "activations": N_(
-        "tensors that the forward pass saves for the backward pass, the logits and dequantized weights"
-    ),
-    "overhead": N_(
-        "Python, the libraries and memory that the allocator reserves; on a GPU the CUDA context"
-    ),
-    "loading": N_(
-        "additional memory while the base model is loaded: one 16-bit tensor during conversion"
-    ),
-}
 
 
 def parts_of(plan: Plan) -> dict[str, str]:
@@ -90,7 +73,6 @@ def plan_panel(plan: Plan) -> Markup:
         "plan.panel",
         warnings=warnings(plan),
         parts=parts_table(plan),
-        meanings=[f"{name}: {t(PART_MEANINGS[key])}." for key, name in parts_of(plan).items()],
         time=time_table(plan),
         assumptions=assumptions(plan),
     )
