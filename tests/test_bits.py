@@ -1,7 +1,6 @@
 """The bits of a storage in labels and sentences, in every language, in plans, exports and on the page."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -70,14 +69,6 @@ def test_a_plan_of_int8_counts_half_and_never_says_4_bit(machine):
     ]
     assert not [found[0] for text in texts for found in CALLED_4_BIT.finditer(text)]
     assert any("8-bit" in text for text in texts)
-    small = replace(
-        plan, architecture=replace(plan.architecture, modules=plan.architecture.modules[:40])
-    )
-    for found, count, times in ((small, 8, 2), (replace(small, config=StudyConfig()), 4, 4)):
-        assert any(
-            f"{count}-bit storage" in text and f"about {times} times" in text
-            for text in warnings(found)
-        )
 
 
 def test_the_requantized_cell_is_the_export_of_the_study_s_own_storage():
