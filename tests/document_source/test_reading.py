@@ -13,6 +13,7 @@ import pptx.util
 import pypdfium2
 from fpdf import FPDF
 
+from assistant_builder import limited_process
 from assistant_builder.documents import limits, reading
 from assistant_builder.documents.changes import changed_statements
 from assistant_builder.documents.reading import document_files, named, read_document
@@ -282,8 +283,8 @@ def test_entities_of_a_word_document_are_not_expanded(tmp_path):
 
 
 def test_a_reading_that_takes_too_long_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "_SECONDS", 0.0)
-    monkeypatch.setattr(reading, "_SECONDS_PER_MIB", 0.0)
+    monkeypatch.setattr(reading._process, "_seconds", 0.0)
+    monkeypatch.setattr(limited_process, "SECONDS_PER_MIB", 0.0)
     path = tmp_path / "slow.md"
     path.write_text("word " * 2**20)
     with pytest.raises(DataError, match="takes longer than 0 seconds"):

@@ -112,7 +112,7 @@ def use_website(study: Study) -> None:
     website = Website.of(study)
     website.is_published(study)
     for state in (EndpointState("running"), EndpointState()):
-        assert "J<b>" not in website_view(website, state, study)
+        assert "J<b>" not in website_view(website, state, study, trained=True)
     website.config()
     website.checked()
 

@@ -301,7 +301,7 @@ def test_the_step_is_one_of_the_study_s(study, script):
 
 def test_a_type_that_cannot_be_written_is_refused_before_training(study, monkeypatch):
     monkeypatch.setattr("assistant_builder.models.gguf_convert.extra_installed", lambda: True)
-    monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("assistant_builder.quantization.k_quants.is_installed", lambda: False)
     check_tasks(study)
     study.write_config(study.config.with_changes({"formats.types": "Q6_K,Q8_0"}))

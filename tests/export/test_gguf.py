@@ -163,7 +163,7 @@ def test_files_of_a_study_are_written_together_and_once(study, monkeypatch):
 
 
 def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypatch, tmp_path):
-    monkeypatch.setattr("assistant_builder.quantization.ggml._llama_cpp_command", lambda *_: None)
+    monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.setattr("assistant_builder.quantization.k_quants.is_installed", lambda: False)
     monkeypatch.setattr("assistant_builder.export.gguf.require_extra", lambda *_: None)
     study = finished_study()

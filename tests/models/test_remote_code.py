@@ -226,7 +226,7 @@ def test_the_page_runs_code_with_a_tick_for_the_folder_it_names(tmp_path, monkey
     started: list[bool] = []
     monkeypatch.setattr(
         "assistant_builder.ui.train.actions.start_run",
-        lambda name, redo, now, trust: started.append(trust),
+        lambda name, redo, trust: started.append(trust),
     )
     monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda config, data: None)
     tab, study = wired_train_tab(), new_study("own", model__base=str(base))

@@ -48,7 +48,9 @@ def test_it_is_found_when_ready_and_ends_when_stopped(endpoints, tmp_path):
     endpoints.start(study, "lora")
     endpoints.start(study, "lora")  # a second click starts no second one
     wait_until(lambda: endpoints.state("x").phase == "running")
-    assert endpoints.state("x") == EndpointState("running", "http://127.0.0.1:1/v1", "x")
+    assert endpoints.state("x") == EndpointState(
+        "running", "http://127.0.0.1:1/v1", "x", arm="lora"
+    )
     process = psutil.Process(int((tmp_path / "pid").read_text()))
     endpoints.stop("x")
     assert not process.is_running() and endpoints.state("x").phase == "off"

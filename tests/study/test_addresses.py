@@ -306,7 +306,7 @@ def test_the_page_starts_no_run_before_the_checkbox_is_ticked(stranger, monkeypa
     started: list[str] = []
     monkeypatch.setattr(
         "assistant_builder.ui.train.actions.start_run",
-        lambda name, redo, now, trust: started.append(name),
+        lambda name, redo, trust: started.append(name),
     )
     monkeypatch.setattr("assistant_builder.ui.train.preflight.make_plan", lambda config, data: None)
     tab, study = wired_train_tab(), new_study("handed-on")

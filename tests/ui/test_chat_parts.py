@@ -211,7 +211,7 @@ def test_an_untrained_study_offers_questions_of_its_file(monkeypatch):
     study = new_study()
     monkeypatch.setattr(Study, "source", SHEET)
     offered = _examples(study)
-    assert len(offered) == 4 and all(question.endswith("?") for question in offered)
+    assert len(offered) == 3 and all(question.endswith("?") for question in offered)
 
 
 def test_copied_answers_stand_beside_those_of_the_assistants():

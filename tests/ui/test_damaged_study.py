@@ -10,9 +10,7 @@ from tests.ui.blocks import inside_blocks, train_values, wired_train_tab
 
 def test_a_damaged_study_can_be_run_again(monkeypatch):
     started: list[tuple[str, bool]] = []
-    monkeypatch.setattr(
-        train_tab, "start_run", lambda name, redo, now: started.append((name, redo))
-    )
+    monkeypatch.setattr(train_tab, "start_run", lambda name, redo: started.append((name, redo)))
     tab, study = wired_train_tab(), new_study()
     write_text(study.folder / "data" / "status.json", "{")
     drawn = tab._draw_run(StudyView(study.name))
