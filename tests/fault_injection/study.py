@@ -101,10 +101,7 @@ def run(study: Study, *words: str) -> tuple[int, str]:
 
 
 def outcome(study: Study) -> dict[str, Any]:
-    """Results that must not change: each adapter's bytes, each scored item, and the verdict.
-
-    Without its declaration: a study has its own, with a time and the number of the look at its test questions.
-    """
+    """Results that must not change: each adapter's bytes, each scored item, and the verdict; no times."""
     found: dict[str, Any] = {
         path.parent.parent.name: file_hash(path)
         for path in sorted(study.folder.glob("arms/*/adapter/adapter_model.safetensors"))
@@ -113,8 +110,7 @@ def outcome(study: Study) -> dict[str, Any]:
         found[path.parent.name] = file_hash(path)
     report = study.folder / "report.json"
     if report.is_file():
-        verdict = read_json(report)["verdict"]
-        found["verdict"] = {key: value for key, value in verdict.items() if key != "frozen"}
+        found["verdict"] = read_json(report)["verdict"]
     return found
 
 

@@ -30,7 +30,7 @@ from assistant_builder.models.bundled import ensure_base_model, ensure_embedder
 from assistant_builder.study import Study
 from tests.browser.serving import free_port
 from tests.chat.fake_worker import parrot_command
-from tests.fault_injection.study import differences, outcome, run, small_study
+from tests.fault_injection.study import outcome, run, small_study
 from tests.synthetic_study import finished_study
 
 ROOT = Path(__file__).parents[2]
@@ -204,13 +204,24 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
             await asyncio.sleep(1)
 
 
+def results(study: Study) -> dict[str, Any]:
+    """Results that another study must have, too, without its declaration, which has a time and the number of its look."""
+    found = outcome(study)
+    verdict = {key: value for key, value in found["verdict"].items() if key != "frozen"}
+    return {**found, "verdict": verdict}
+
+
 async def train(reference: Study, until: float, tally: Tally) -> None:
-    """Run copies of the reference study repeatedly, and compare the results."""
-    wanted = outcome(reference)
+    """Run studies with the data and settings of the reference repeatedly, and compare the results."""
+    wanted = results(reference)
     while tally.runs == 0 or time.monotonic() < until:
         study = small_study(f"crowded-{tally.runs + 1}")
         code, said = await asyncio.to_thread(run, study)
-        tally.wrong += [f"run {study.name}: {said[-300:]}"] if code else differences(study, wanted)
+        if code:
+            tally.wrong.append(f"run {study.name}: {said[-300:]}")
+        elif (found := results(study)) != wanted:
+            changed = sorted(key for key in wanted if found.get(key) != wanted[key])
+            tally.wrong.append(f"{study.name} differs from the undisturbed run in {changed}")
         tally.runs += 1
 
 
