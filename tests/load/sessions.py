@@ -205,7 +205,7 @@ async def bring(url: str, uploader: int, until: float, tally: Tally) -> None:
 
 
 def results(study: Study) -> dict[str, Any]:
-    """Results that another study must have, too, without its declaration, which has a time and the number of its look."""
+    """Results that another study must have, too: all but its declaration, which has a time and a look of its own."""
     found = outcome(study)
     verdict = {key: value for key, value in found["verdict"].items() if key != "frozen"}
     return {**found, "verdict": verdict}
