@@ -148,7 +148,7 @@ def test_outside_page_offers_it():
     assert "Dummy (FP4)" in pane("dummy", PaneState(Conversation(), arms=arms))
     assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
-    assert ("Dummy (FP4)", "dummy") in export.arm.choices
+    assert ("Dummy (FP4)", "dummy") in export.panel.arm.choices
     assert list(chat.talk.panes) == ["a", "b", "qat", "dummy", "base", "copy"]
 
 
@@ -171,8 +171,7 @@ def test_outside_report_shows_it_with_the_twins():
     html = write_report(study).read_text(encoding="utf-8")
     for shown in parts(
         """
-        Dummy (FP4) | --arm-dummy: #7a3fb0 | class="mark dummy" | class="bar dummy" | D4 − L16
-        class="answer dummy"
+        Dummy (FP4) | --arm-dummy: #7a3fb0 | class="mark dummy" | D4 − L16 | class="answer dummy"
         """
     ):
         assert shown in html, shown

@@ -196,7 +196,8 @@ class ChatSettings:
             return self.remember(values[picker], values)
 
         gr.on(
-            [component.input for component in self.inputs],
+            # gradio drops the first input of a text box, which can be a whole text that is pasted
+            [*(component.input for component in self.inputs), self.system.blur],
             remember,
             inputs,
             self.kept,

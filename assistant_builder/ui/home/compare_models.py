@@ -126,18 +126,19 @@ class ModelComparison:
 
 def _names_a_file(word: str) -> bool:
     """Whether a word names a file or folder of this computer and no address of a model."""
+    if "@http://" in word or "@https://" in word:
+        return False
     path = Path(word).expanduser()
-    return "@http" not in word and (
-        path.is_absolute() or path.suffix in (".gguf", ".json", ".jsonl", ".eval") or path.exists()
-    )
+    endings = (".gguf", ".json", ".jsonl", ".eval")
+    return path.is_absolute() or path.suffix.lower() in endings or path.exists()
 
 
 def comparison_view() -> Markup:
     """The state of the comparison, and the verdict of the last one that was finished."""
     state, latest = COMPARISONS.state, latest_report()
     if state.phase == "running":
-        said = render(state.text) or t("Its libraries are loaded")
-        return callout("info", t("The models are compared"), said)
+        said = render(state.text) or t("Its libraries are being loaded")
+        return callout("info", t("The models are being compared"), said)
     parts = [error_callout(state.error)] if state.error else []
     if latest is not None:
         parts.append(_verdict(latest))
