@@ -153,7 +153,8 @@ class NewStudyForm:
         )
         system = upload.form.components["data.system"]
         gr.on(
-            [upload.called.input, upload.whom.input],
+            # with the blur, because gradio drops the first input of a text box, as of a name that is pasted
+            [event for box in (upload.called, upload.whom) for event in (box.input, box.blur)],
             system_prompt,
             [upload.called, upload.whom, system],
             system,
