@@ -51,7 +51,14 @@ def test_two_models_are_compared_and_the_verdict_stays(form, tmp_path):
 def test_what_is_missing_or_of_another_computer_is_refused(form, tmp_path):
     assert "the file or a model is missing" in press(form, "", "a", "b")
     assert "the file or a model is missing" in press(form, tmp_path / "q.csv", "a", " ")
-    for word in ("/etc/passwd", "/etc/passwd@httpx", "model.GGUF", "~/model", "model.gguf", str(tmp_path)):
+    for word in (
+        "/etc/passwd",
+        "/etc/passwd@httpx",
+        "model.GGUF",
+        "~/model",
+        "model.gguf",
+        str(tmp_path),
+    ):
         refused = press(form, tmp_path / "q.csv", "owner/name", word, local=False)
         assert "is a file of the computer that runs this page" in refused
     assert compare_models.COMPARISONS.state.phase == "off"
