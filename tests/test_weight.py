@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4810  2535
+assistant_builder                    4830  2550
 assistant_builder/chat               2500  1430
 assistant_builder/cli                2450  1240
 assistant_builder/cluster             990   585
@@ -19,7 +19,7 @@ assistant_builder/export             3450  1730
 assistant_builder/documents          2830  1665
 assistant_builder/i18n                680   405
 assistant_builder/inference          3430  1960
-assistant_builder/models             3570  1855
+assistant_builder/models             3600  1870
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4220  2215
@@ -29,13 +29,13 @@ assistant_builder/store              1130   740
 assistant_builder/study              2380  1415
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12450  6150
+assistant_builder/ui                12460  6160
 assistant_builder/web                1990  1160
 evals                                3840  1925
 evals/bundle                         1520   865
 evals/judge                           440   220
 evals/metrics                        1140   495
-evals/model_compare                  1890   980
+evals/model_compare                  1900   980
 evals/report                         9010  4060
 evals/stats                          1240   585
 evals/study_compare                   820   355
