@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4830  2550
-assistant_builder/chat               2500  1430
+assistant_builder/chat               2510  1430
 assistant_builder/cli                2450  1240
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
@@ -26,7 +26,7 @@ assistant_builder/retrieval          4220  2215
 assistant_builder/runner             1890  1065
 assistant_builder/serving            3660  2010
 assistant_builder/store              1130   740
-assistant_builder/study              2380  1415
+assistant_builder/study              2380  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
 assistant_builder/ui                12460  6160
