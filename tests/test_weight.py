@@ -16,7 +16,7 @@ assistant_builder/cluster             990   585
 assistant_builder/config             1420   785
 assistant_builder/data               5170  2765
 assistant_builder/export             3450  1730
-assistant_builder/documents          2830  1665
+assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3430  1960
 assistant_builder/models             3600  1870
