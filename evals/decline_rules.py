@@ -164,7 +164,10 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
         "validation": file_hash(study.split_file("validation")),
         "retrieval": study.config.retrieval.model_dump(
             mode="json",
-            exclude={"sources_in_endpoint", "greeting", "suggestions", "final_index"},
+            exclude={
+                *("sources_in_endpoint", "greeting", "suggestions", "final_index"),
+                *("most_wrong", "keep_promise"),
+            },
         ),
         "max_new_tokens": answer_limit(study),
         "version": _VERSION,

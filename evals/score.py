@@ -325,24 +325,32 @@ class _Scoring:
 
     def _copy(self) -> None:
         self.clock.set_message(m("Copying the nearest training answers"))
+        rule = None
         if self.retriever is None:
             meaning = "the answer of the nearest training question"
             texts = [near[0].answer for near in self._neighbours]
             details = [{"neighbours": [near[0].to_record()]} for near in self._neighbours]
         else:
             meaning = "the answer of the best fact that was found"
-            texts, details = self._best_facts(self.retriever)
+            rule = copy_rule(self.study, self.retriever)
+            texts, details = self._best_facts(rule)
         samples = [
             sample_record(item, answer=text, target=None, scores=found, taught=self.taught) | detail
             for item, text, found, detail in zip(
                 self.items, texts, self._model_scores(texts), details, strict=True
             )
         ]
-        record = {"cell": "copy", "meaning": meaning, "base": None, "adapter": None}
+        record: dict[str, Any] = {
+            "cell": "copy",
+            "meaning": meaning,
+            "base": None,
+            "adapter": None,
+            **({} if rule is None else {"thresholds": rule.thresholds}),
+        }
         write_scores(self.plan.baseline("copy"), samples, record, self.plan.copy_inputs)
 
-    def _best_facts(self, retriever: Retriever) -> tuple[list[str], list[dict[str, Any]]]:
-        rule, texts, details = copy_rule(self.study, retriever), [], []
+    def _best_facts(self, rule: DeclineRule) -> tuple[list[str], list[dict[str, Any]]]:
+        texts, details = [], []
         for item in self.items:
             confidence = rule.confidence(found_alone(Retrieved(**item["evidence"])))
             text = item["sources"][0]["answer"] if item["sources"] else ""

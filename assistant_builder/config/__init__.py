@@ -10,6 +10,7 @@ from assistant_builder.config.executor import ExecutorConfig
 from assistant_builder.config.formats import FormatsConfig
 from assistant_builder.config.model import ModelConfig
 from assistant_builder.config.presets import BY_HEART, PRESET_LABELS, PRESETS
+from assistant_builder.config.retrieval import RetrievalConfig
 from assistant_builder.config.study_config import (
     BEFORE_APPROACHES,
     Approach,
@@ -39,6 +40,7 @@ __all__ = [
     "FormatsConfig",
     "ModelConfig",
     "RegistryName",
+    "RetrievalConfig",
     "StudyConfig",
     "TrainConfig",
     "check_name",

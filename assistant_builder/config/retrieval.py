@@ -24,6 +24,12 @@ class RetrievalConfig(ConfigModel):
     false_declines: float = Field(0.04, gt=0, lt=0.5, title=N_("False declines"))
     """Largest share of answerable questions that the rule for declining may decline, as measured on validation
     questions. New wordings are often harder."""
+    most_wrong: float = Field(0.05, ge=0.01, le=0.5, title=N_("Promise"))
+    """Largest share of wrong answers that the report tries to promise, of what the assistant answers. To be set before
+    the evaluation."""
+    keep_promise: bool = Field(False, title=N_("Keep the promise"))
+    """Whether assistants that are served, exported or on a website decline as often as the promise needs. The report
+    shows how many questions they then answer."""
     final_index: bool = Field(True, title=N_("Final index"))
     """Whether answers that only validation and test questions have are added to the index after the evaluation, so that
     the assistant can answer them too."""

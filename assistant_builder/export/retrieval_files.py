@@ -32,6 +32,7 @@ from assistant_builder.retrieval.grounding import (
     Grounder,
 )
 from assistant_builder.retrieval.index import FILES, RECORD, Index, IndexRecord
+from assistant_builder.retrieval.promise import kept
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 from evals.metrics.refusal import WEIGHTS_FILE
@@ -101,7 +102,8 @@ def grounding_record(
     """Content of ``grounding.json``: all that is needed to answer as in the study, apart from index and weights."""
     config, grounder = study.config, Grounder.of(study, prompter)
     passages = trained_file(study).is_file()
-    rule = rule_of(study.arm_folder(arm) / FILE)
+    fitted = rule_of(study.arm_folder(arm) / FILE)
+    rule = fitted and kept(study, arm, fitted)
     taught = {
         pair.answer for pair in load_split(study.folder / "data", "train") if not pair.answerable
     }

@@ -23,6 +23,7 @@ from assistant_builder.models.checkpoint_dir import UNKNOWN_LENGTH
 from assistant_builder.quantization import METHODS, method_of
 from assistant_builder.retrieval.answering import Look, alone, reads_conversations
 from assistant_builder.study import Study
+from assistant_builder.study.steps import split_run
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Found
@@ -174,6 +175,7 @@ class Session(abc.ABC):
         from assistant_builder.data import load_split
         from assistant_builder.retrieval.decline import FILE, rule_of
         from assistant_builder.retrieval.passages import tuned_retriever
+        from assistant_builder.retrieval.promise import kept
 
         known = (each.retriever for each in self._grounded.values())
         same = next((each for each in known if each.study == study), None)
@@ -182,6 +184,8 @@ class Session(abc.ABC):
         taught = tuple(sorted({pair.answer for pair in pairs if not pair.answerable}))
         for name, run in runs.items():
             rule = rule_of(study.arm_folder(run) / FILE) if run is not None else None
+            if run is not None and rule is not None:
+                rule = kept(study, split_run(run)[0], rule)
             self._grounded[name] = Grounded(retriever, rule, taught, conversations)
 
     @abc.abstractmethod

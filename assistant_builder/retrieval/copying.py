@@ -35,6 +35,7 @@ from assistant_builder.retrieval.corrections import corrected_answer
 from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
+from assistant_builder.retrieval.promise import kept
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.staleness import UNDECIDED, stale_rows
 from assistant_builder.retrieval.validation import ValidationQuestions
@@ -103,7 +104,7 @@ class Copier:
                 training, validation, _ = _splits(study)
                 measured = Retriever.load(study, None, served=False)
                 asked = ValidationQuestions(training, validation, measured)
-                rule = copy_rule(asked, study.config.retrieval.false_declines)
+                rule = kept(study, COPY, copy_rule(asked, study.config.retrieval.false_declines))
                 passages = replace(passages, rule=rule)
             return cls(None, passages.rule, passages=passages)
         report(m("Reading the data"), 0.1)
@@ -118,7 +119,7 @@ class Copier:
             measured = Retriever(study, index, embedder, Chooser(study.config.retrieval.facts))
         report(m("Fitting the rule for declining"), 0.9)
         asked = ValidationQuestions(training, validation, measured)
-        rule = copy_rule(asked, study.config.retrieval.false_declines)
+        rule = kept(study, COPY, copy_rule(asked, study.config.retrieval.false_declines))
         turns = sum(pair.turns for pair in training)
         conversations = (turns - len(training)) / max(turns, 1) >= CONVERSATIONS
         final = study.config.retrieval.final_index

@@ -63,6 +63,8 @@ questions were declined whose fact was found first in the FAQ of Tolmere Cycle R
 OWN_WORDS = 0.95
 """Share of the answers to validation questions that repeat a fact word for word, from which other answers are replaced:
 of 908 test answers of two such assistants 6 did not, and none of the 6 was right."""
+STRICTER = (0.03, 0.1, 0.2, 0.3, 0.45)
+"""Shares of the answered validation questions that stricter thresholds decline, for a promise that needs it."""
 SENTENCE = "I can't answer that from what I was given."
 """What is said instead of an answer where the data have no answer of that kind."""
 FOLLOW_UPS = 0.75
@@ -137,6 +139,7 @@ class DeclineRule:
         own_words: Whether an answer is replaced by the fact that it repeats.
         values: What must contain the values of an answer: one fact, one for each sentence (answers join the statements
             of a document), or anything.
+        stricter: Thresholds that decline more of the answerable validation questions, the strictest first.
     """
 
     __pydantic_config__ = {"extra": "forbid"}
@@ -157,6 +160,21 @@ class DeclineRule:
     named_threshold: float = FOLLOW_UPS
     own_words: bool = False
     values: Literal["answer", "sentence", "anywhere"] = "anywhere"
+    stricter: tuple[float, ...] = ()
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """Thresholds of confidence, the strictest first, and that of the rule."""
+        return *self.stricter, self.threshold
+
+    def at_least(self, threshold: float) -> DeclineRule:
+        """The rule that declines below a threshold, too."""
+        return replace(
+            self,
+            threshold=max(self.threshold, threshold),
+            follow_up_threshold=max(self.follow_up_threshold, threshold),
+            named_threshold=max(self.named_threshold, threshold),
+        )
 
     def confidence(self, evidence: Evidence) -> float:
         """Estimated probability that the question can be answered from the facts, between 0 and 1."""
@@ -335,6 +353,7 @@ def fit(
         declined=int((sure < threshold).sum()),
         to_decline=len(unsure),
         recognised=int((unsure < threshold).sum()),
+        stricter=_stricter(sure, threshold),
     )
     second = [rule.confidence(each) for each in follow_ups]
     if not second:
@@ -344,6 +363,12 @@ def fit(
         for share in (FOLLOW_UP_SHARE, NAMED_SHARE)
     )
     return replace(rule, follow_up_threshold=follow_up, named_threshold=named)
+
+
+def _stricter(sure: NDArray[np.float64], threshold: float) -> tuple[float, ...]:
+    shown = sure[sure >= threshold]
+    found = (float(shown[int(share * len(shown))]) for share in STRICTER)
+    return tuple(sorted({each for each in found if each > threshold}, reverse=True))
 
 
 def far_from_everything(scores: Sequence[float], *, target: float, sentence: str) -> DeclineRule:

@@ -18,7 +18,13 @@ from pydantic import BaseModel
 from assistant_builder import __version__
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import file_hash, read_json
-from assistant_builder.config import MICRO_BATCH, ModelConfig, StudyConfig, TrainConfig
+from assistant_builder.config import (
+    MICRO_BATCH,
+    ModelConfig,
+    RetrievalConfig,
+    StudyConfig,
+    TrainConfig,
+)
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.errors import (
     AssistantBuilderError,
@@ -303,7 +309,9 @@ def step_inputs(
         for folder in (study.folder / f"evals{suffix}",)
         for path in sorted(folder.rglob("scores.json"))
     }
-    return {**common, **types, **adapters, **_flat("eval", config.eval), **scores}
+    most, default = config.retrieval.most_wrong, RetrievalConfig.model_fields["most_wrong"].default
+    promise = {"retrieval.most_wrong": most} if config.grounded and most != default else {}
+    return {**common, **types, **adapters, **promise, **_flat("eval", config.eval), **scores}
 
 
 def _training_inputs(
@@ -373,7 +381,8 @@ def _grounding(
     """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
     if "grounded" not in config.approaches:
         return {}
-    unread = {"sources_in_endpoint", "greeting", "suggestions", *(leave_out or ())}
+    unread = {"sources_in_endpoint", "greeting", "suggestions", "most_wrong", "keep_promise"}
+    unread |= leave_out or set()
     return {
         "approaches": config.approaches,
         **_flat("retrieval", config.retrieval, unread),

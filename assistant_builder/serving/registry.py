@@ -26,6 +26,7 @@ from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.decline import FILE, Mode, rule_of
+from assistant_builder.retrieval.promise import require_promise
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 
@@ -209,6 +210,7 @@ def select_models(
                         name=name,
                     ),
                 )
+            require_promise(study, arm)
             assistants.append(replace(found, lookup=found.latest_lookup))
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"
@@ -244,6 +246,7 @@ def select_copies(wanted: Sequence[str]) -> ModelRegistry:
             shows_sources=study.config.retrieval.sources_in_endpoint,
             first=first.folder.resolve(),
         )
+        require_promise(study, COPY)
         assistants.append(replace(found, lookup=found.latest_lookup))
     aliases = {name: f"{name}-{COPY}" for name in dict.fromkeys(wanted)}
     _require_different([*aliases, *aliases.values()])

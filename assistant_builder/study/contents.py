@@ -323,6 +323,7 @@ class Scores(TypedDict, total=False):
     compute_dtype: Text
     base_bytes: int | None
     batch_size: int | None
+    thresholds: list[float]
 
 
 class _Hardware(TypedDict, total=False):

@@ -21,8 +21,9 @@ from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import SUFFIXES
 from evals.compare import Comparison
-from evals.declaration import LOSS, RIGHT_DECLINES
+from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
 from evals.report import contrasts as comparing
+from evals.report import promise
 from evals.report.approaches import add_approaches
 from evals.report.contrasts import attribution, verdict_alone
 from evals.report.formats import formats_of
@@ -44,7 +45,6 @@ from evals.report.other_results import beats_untuned, judged, votes
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_questions
 from evals.report.render import render_html, render_markdown
-from evals.report.risk_coverage import risk_coverage
 from evals.report.rules import Rules, averaged
 from evals.report.schema import VERSION, Report, in_files
 from evals.report.stability import fidelity, noise_floor, seed_cells, seeds
@@ -176,9 +176,7 @@ def _build_report(study: Study) -> dict[str, Any]:
     report["taught"] = rules.taught(cells[tuned[0]])
     if config.grounded and (added := answers_added(study)):
         report["added_answers"] = added
-    curve = risk_coverage(cells, served_cells(config.arms))
-    if curve is not None:
-        report["risk_coverage"] = curve
+    if config.grounded:
         report["conversation"] = conversation(cells, served_cells(config.arms))
         report["not_verbatim"] = not_verbatim(study, cells, served_cells(config.arms))
     if (counts := question_counts(study)) is not None:
@@ -190,8 +188,11 @@ def _build_report(study: Study) -> dict[str, Any]:
     report = in_files(report)
     if is_respelled(Report.model_validate(report)):
         report["verdict"]["estimand"] = "respelled"
-    elif config.compares:
-        report["other_claim"] = in_files(other_claim(by_seed, decisive[primary], rules))
+    else:
+        if config.compares:
+            report["other_claim"] = in_files(other_claim(by_seed, decisive[primary], rules))
+        if config.grounded and EXACT in rules.bounds:
+            report["promise"] = promise.of_study(study, {**cells, **baselines}, rules)
     if unlike:
         report["uncovered"] = {
             "items": len(unlike),

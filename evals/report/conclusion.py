@@ -13,6 +13,7 @@ from assistant_builder.i18n import N_, m, render, t, tc, tn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
+from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import Audience, audience
 from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
@@ -148,7 +149,7 @@ def conclude(report: Report) -> Conclusion:
         figures=tuple(
             _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
         ),
-        notes=_notes(report),
+        notes=_notes(report, arm),
         four_bit=_four_bit(report) if tested else _untested_four_bit(report),
         file=_file(report),
         action=action,
@@ -177,7 +178,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         audience=audience(report, arm, EXACT, ready=ready),
         sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
-        notes=_notes(report),
+        notes=_notes(report, arm),
         four_bit=_own_four_bit(report),
         file=_file(report),
         action=action,
@@ -467,8 +468,8 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     return texts.get(outcome, ""), outcome
 
 
-def _notes(report: Report) -> tuple[str, ...]:
-    notes = []
+def _notes(report: Report, arm: str) -> tuple[str, ...]:
+    notes = [promised] if (promised := promise.sentence(report, arm)) else []
     if untaught(report):
         taught = report.taught
         notes.append(

@@ -34,13 +34,14 @@ from evals.report import (
     document_questions,
     formats,
     in_conversation,
+    promise,
     rows,
 )
 from evals.report import format as fmt
 from evals.report.conclusion import conclude
 from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
-from evals.report.format import shown
+from evals.report.format import percent, shown
 from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups, cut
 from evals.report.load import lead_arm, lead_pair, served_cells
@@ -303,6 +304,8 @@ def _page_context(report: Report, listed: int) -> dict[str, Any]:
         ),
         "scored_at": rows.scored_at(report),
         "own": own_texts(report),
+        "promise_rows": promise.price_rows(report),
+        "promise_sure": percent(promise.SURE, 0),
         "further_lines": [
             *document_questions.sentences(report),
             *in_conversation.sentences(report),

@@ -686,20 +686,36 @@ class Through(_HasInterval):
     sentence: str = ""
 
 
-class RiskCurve(Record):
-    """Share of wrong answers over the share of questions that are answered."""
+class PromiseAt(Record):
+    """A threshold of confidence, the share of the questions that is answered there, and the wrong share of these."""
 
-    n: int = 0
-    points: Annotated[list[dict[str, Number]], AsRead] = []
-    chosen: dict[str, Number] = {}
-    false_declines: list[int] = []
-    right_declines: list[int] = []
+    threshold: Number = None
+    answered: Number = None
+    wrong: Number = None
 
 
-class RiskCoverage(Record):
-    """Risk over coverage of each served assistant with a rule for declining."""
+class PromisePrice(PromiseAt):
+    """The same for another share of wrong answers; without a threshold nothing can be promised."""
 
-    cells: dict[str, RiskCurve] = {}
+    most_wrong: float = 0.0
+
+
+class PromiseOf(PromiseAt):
+    """What can be promised of an assistant; ``needed``: units that would do if nothing can be."""
+
+    as_it_is: PromiseAt = PromiseAt()
+    needed: int | None = None
+    price: list[PromisePrice] = []
+
+
+class Promise(Record):
+    """Of what assistants answer, at most ``most_wrong`` is wrong, with probability ``sure``."""
+
+    most_wrong: float = 0.0
+    sure: float = 0.0
+    facts: int = 0
+    to_decline: int = 0
+    cells: dict[str, PromiseOf] = {}
 
 
 class RightOf(Record):
@@ -803,7 +819,7 @@ class Report(Record):
     objection: str = ""
     sentence: str = ""
     basis: list[str] = []
-    risk_coverage: RiskCoverage | None = None
+    promise: Promise | None = None
     conversation: Conversation | None = None
     not_verbatim: NotVerbatim | None = None
     own_questions: OwnQuestions | None = None

@@ -1,5 +1,6 @@
 """Studies with two approaches: their files, their comparison, and the recommended approach."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from assistant_builder.arms import LORA, QLORA
 from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.errors import ConfigError
+from assistant_builder.retrieval.decline import score_rule
 from assistant_builder.study import Study
 from evals.formats import recommended
 from evals.report.approaches import add_approaches
@@ -226,7 +228,7 @@ def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fac
         "declined": {"0": 3, "1": 3, "4": 2},
         "follow_ups": {"right": 0, "items": 0},
     }
-    answers = 0
+    answers, rule = 0, replace(score_rule(0.5, target=0.04, sentence="No."), own_words=True)
     for arm, cell in (("lora", LORA.cell), ("qlora", QLORA.cell)):
         folder = study.cell_folder(cell)
         samples = read_jsonl(folder / "samples.jsonl")
@@ -246,7 +248,7 @@ def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fac
         )
         write_json(
             study.arm_folder(arm) / "decline.json",
-            {"inputs": {}, "rule": {"own_words": True}, "shown": 20, "verbatim": 19},
+            {"inputs": {}, "rule": rule.to_record(), "shown": 20, "verbatim": 19},
         )
     write_report(study)
     report = read_json(study.folder / "report.json")

@@ -16,6 +16,7 @@ from assistant_builder.export.job import ZIP_LIMIT, ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, shipped_file
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.promise import keep_promise, promised_threshold
 from assistant_builder.serving.endpoint_process import Endpoints, Websites
 from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
@@ -160,6 +161,11 @@ class WebsiteForm:
             self._remember = gr.Checkbox(
                 label=t("Keep what visitors ask, for the Inbox"), elem_id="ab-website-remember"
             )
+            self._promise = gr.Checkbox(
+                label=t("Keep the promise of the report"),
+                info=t("It then declines more often; the report says how often."),
+                elem_id="ab-website-promise",
+            )
             self._start = gr.Button(t("Put it on my website"), elem_id="ab-website-start")
             self._end = gr.Button(
                 t("Take it off"), variant="stop", visible=False, elem_id="ab-website-end"
@@ -167,7 +173,8 @@ class WebsiteForm:
 
     @property
     def _fields(self) -> list[Any]:
-        return [self._title, self._origin, self._address, self._contact, self._remember]
+        plain = [self._title, self._origin, self._address, self._contact, self._remember]
+        return [*plain, self._promise]
 
     @property
     def outputs(self) -> list[Any]:
@@ -179,7 +186,8 @@ class WebsiteForm:
 
         def mark(view: StudyView) -> str:
             root = root_of(view.study) if view.study else None
-            settings = stamp([root.folder / "website.json"]) if root else ""
+            reports = [each.folder / "report.json" for each in (root, view.study) if each]
+            settings = stamp([root.folder / "website.json", *reports]) if root else ""
             return f"{view.name}:{view.trained}:{settings}:{self._websites.state(root.name if root else None)}"
 
         return LiveRegion("use-website", self.outputs, mark, self._draw)
@@ -189,7 +197,8 @@ class WebsiteForm:
             return {self._shown: ""}
         root = root_of(view.study)
         try:
-            website = Website.of(root)
+            website, version = Website.of(root), served_version(root).recommended
+            promised = promised_threshold(version, answering_assistant(version)) is not None
         except AssistantBuilderError as error:
             return {self._shown: error_callout(error.to_record())}
         state = self._websites.state(root.name)
@@ -204,6 +213,7 @@ class WebsiteForm:
             self._address: website.address,
             self._contact: website.contact,
             self._remember: website.remember,
+            self._promise: gr.update(value=version.config.retrieval.keep_promise, visible=promised),
             self._start: again,
             self._end: gr.update(visible=on or website.is_published(root)),
         }
@@ -215,8 +225,9 @@ class WebsiteForm:
 
     def _publish(self, name: str | None, *fields: Any) -> Any:
         study = root_of(Study.open(name or ""))
-        title, origin, address, contact, remember = fields
+        title, origin, address, contact, remember, promise = fields
         try:
+            version = served_version(study).recommended
             website = replace(
                 Website.of(study),
                 title=title or "",
@@ -224,10 +235,9 @@ class WebsiteForm:
                 address=address or "",
                 contact=contact or "",
                 remember=remember is True,
-            )
-            self._websites.publish(
-                study, website, answering_assistant(served_version(study).recommended)
-            )
+            ).checked()
+            keep_promise(version, keep=promise is True)
+            self._websites.publish(study, website, answering_assistant(version))
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
         return gr.skip()
