@@ -26,10 +26,10 @@ assistant_builder/retrieval          4320  2265
 assistant_builder/runner             1900  1070
 assistant_builder/serving            3660  2015
 assistant_builder/store              1130   740
-assistant_builder/study              2380  1420
+assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12470  6160
+assistant_builder/ui                12470  6165
 assistant_builder/web                1990  1160
 evals                                3850  1925
 evals/bundle                         1520   865
