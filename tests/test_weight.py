@@ -15,7 +15,7 @@ assistant_builder/cli                2470  1255
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   790
 assistant_builder/data               5170  2765
-assistant_builder/export             3450  1730
+assistant_builder/export             3450  1735
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3430  1960
