@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4830  2550
 assistant_builder/chat               2510  1430
-assistant_builder/cli                2450  1240
+assistant_builder/cli                2470  1255
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   790
 assistant_builder/data               5170  2765
-assistant_builder/export             3450  1730
+assistant_builder/export             3450  1735
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3430  1960
@@ -31,13 +31,13 @@ assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
 assistant_builder/ui                12470  6165
 assistant_builder/web                1990  1160
-evals                                3850  1925
-evals/bundle                         1530   870
+evals                                4160  2105
+evals/bundle                         1530   865
 evals/judge                           440   220
 evals/metrics                        1140   495
 evals/model_compare                  1900   980
 evals/report                         9250  4185
-evals/stats                          1240   585
+evals/stats                          1390   660
 evals/study_compare                   820   355
 evals/tasks                           540   235
 """
