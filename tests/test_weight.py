@@ -32,7 +32,7 @@ assistant_builder/training           2610  1565
 assistant_builder/ui                12510  6180
 assistant_builder/web                1990  1160
 evals                                4160  2105
-evals/bundle                         1530   865
+evals/bundle                         1530   870
 evals/judge                           440   220
 evals/metrics                        1140   495
 evals/model_compare                  1900   980
