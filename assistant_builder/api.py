@@ -561,7 +561,7 @@ def recommended_arm(study: folders.Study) -> str:
 def check_tasks(study: folders.Study) -> None:
     """Raise an error for lm-eval tasks and GGUF types that cannot run, before hours are spent on training."""
     from assistant_builder.models.gguf_convert import extra_installed
-    from assistant_builder.quantization.ggml import require_writer
+    from assistant_builder.quantization.gguf import require_writer
 
     scores_files = "formats" in study.steps and study.step("formats").state != "succeeded"
     if scores_files and extra_installed():

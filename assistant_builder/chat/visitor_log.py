@@ -28,6 +28,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m, render
 from assistant_builder.study import Study
 from assistant_builder.study.admin import confirmed_time
+from assistant_builder.study.steps import UnixTime
 
 Kept = Literal["nothing", "counts", "texts"]
 """What is kept of a question: nothing, when it was asked and whether it was declined or voted on, or its texts, too."""
@@ -67,7 +68,7 @@ class VisitorQuestion:
     """A question as it is kept; texts are None where only counts are kept."""
 
     id: str
-    time: float  # Unix time
+    time: UnixTime
     visitor: str  # random, of one tab of a browser
     model: str  # name of the assistant
     declined: bool
@@ -80,8 +81,8 @@ class VisitorQuestion:
 
 _JOURNAL_END = bytes.fromhex("d9d505f920a163d7")
 """The last bytes of a rollback journal that names another file, which SQLite deletes after it has rolled back."""
-_LONGEST = 2**20
-"""Bytes of a text or a row."""
+_LONGEST, _LARGEST = 2**17, 2**31
+"""Bytes of a text or a row, and of a database; what is kept has at most half of them."""
 
 _Entry = tuple[str, Callable[[], tuple[Any, ...]]]
 """A statement, and a function that makes its values."""
@@ -107,6 +108,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """
     try:
         _check_journal(path)
+        if path.exists() and path.stat().st_size > _LARGEST:
+            raise sqlite3.DatabaseError("it is too large")
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
         with closing(connection), connection:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
@@ -336,10 +339,10 @@ def read_questions(
     )
     with opened(path) as connection:
         rows = connection.execute(
-            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time",
-            values,
+            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time DESC LIMIT ?",
+            (*values, MAX_QUESTIONS),  # a database of somebody else can have more
         ).fetchall()
-        named = [dict(zip(_FIELDS, row, strict=True)) for row in rows]
+        named = [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
         return checked(
             [{**row, "declined": bool(row["declined"])} for row in named], VisitorQuestion
         )

@@ -18,7 +18,7 @@ from assistant_builder.cli.options import (
     user_consent,
 )
 from assistant_builder.quantization import texts_of
-from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.retrieval.copying import COPY
 
 

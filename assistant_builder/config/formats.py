@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.i18n import N_, m
-from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 
 
 class FormatsConfig(ConfigModel):

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import m
-from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.registry import Registry
 
 

@@ -34,7 +34,7 @@ from assistant_builder.config.safe_yaml import MAX_CHARACTERS, YamlError, read_y
 from assistant_builder.config.train import TrainConfig
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import N_, Message, Setting, Text, joined, m, t
-from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.store_kinds import store_kind
 
 Approach = Literal["grounded", "memory"]

@@ -61,8 +61,7 @@ from assistant_builder.models.gguf_convert import (
     load_dequantized,
     require_extra,
 )
-from assistant_builder.quantization.ggml import (
-    GGUF_TYPES,
+from assistant_builder.quantization.gguf import (
     GgufFile,
     Importance,
     Report,
@@ -70,6 +69,7 @@ from assistant_builder.quantization.ggml import (
     read_gguf,
     require_writer,
 )
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ItemLine
 
@@ -255,7 +255,7 @@ def write_float16_gguf(
         report: Progress callback.
 
     Returns:
-        The importance matrix for :func:`assistant_builder.quantization.ggml.quantize`, if the source asks for one.
+        The importance matrix for :func:`assistant_builder.quantization.gguf.quantize`, if the source asks for one.
 
     Raises:
         ConfigError: The extra ``gguf`` is not installed.

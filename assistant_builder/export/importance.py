@@ -14,7 +14,7 @@ from assistant_builder.data import Pair, load_split
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.quantization.ggml import Importance, Report
+from assistant_builder.quantization.gguf import Importance, Report
 from assistant_builder.retrieval.grounding import Grounder, grounded_pairs, read_contexts
 from assistant_builder.study import Study
 from assistant_builder.study.limits import pair_limit

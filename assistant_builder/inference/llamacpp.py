@@ -50,7 +50,7 @@ from assistant_builder.i18n import Text, m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.inference.completions import CONNECT_SECONDS, CompletionChunk, RuntimeServer
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.quantization.ggml import GgufFile, read_gguf
+from assistant_builder.quantization.gguf import GgufFile, read_gguf
 
 PACKAGE = "xllamacpp"
 DEFAULT_CONTEXT = 4096  # tokens of a prompt and its answer together

@@ -24,7 +24,7 @@ from assistant_builder.i18n import m
 from assistant_builder.models.bundled import Bundle, ensure
 from assistant_builder.models.wheel_download import Report as DownloadReport
 from assistant_builder.models.wheel_download import Wheel, no_progress
-from assistant_builder.quantization.ggml import GgufFile, Report, read_gguf
+from assistant_builder.quantization.gguf import GgufFile, Report, read_gguf
 
 EXTRA = "gguf"
 CONVERTER = Bundle(

@@ -154,7 +154,7 @@ def train_through_rounding(model: PeftModel, kind: str) -> None:
 @torch.no_grad()
 def _round_embeddings(model: PreTrainedModel, kind: str) -> None:
     # as a GGUF file of a lossy type has them; other formats keep them in 16 bits. The matrix of the output is Q8_0
-    # (:func:`assistant_builder.quantization.ggml.tensor_type`)
+    # (:func:`assistant_builder.quantization.gguf.tensor_type`)
     if kind == "NF4":
         return
     embeddings = model.get_input_embeddings().weight.data

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 
 from assistant_builder.quantization import METHODS
-from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 
 BLOCK, NF4_BLOCK = 32, 64
 CACHED_VALUES = 1 << 18

@@ -13,7 +13,7 @@ from assistant_builder.atomic_io import file_hash
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
 from assistant_builder.inference.llamacpp import LlamaServer
-from assistant_builder.quantization.ggml import GgufFile, read_gguf
+from assistant_builder.quantization.gguf import GgufFile, read_gguf
 from evals.model_compare.candidates import Candidate, Item, Prompts, Receive, Result
 
 SLOTS = 4  # answers at a time

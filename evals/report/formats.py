@@ -18,7 +18,7 @@ from assistant_builder.arms import ARMS, QAT, with_arm
 from assistant_builder.atomic_io import read_json
 from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import N_, Message, Text, joined, m, t
-from assistant_builder.quantization.ggml import GGUF_TYPES
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.decision import Decision, decide, more_questions

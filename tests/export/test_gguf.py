@@ -25,7 +25,8 @@ from assistant_builder.export_formats import EXPORT_FORMATS, export_specs, parse
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.gguf_convert import convert_checkpoint, load_dequantized
-from assistant_builder.quantization.ggml import GGUF_TYPES, read_gguf
+from assistant_builder.quantization.gguf import read_gguf
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.study import Study
 from assistant_builder.study.limits import pair_limit
 from tests.export.tiny import scored, tiny_base, tiny_study

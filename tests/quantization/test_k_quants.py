@@ -7,7 +7,8 @@ import pytest
 
 from assistant_builder.inference import llamacpp
 from assistant_builder.quantization import k_quants
-from assistant_builder.quantization.ggml import GGUF_TYPES, quantize, require_writer
+from assistant_builder.quantization.gguf import quantize, require_writer
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from assistant_builder.quantization.k_quants import K_TYPES, Model, k_type
 from tests.tiny_gguf import LAYERS, write_tiny_gguf
 
@@ -114,11 +115,11 @@ def _dequantized(source: Path, target: Path) -> Path:
     """The same values in float32."""
     from gguf import GGUFReader, GGUFWriter, dequantize
 
-    from assistant_builder.quantization import ggml
+    from assistant_builder.quantization import gguf
 
     reader = GGUFReader(source)
     writer = GGUFWriter(target, "llama")
-    ggml._copy_metadata(reader, writer, 0)
+    gguf._copy_metadata(reader, writer, 0)
     for tensor in reader.tensors:
         values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         writer.add_tensor(tensor.name, values)

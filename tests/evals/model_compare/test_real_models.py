@@ -13,7 +13,7 @@ from assistant_builder.config import ModelConfig
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.gguf_convert import convert_checkpoint
-from assistant_builder.quantization.ggml import quantize
+from assistant_builder.quantization.gguf import quantize
 from evals.model_compare import Judgement
 
 pytestmark = [

@@ -29,6 +29,7 @@ from assistant_builder.child_process import (
 from assistant_builder.errors import ConfigError, ModelError, install_command
 from assistant_builder.i18n import Text, m
 from assistant_builder.quantization import k_quants
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,44 +54,6 @@ time_mix_lerp_fused.weight attn_rel_b.weight position_embd token_types.weight
 # matrices that are stored as Q8_0 in a model with eight experts, of whose size they are a small share
 _ATTENTION_OF_EXPERTS = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight", "attn_k.weight")
 
-
-@dataclass(frozen=True)
-class GgufType:
-    """A type of a GGUF file."""
-
-    name: str  # value of ``--type``
-    bits: float  # bits of a weight with its block constants, in a file without exceptions
-    file_type: int  # ``general.file_type`` (``llama_ftype``)
-    k_quant: bool = False  # whether the package gguf cannot write it
-
-    @property
-    def lossy(self) -> bool:
-        """Whether weights have fewer than 16 bits."""
-        return self.bits < 16
-
-    @property
-    def takes_importance(self) -> bool:
-        """Whether its block scales can be chosen by an importance matrix."""
-        from assistant_builder.quantization.weighted_blocks import WEIGHTED_TYPES
-
-        return self.name in WEIGHTED_TYPES or (self.k_quant and k_quants.is_installed())
-
-
-GGUF_TYPES: dict[str, GgufType] = {
-    each.name: each
-    for each in (
-        GgufType("BF16", 16, 32),
-        GgufType("Q8_0", 8.5, 7),
-        GgufType("Q6_K", 6.57, 18, k_quant=True),
-        GgufType("Q5_1", 6, 9),
-        GgufType("Q5_K_M", 5.68, 17, k_quant=True),
-        GgufType("Q4_1", 5, 3),
-        GgufType("Q4_K_M", 4.85, 15, k_quant=True),
-        GgufType("Q4_0", 4.5, 2),
-        GgufType("Q3_K_M", 3.91, 12, k_quant=True),
-    )
-}
-"""The types of a file, largest first."""
 
 # reading
 
@@ -131,6 +94,8 @@ def read_gguf(path: Path) -> GgufFile:
         ModelError: The file is not a GGUF file of version 2 or 3, or it is truncated or malformed.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait
+            raise _Malformed("it is no regular file")
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise _Malformed("it is empty")

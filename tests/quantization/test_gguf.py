@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistant_builder.errors import Cancelled, ConfigError, ModelError
-from assistant_builder.quantization.ggml import (
-    GGUF_TYPES,
+from assistant_builder.quantization.gguf import (
     GgufTensor,
     quantize,
     read_gguf,
     require_writer,
     tensor_type,
 )
+from assistant_builder.quantization.gguf_types import GGUF_TYPES
 from tests.tiny_gguf import LAYERS, write_tiny_gguf
 
 MATRICES = 7 * LAYERS
