@@ -24,7 +24,7 @@ assistant_builder/planning           2580  1430
 assistant_builder/quantization       1305   705
 assistant_builder/retrieval          4320  2265
 assistant_builder/runner             1900  1070
-assistant_builder/serving            3660  2015
+assistant_builder/serving            3680  2020
 assistant_builder/store              1130   740
 assistant_builder/study              2380  1420
 assistant_builder/sweep               950   505
