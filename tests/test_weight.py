@@ -30,7 +30,7 @@ assistant_builder/study              2380  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
 assistant_builder/ui                12470  6160
-assistant_builder/web                1990  1160
+assistant_builder/web                2000  1170
 evals                                3850  1925
 evals/bundle                         1520   865
 evals/judge                           440   220

@@ -53,8 +53,7 @@ from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.web.access import AllowedHosts
 from assistant_builder.web.body_limit import read_body, replay_body
-from assistant_builder.web.passwords import client_key
-from assistant_builder.web.request_limits import TrustedProxies
+from assistant_builder.web.client_address import TrustedProxies, client_key
 
 SCRIPT_PATH, PAGE_PATH, START_PATH, ASK_PATH = "/widget.js", "/chat", "/widget/start", "/widget/ask"
 FEEDBACK_PATH = "/widget/feedback"
