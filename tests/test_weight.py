@@ -14,7 +14,7 @@ assistant_builder/chat               2500  1430
 assistant_builder/cli                2450  1240
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   790
-assistant_builder/data               5170  2765
+assistant_builder/data               5170  2775
 assistant_builder/export             3450  1735
 assistant_builder/documents          2830  1665
 assistant_builder/i18n                680   405
