@@ -9,16 +9,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4810  2535
+assistant_builder                    4800  2535
 assistant_builder/chat               2500  1430
 assistant_builder/cli                2450  1240
 assistant_builder/cluster             990   585
 assistant_builder/config             1420   790
 assistant_builder/data               5170  2775
 assistant_builder/export             3450  1735
-assistant_builder/documents          2830  1665
+assistant_builder/documents          2800  1650
 assistant_builder/i18n                680   405
-assistant_builder/inference          3430  1960
+assistant_builder/inference          3430  1955
 assistant_builder/models             3570  1855
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1305   705

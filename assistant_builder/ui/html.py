@@ -139,9 +139,9 @@ def bar(fraction: float, label: str) -> Markup:
     return fragment("parts.bar", float(fraction), label)
 
 
-def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
+def fold(summary: str, body: str) -> Markup:
     """A collapsible section."""
-    return fragment("parts.fold", summary, body, opened)
+    return fragment("parts.fold", summary, body)
 
 
 def code(text: str) -> Markup:

@@ -259,14 +259,14 @@ def answering_arms(study: Study) -> tuple[str, ...]:
     return shown_arms(study.config) if all_trained(study) else ()
 
 
-def log_tail(path: Path, lines: int = 30) -> str:
-    """The last lines of a log; empty without the file."""
+def log_tail(path: Path) -> str:
+    """The last 30 lines of a log; empty without the file."""
     if not path.exists():
         return ""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 64_000))
         text = file.read().decode("utf-8", errors="replace")
-    return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
+    return "\n".join(text.replace("\r", "\n").split("\n")[-30:]).strip("\n")
 
 
 _TITLES = {
