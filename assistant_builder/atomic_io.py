@@ -31,6 +31,9 @@ MAX_BYTES = 512 * 2**20
 """Size up to which a file is read; the largest reports have a hundredth of it."""
 MAX_DEPTH = 64
 """Nesting up to which a document is read: a conversation has three levels, the deepest report a fifth of it."""
+MAX_CONTAINERS, MAX_COMMAS = 1_000_000, 4_000_000
+"""Lists and objects of a document, and its commas: they need up to thirty times the memory of their text, and minutes
+for the largest file. A report has 18 and 85 of them for each held-out question."""
 _HOST = f"{zlib.crc32(socket.gethostname().encode()):08x}"
 _LEFTOVER_SECONDS = 86_400.0
 
@@ -142,7 +145,7 @@ def read_json(path: Path, content: Any = dict[str, Any], *, remedy: Text = "") -
             where an entry is used that the file does not have.
     """
     try:
-        return parse_json(_bounded(path), content, str(path), remedy)
+        return parse_json(bounded_bytes(path), content, str(path), remedy)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, _complaint(error), remedy) from error
 
@@ -159,18 +162,21 @@ def _iter_jsonl(path: Path, content: Any, remedy: Text) -> Iterator[Any]:
     if not path.exists():
         return
     try:
-        lines = _bounded(path).split(b"\n")  # splitlines() would also split at U+2028 inside a text
+        text = bounded_bytes(path)
     except ValueError as error:
         raise _damaged(path, _complaint(error), remedy) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for line in _LINE.finditer(text):
         try:
-            yield parse_json(line, content, str(path), remedy)
+            yield parse_json(line[0], content, str(path), remedy)
         except (ValueError, RecursionError) as error:
-            if number == len(lines) and not isinstance(error, ValidationError):
+            if line.end() == len(text) and not isinstance(error, ValidationError):
                 return
+            number = text.count(b"\n", 0, line.start()) + 1
             raise _damaged(path, t("line {number} is damaged", number=number), remedy) from error
+
+
+_LINE = re.compile(rb"\S[^\n]*")
+"""A line that is not blank; of others there can be millions. splitlines() would also split at U+2028 inside a text."""
 
 
 class _MissingEntry(StudyError, KeyError):
@@ -210,6 +216,9 @@ def parse_json(text: bytes, content: Any, where: str, remedy: Text = "") -> Any:
         ValueError: It is no JSON, nested too deeply or of another type.
         RecursionError: It is nested far too deeply.
     """
+    containers = text.count(b"[") + text.count(b"{")
+    if containers > MAX_CONTAINERS or text.count(b",") > MAX_COMMAS:
+        raise ValueError("too many entries")
     # Python calls these for each number, which takes as long as all the rest
     numbers: dict[str, Any] = {"parse_float": _finite, "parse_int": _whole}
     found = json.loads(
@@ -218,7 +227,7 @@ def parse_json(text: bytes, content: Any, where: str, remedy: Text = "") -> Any:
         object_hook=lambda entries: _Object(entries, where, remedy),
         **numbers if _LARGE_NUMBER.search(text) else {},
     )
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and exceeds_max_depth(found):
+    if containers > MAX_DEPTH and exceeds_max_depth(found):
         raise ValueError("nested too deeply")
     valid = _adapter(content).validate_python(found, strict=not is_dataclass(content))
     if is_dataclass(content) or isinstance(valid, BaseModel):
@@ -251,20 +260,24 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"{constant} is no number of JSON")
 
 
+_CONTAINERS = (dict, list, tuple)
+
+
 def exceeds_max_depth(value: Any) -> bool:
     """Whether lists and objects are nested more than :data:`MAX_DEPTH` deep, computed without recursion."""
-    level = [value]
+    level = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(MAX_DEPTH):
         level = [
             item
             for container in level
-            if isinstance(container, dict | list | tuple)
             for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, _CONTAINERS)
         ]
-    return any(isinstance(item, dict | list | tuple) for item in level)
+    return bool(level)
 
 
-def _bounded(path: Path) -> bytes:
+def bounded_bytes(path: Path) -> bytes:
+    """The content of a file of at most :data:`MAX_BYTES`; raises ValueError for a larger one."""
     with path.open("rb") as file:
         # read() allocates what it is asked for
         text = file.read(min(os.fstat(file.fileno()).st_size, MAX_BYTES) + 1)

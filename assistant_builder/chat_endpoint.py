@@ -21,6 +21,7 @@ Kind = Literal["unreachable", "key", "refused", "busy", "reply"]
 _RETRIED: tuple[Kind, ...] = ("unreachable", "busy")
 _MAX_REPLY_BYTES = 1_000_000
 _MAX_WAIT_SECONDS = 30.0
+_SHOWN = 200  # characters of an address that an error shows
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ACCEPTED_CODINGS = {"Accept-Encoding": "gzip, deflate"}
 """Header of requests to servers of others: these codings expand a piece of a response by a factor of about 1,000."""
@@ -33,6 +34,15 @@ def has_accepted_coding(response: httpx.Response) -> bool:
     """
     coding = response.headers.get("content-encoding", "identity").strip().lower()
     return coding in ("", "identity", "gzip", "deflate")
+
+
+def endpoint_url(text: str) -> httpx.URL | None:
+    """The address of an endpoint; None if the text is none."""
+    try:
+        url = httpx.URL(text)
+        return url if url.scheme in ("http", "https") and url.host else None
+    except (httpx.InvalidURL, ValueError):  # also of a host, which is decoded when it is asked for
+        return None
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class ChatEndpoint:
     ``sampling`` are the fields of each request besides model and messages; ``where`` names the endpoint in errors.
 
     Raises:
-        EvaluationError: The key cannot be sent in a header.
+        EvaluationError: The address is none, or the key cannot be sent in a header.
     """
 
     def __init__(
@@ -86,7 +96,13 @@ class ChatEndpoint:
         sampling: Mapping[str, Any] = DEFAULT_SAMPLING,
         where: str = "judge",
     ) -> None:
-        base = httpx.URL(url)
+        base = endpoint_url(url)
+        if base is None:
+            raise EvaluationError(
+                m("{url!r} is not the URL of an endpoint", url=url[:_SHOWN]),
+                where=where,
+                remedy=m("Write it like http://127.0.0.1:8000/v1, without a key"),
+            )
         path = base.path.rstrip("/")
         self.host = base.netloc.decode("ascii")
         self.model = model

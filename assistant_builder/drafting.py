@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from assistant_builder.arms import LORA
-from assistant_builder.chat_endpoint import ChatEndpoint, EndpointError
+from assistant_builder.chat_endpoint import ChatEndpoint, EndpointError, endpoint_url
 from assistant_builder.child_process import (
     compute_environment,
     configure_libraries,
@@ -175,13 +174,8 @@ def _replies(
 
 
 def _endpoint_replies(url: str, name: str, prompts: Sequence[str]) -> Iterator[tuple[int, str]]:
-    parts = urlsplit(url.strip())
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.username
-        or parts.password
-    ):
+    address = endpoint_url(url.strip())
+    if address is None or address.userinfo:
         raise ConfigError(
             m("{url!r} is not the URL of an endpoint", url=url.strip()),
             remedy=m("Write it like http://127.0.0.1:8000/v1, without a key"),

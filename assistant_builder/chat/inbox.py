@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from assistant_builder.chat.feedback import add_correction, read_corrections
-from assistant_builder.chat.visitor_log import checked, log_file, opened
+from assistant_builder.chat.visitor_log import MAX_QUESTIONS, checked, log_file, opened
 from assistant_builder.data import SPLITS, load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import AssistantBuilderError, DataError
@@ -40,6 +40,7 @@ SIMILAR = 0.65
 """Mean cosine from which two groups of questions are one; ``python -m benchmarks.question_groups`` compares values."""
 _LINKED = 5_000
 _BATCH = 256
+_MOST_WEEKS = 5_000
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
 _Week = tuple[int, int, int, int, int, int]
@@ -141,19 +142,20 @@ def read_inbox(study: Study, now: float) -> Inbox:
         weeks = connection.execute(
             "SELECT CAST((? - time) / ? AS INTEGER) AS week, SUM(state IS NOT 'talk'), SUM(declined), "
             "SUM(vote IS 1), SUM(vote IS -1 AND NOT declined), SUM(state IS 'talk') FROM question "
-            "GROUP BY week HAVING SUM(state IS NOT 'talk') > 0 ORDER BY week DESC",
-            (now, WEEK),
+            "GROUP BY week HAVING SUM(state IS NOT 'talk') > 0 ORDER BY week LIMIT ?",
+            (now, WEEK, _MOST_WEEKS),
         ).fetchall()
-        weeks = checked(weeks, _Week)
+        weeks = checked(weeks[::-1], _Week)
         (has_texts,) = connection.execute(
             "SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)"
         ).fetchone()
         rows = connection.execute(
             "SELECT question.id, declined, question.question, answer, suggestion, state, question.wording, meaning, "
             "chosen.question FROM question LEFT JOIN wording ON wording.text = question.wording "
-            f"LEFT JOIN chosen ON chosen.id = question.id WHERE {_WAITING} ORDER BY time"
+            f"LEFT JOIN chosen ON chosen.id = question.id WHERE {_WAITING} ORDER BY time DESC LIMIT ?",
+            (MAX_QUESTIONS,),  # a database of somebody else can have more
         ).fetchall()
-        rows = checked(rows, _Waiting)
+        rows = checked(rows[::-1], _Waiting)
     groups: dict[Any, list[Any]] = {}
     for row in rows:
         groups.setdefault(row[7] if row[7] is not None else row[6], []).append(row)
@@ -315,8 +317,8 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
     with opened(log_file(study)) as connection:
         wordings = connection.execute(
             f"SELECT DISTINCT question.wording FROM question LEFT JOIN wording ON wording.text = question.wording "
-            f"WHERE {_WAITING} AND embedder IS NOT ?",
-            (embedder,),
+            f"WHERE {_WAITING} AND embedder IS NOT ? LIMIT ?",
+            (embedder, MAX_QUESTIONS),
         ).fetchall()
         new = [text for (text,) in checked(wordings, tuple[str])]
     for batch in (new[start : start + _BATCH] for start in range(0, len(new), _BATCH)):
@@ -331,8 +333,8 @@ def group_by_meaning(study: Study, encode: Encode, embedder: str) -> int:
         rows = connection.execute(
             "SELECT text, vector FROM wording WHERE embedder = ? AND text IN "
             f"(SELECT wording FROM question WHERE {_WAITING}) ORDER BY "
-            "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid",
-            (embedder,),
+            "(SELECT COUNT(*) FROM question WHERE question.wording = text) DESC, rowid LIMIT ?",
+            (embedder, MAX_QUESTIONS),
         ).fetchall()
         if not rows or not new:
             return 0

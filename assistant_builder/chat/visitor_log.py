@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import queue
+import random
 import secrets
 import sqlite3
 import sys
@@ -28,6 +29,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m, render
 from assistant_builder.study import Study
 from assistant_builder.study.admin import confirmed_time
+from assistant_builder.study.steps import UnixTime
 
 Kept = Literal["nothing", "counts", "texts"]
 """What is kept of a question: nothing, when it was asked and whether it was declined or voted on, or its texts, too."""
@@ -52,10 +54,19 @@ CREATE TABLE wording (text TEXT PRIMARY KEY, embedder TEXT NOT NULL, vector BLOB
 _DAYS = "CREATE TABLE IF NOT EXISTS purge_day (day INTEGER PRIMARY KEY)"
 # of a declined question, the question of the data that its visitor chose instead
 _CHOSEN = "CREATE TABLE IF NOT EXISTS chosen (id TEXT PRIMARY KEY, question TEXT NOT NULL)"
+# answers of which some are judged, see :mod:`assistant_builder.chat.watch`: those whose random number is below the
+# probability of a judgement
+_DRAWN = (
+    "CREATE TABLE IF NOT EXISTS drawn (id TEXT PRIMARY KEY, confidence REAL NOT NULL, chance REAL NOT NULL, "
+    "draw REAL NOT NULL, correct INTEGER)"
+)
 _FORGOTTEN = (
+    "DELETE FROM drawn WHERE id NOT IN (SELECT id FROM question)",
     "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)",
     "DELETE FROM chosen WHERE id NOT IN (SELECT id FROM question)",
 )
+A_WEEK = 10
+"""Answers a week that are drawn to be judged, about."""
 TALK = "talk"
 """State of a greeting, which waits for no answer."""
 MAX_QUESTION, MAX_ANSWER, MAX_QUESTIONS = 2_000, 8_000, 100_000
@@ -67,7 +78,7 @@ class VisitorQuestion:
     """A question as it is kept; texts are None where only counts are kept."""
 
     id: str
-    time: float  # Unix time
+    time: UnixTime
     visitor: str  # random, of one tab of a browser
     model: str  # name of the assistant
     declined: bool
@@ -80,8 +91,8 @@ class VisitorQuestion:
 
 _JOURNAL_END = bytes.fromhex("d9d505f920a163d7")
 """The last bytes of a rollback journal that names another file, which SQLite deletes after it has rolled back."""
-_LONGEST = 2**20
-"""Bytes of a text or a row."""
+_LONGEST, _LARGEST = 2**17, 2**31
+"""Bytes of a text or a row, and of a database; what is kept has at most half of them."""
 
 _Entry = tuple[str, Callable[[], tuple[Any, ...]]]
 """A statement, and a function that makes its values."""
@@ -107,6 +118,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """
     try:
         _check_journal(path)
+        if path.exists() and path.stat().st_size > _LARGEST:
+            raise sqlite3.DatabaseError("it is too large")
         connection = sqlite3.connect(path, timeout=_BUSY_SECONDS)
         with closing(connection), connection:
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST)
@@ -141,7 +154,7 @@ _OBJECTS = "SELECT type, name, sql FROM sqlite_master"
 @cache
 def _objects() -> frozenset[tuple[str, str, str]]:
     with closing(sqlite3.connect(":memory:")) as made:
-        made.executescript(f"{_SCHEMA} {_DAYS}; {_CHOSEN}")
+        made.executescript(f"{_SCHEMA} {_DAYS}; {_CHOSEN}; {_DRAWN}")
         return frozenset(made.execute(_OBJECTS))
 
 
@@ -181,9 +194,10 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 )
             if version == 0:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {_CHOSEN}; PRAGMA user_version={VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} {_CHOSEN}; {_DRAWN}; PRAGMA user_version={VERSION}; COMMIT;"
                 )
-            connection.execute(_CHOSEN)  # earlier releases had none
+            for table in (_CHOSEN, _DRAWN):  # earlier releases had none
+                connection.execute(table)
             return
         except sqlite3.OperationalError as error:
             connection.rollback()
@@ -213,6 +227,7 @@ class VisitorLog:
         )
         self._waiting: queue.Queue[_Entry | None] = queue.Queue(_WAITING)
         self._reported = float("-inf")
+        self._chance = 1.0  # of an answer to be drawn
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
@@ -226,8 +241,9 @@ class VisitorLog:
         *,
         declined: bool,
         talk: bool = False,
+        confidence: float | None = None,
     ) -> None:
-        """Keep a question with its answer; ``talk``: a greeting with its reply."""
+        """Keep a question with its answer; ``talk``: a greeting with its reply; ``confidence``: that of the rule."""
         now, question, answer = time.time(), question[: 2 * MAX_QUESTION], answer[: 2 * MAX_ANSWER]
 
         def values() -> tuple[Any, ...]:
@@ -243,6 +259,11 @@ class VisitorLog:
             "wording) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
+        if confidence is not None and self._kept == "texts" and not declined and not talk:
+            self._put(
+                "INSERT OR IGNORE INTO drawn SELECT id, ?, ?, ?, NULL FROM question WHERE id = ?",
+                lambda: (confidence, self._chance, random.random(), id),
+            )
 
     def voted(self, id: str, vote: int | None, suggestion: str, chosen: str = "") -> None:
         """Keep a vote on an answer, and where texts are kept what it should have said, and what was chosen instead."""
@@ -274,6 +295,9 @@ class VisitorLog:
 
     def _write(self) -> None:
         purged = float("-inf")
+        if self._path.is_file():  # else the first answers are drawn
+            with suppress(StudyError), opened(self._path) as connection:
+                self._chance = _chance(connection)
         while True:
             entries = [self._waiting.get()]
             with suppress(queue.Empty):
@@ -292,6 +316,7 @@ class VisitorLog:
                     if time.monotonic() - purged > _PURGE_SECONDS:
                         purge(connection, self._days, time.time())
                         purged = time.monotonic()
+                    self._chance = _chance(connection)
             except StudyError as error:
                 self._failed(render(error.what))
             if None in entries:
@@ -308,6 +333,14 @@ class VisitorLog:
         if time.monotonic() - self._reported > 60:
             self._reported = time.monotonic()
             self._report(f"questions of visitors are not kept: {why}")
+
+
+def _chance(connection: sqlite3.Connection) -> float:
+    """The probability with which the next answer is drawn: it depends on what was asked in the last week alone."""
+    (asked,) = connection.execute(
+        "SELECT COUNT(*) FROM question WHERE time > ?", (time.time() - 7 * _DAY,)
+    ).fetchone()
+    return min(1.0, A_WEEK / max(A_WEEK, int(asked)))
 
 
 def purge(connection: sqlite3.Connection, days: int, now: float) -> None:
@@ -336,10 +369,10 @@ def read_questions(
     )
     with opened(path) as connection:
         rows = connection.execute(
-            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time",
-            values,
+            f"SELECT {', '.join(_FIELDS)} FROM question WHERE time >= ? {condition} ORDER BY time DESC LIMIT ?",
+            (*values, MAX_QUESTIONS),  # a database of somebody else can have more
         ).fetchall()
-        named = [dict(zip(_FIELDS, row, strict=True)) for row in rows]
+        named = [dict(zip(_FIELDS, row, strict=True)) for row in reversed(rows)]
         return checked(
             [{**row, "declined": bool(row["declined"])} for row in named], VisitorQuestion
         )

@@ -50,8 +50,8 @@ def export(
         arm: Assistant to export: {arms}.
         to (DIR): Target folder; it must be new or empty.
         format: Format of the export.
-        type: Type of the weights, for a format with several: with gguf BF16, Q8_0 (the default), Q5_1, Q4_1 or Q4_0,
-            and Q6_K, Q5_K_M or Q4_K_M where llama.cpp is installed.
+        type: Type of the weights, for a format with several: with gguf BF16, Q8_0 (the default), Q6_K, Q5_K_M, Q5_1,
+            Q4_K_M, Q4_1, Q4_0 or Q3_K_M.
         force: Write to a folder that is not empty. Files of the same name are replaced; other files are kept.
         sample: Number of held-out items for the check after writing.
         with_data: Add the index of a grounded assistant, with which it looks facts up. It contains the training pairs

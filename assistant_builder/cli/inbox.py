@@ -12,13 +12,15 @@ from assistant_builder.atomic_io import write_bytes
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.errors import ConfigError
-from assistant_builder.i18n import m
+from assistant_builder.i18n import m, render
+from assistant_builder.retrieval.promise import is_promised
 from assistant_builder.study import Study
 from assistant_builder.study.versions import root_of, served_version
 
 if TYPE_CHECKING:
     from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
     from assistant_builder.chat.visitor_log import VisitorQuestion
+    from assistant_builder.chat.watch import Watch
 
 _LISTED = 30
 
@@ -35,6 +37,8 @@ def inbox(
     visitor: str | None = None,
     erase: str | None = None,
     find: str | None = None,
+    right: str | None = None,
+    wrong: str | None = None,
     as_json: Json = False,
 ) -> None:
     """List what visitors asked and did not get answered, and answer it.
@@ -49,15 +53,20 @@ def inbox(
         export (FILE): Write what is kept as JSON lines.
         visitor (ID): For --export: of this visitor alone.
         erase (VISITOR): Delete all that is kept of a visitor.
+        right (ID): The drawn answer of this id is right.
+        wrong (ID): The drawn answer of this id is wrong.
         find (TEXT): List the questions that are kept with this text, with the ids of their visitors.
     """
-    from assistant_builder.chat import visitor_log
+    from assistant_builder.chat import visitor_log, watch
     from assistant_builder.chat.inbox import group_with_embedder, read_inbox
 
     study = root_of(Study.open(name))
-    if sum(each is not None for each in (accept, reject, later, export, erase, find)) > 1:
+    given = (accept, reject, later, export, erase, find, right, wrong)
+    if sum(each is not None for each in given) > 1:
         raise ConfigError(
-            m("only one of --accept, --reject, --later, --export, --erase and --find can be given"),
+            m(
+                "only one of --accept, --reject, --later, --export, --erase, --find, --right and --wrong can be given"
+            ),
             where="inbox",
         )
     if (accept is None) != (answer is None):
@@ -72,6 +81,12 @@ def inbox(
         questions = visitor_log.read_questions(study, visitor=visitor)
         write_bytes(export, visitor_log.to_jsonl(questions).encode())
         return output.echo(f"Wrote {len(questions)} questions to {export}.")
+    version = served_version(study)
+    if (judged := right or wrong) is not None:
+        watch.judge(study, judged, right=right is not None)
+    promise = watch.read_watch(study, version.config.retrieval.most_wrong)
+    if judged is not None:
+        return _print_watch(study.name, promise, promised=is_promised(version))
     group_with_embedder(study)
     contents = read_inbox(study, time.time())
     if (key := accept or reject or later) is not None:
@@ -84,9 +99,33 @@ def inbox(
                     {"weeks_ago": week, **_record(counts)} for week, counts in contents.weeks
                 ],
                 "groups": [asdict(group) for group in contents.groups],
+                "promise": {
+                    **asdict(promise),
+                    "promised": is_promised(version),
+                    "holds": promise.holds,
+                },
             }
         )
     _print(name, contents)
+    if contents.has_texts:
+        _print_watch(name, promise, promised=is_promised(version))
+
+
+def _print_watch(name: str, watch: Watch, *, promised: bool) -> None:
+    """What the judged answers say, and those that wait to be judged."""
+    from assistant_builder.chat.watch import said
+
+    output.echo("")
+    output.echo(render(said(watch, promised=promised)))
+    rows = [
+        [_one_line(each.id), _one_line(each.question), _one_line(each.answer)]
+        for each in watch.waiting
+    ]
+    if rows:
+        output.print_table(["id", "question", "answer"], rows)
+        output.echo(
+            f"Judge one: assistant-builder inbox {shlex.quote(name)} --right {shlex.quote(rows[0][0])}, or --wrong"
+        )
 
 
 def _print_found(study: Study, found: list[VisitorQuestion], as_json: bool) -> None:

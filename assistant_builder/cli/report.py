@@ -125,3 +125,26 @@ def compare(a: str, b: str, *, as_json: Json = False, fail_if: FailIf = None) ->
     exit_if_failing(
         fail_if, [verdict["outcome"] for verdict in comparison["verdicts"]], comparison["sentence"]
     )
+
+
+@documented()
+def atlas(names: list[str], *, to: Path | None = None, as_json: Json = False) -> None:
+    """Pool what a smaller storage cost in several studies, by a random-effects meta-analysis.
+
+    Args:
+        names (STUDY|BUNDLE): Finished studies by name, and bundles by file, of different data.
+        to (FILE): Write the tables and forest plots to this Markdown file.
+    """
+    from evals.atlas import atlas as pool
+    from evals.atlas import markdown
+
+    found = pool(names)
+    if as_json:
+        output.print_json(found)
+        return
+    text = markdown(found)
+    if to is None:
+        output.echo(text)
+    else:
+        write_text(to, text)
+        output.echo(str(to))

@@ -320,14 +320,32 @@ def _sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
     return response
 
 
+class _Timed(httpx.SyncByteStream):
+    """A body that ends within :data:`_SECONDS`, also where nothing comes of it because it is compressed."""
+
+    def __init__(self, stream: httpx.SyncByteStream) -> None:
+        self._stream, self._end = stream, time.monotonic() + _SECONDS
+
+    def __iter__(self) -> Iterator[bytes]:
+        for chunk in self._stream:
+            if time.monotonic() > self._end:
+                raise httpx.ReadTimeout("its content comes too slowly")
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 def _content(response: httpx.Response, address: str, most: int) -> bytes:
-    content, end = bytearray(), time.monotonic() + _SECONDS
+    content = bytearray()
     if not has_accepted_coding(response):
         raise _error(m("the page is compressed in an unknown way"), address)
+    assert isinstance(response.stream, httpx.SyncByteStream)
+    response.stream = _Timed(response.stream)
     try:
         for chunk in response.iter_bytes():
             content += chunk
-            if len(content) > most or time.monotonic() > end:
+            if len(content) > most:
                 raise _error(m("the page is too large or comes too slowly"), address, _Failed)
     except httpx.HTTPError as error:
         raise _error(

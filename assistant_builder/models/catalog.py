@@ -17,7 +17,7 @@ from typing import Any, Literal
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import N_, m
 from assistant_builder.models.bundled import BASE_MODEL
-from assistant_builder.models.checkpoint_dir import check_folder
+from assistant_builder.models.checkpoint_dir import check_folder, existing_path
 from assistant_builder.models.hub import available_models_sentence
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -176,11 +176,11 @@ def resolve(base: str, *, trust_remote_code: bool = False) -> ModelRef:
         if entry.name == BASE_MODEL:
             return ModelRef("bundled", entry.name, entry=entry)
         return ModelRef("hub", entry.name, hub_id=entry.hub_id, entry=entry)
-    path = Path(text).expanduser()
-    if text and path.is_dir():
+    path = existing_path(text)
+    if path is not None and path.is_dir():
         check_folder(path, trust_remote_code=trust_remote_code)
         return ModelRef("folder", path.resolve().name, folder=path.resolve())
-    if path.is_file():
+    if path is not None and path.is_file():
         raise ModelError(
             m("{text} is a file, not a base model", text=text),
             remedy=m("Use the folder with config.json and *.safetensors"),

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,14 @@ _LONGEST_SHOWN = 200
 _ELSEWHERE = m("Choose a causal language model with safetensors weights")
 
 
+def existing_path(text: str) -> Path | None:
+    """The file or folder of this computer that a text of any length names; None if there is none."""
+    path = os.path.expanduser(
+        text
+    )  # unlike Path.expanduser() and Path.exists(), these raise for no name
+    return Path(path) if text and os.path.exists(path) else None
+
+
 def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
     """Check that a folder contains a base model that both arms can train, and return its config.json.
 
@@ -40,6 +49,7 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
             tokenizer.json are missing.
     """
     config = read_config(folder)
+    _check_plain(folder)
     check_architecture(config, folder)
     if config.get("quantization_config") is not None:
         method = config["quantization_config"]
@@ -76,6 +86,17 @@ def check_folder(folder: Path, *, trust_remote_code: bool = False) -> dict[str, 
     return config
 
 
+def _check_plain(folder: Path) -> None:
+    """Check that what is read is no pipe or device, which would wait; the hub's cache consists of links to files."""
+    for path in sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)}):
+        if path.exists() and not path.is_file():
+            raise ModelError(
+                m("this is not a regular file"),
+                where=str(path),
+                remedy=m("Copy the model again"),
+            )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json.
 
@@ -107,7 +128,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
         ModelError: It cannot be read or is not a JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(atomic_io.bounded_bytes(path))
     except (ValueError, OSError, RecursionError) as error:
         raise ModelError(
             m("{name} cannot be read: {error}", name=path.name, error=error),

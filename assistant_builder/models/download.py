@@ -10,7 +10,7 @@ from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.i18n import m
 from assistant_builder.models import bundled, hub
 from assistant_builder.models.catalog import ModelRef, resolve, weight_bytes
-from assistant_builder.models.checkpoint_dir import check_folder
+from assistant_builder.models.checkpoint_dir import check_folder, existing_path
 from assistant_builder.models.hub import available_models_sentence
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.wheel_download import Report, no_progress
@@ -64,7 +64,8 @@ def fetch_base(model: ModelConfig) -> Path:
 
 def needs_embedder_download(model: str) -> bool:
     """Return whether ``retrieval.embedder`` names a model of the hub that is not on this machine."""
-    return bool(model) and not Path(model).expanduser().is_dir() and _cached_embedder(model) is None
+    folder = existing_path(model)
+    return bool(model) and not (folder and folder.is_dir()) and _cached_embedder(model) is None
 
 
 def _cached_embedder(hub_id: str) -> Path | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
 from assistant_builder.models.bundled import ensure_embedder
-from assistant_builder.models.checkpoint_dir import base_model_hash
+from assistant_builder.models.checkpoint_dir import base_model_hash, existing_path
 from assistant_builder.models.download import fetch_embedder
 from assistant_builder.models.wheel_download import Report, no_progress
 
@@ -84,8 +84,10 @@ class Embedder:
         """
         if not model:
             return cls.load(report)
-        folder = Path(model).expanduser()
-        return cls(folder if folder.is_dir() else cls.download(model, report), name=model)
+        folder = existing_path(model)
+        if folder is None or not folder.is_dir():
+            folder = cls.download(model, report)
+        return cls(folder, name=model)
 
     @staticmethod
     def download(model: str, report: Report = no_progress) -> Path:

@@ -16,7 +16,12 @@ from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
 from assistant_builder.models import hub
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.models.checkpoint_dir import ALLOW_CODE, needs_own_code, read_config
+from assistant_builder.models.checkpoint_dir import (
+    ALLOW_CODE,
+    existing_path,
+    needs_own_code,
+    read_config,
+)
 
 VARIABLE = "ASSISTANT_BUILDER_TRUST_REMOTE_CODE"
 """JSON list of the folders and repositories whose code this process and its children may run."""
@@ -36,8 +41,8 @@ class ModelCode:
 def _model_code(model: ModelConfig) -> ModelCode:
     # the source of its code, whether or not it has any, without network access
     base = model.base.strip()
-    folder = Path(base).expanduser()
-    if folder.is_dir():
+    folder = existing_path(base)
+    if folder is not None and folder.is_dir():
         files = tuple(sorted(path.name for path in folder.glob("*.py")))
         # without resolving links, which may differ on cluster nodes
         return ModelCode(os.path.abspath(folder), files)

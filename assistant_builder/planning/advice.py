@@ -135,7 +135,7 @@ def advise_without_twin(plan: Plan) -> tuple[str, ...]:
     if LORA.name in plan.config.arms:
         remedies.append(
             t(
-                "QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under All settings). "
+                "QLoRA alone fits: choose it with --set arms={arm} (on the page: “Arms” under Advanced). "
                 "The report then cannot show how much quality {bits}-bit weights cost, because there is no 16-bit "
                 "arm to compare with.",
                 arm=QLORA.name,

@@ -16,7 +16,7 @@ from assistant_builder.atomic_io import file_hash
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
 from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve, sizes
-from assistant_builder.models.checkpoint_dir import check_architecture, read_config
+from assistant_builder.models.checkpoint_dir import check_architecture, existing_path, read_config
 from assistant_builder.models.download import fetch_config
 from assistant_builder.planning.architecture import Architecture, build, is_known
 from assistant_builder.planning.probe import probe
@@ -50,8 +50,8 @@ def load_architecture(model: str, revision: str | None = None) -> tuple[str, Arc
     known = _shipped(model) if revision is None else None
     if known is not None:
         return known[0], build(known[1])
-    path = Path(model.strip()).expanduser()
-    if (path / "config.json").is_file():
+    path = existing_path(model.strip())
+    if path is not None and (path / "config.json").is_file():
         folder, name = path, path.resolve().name
     else:
         ref = resolve(model)

@@ -94,6 +94,8 @@ def read_gguf(path: Path) -> GgufFile:
         ModelError: The file is not a GGUF file of version 2 or 3, or it is truncated or malformed.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would wait
+            raise _Malformed("it is no regular file")
         with path.open("rb") as file:
             if not path.stat().st_size:
                 raise _Malformed("it is empty")

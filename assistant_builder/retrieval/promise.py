@@ -50,6 +50,11 @@ def promised_threshold(study: Study, arm: str) -> float | None:
     return promise.get("cells", {}).get(cell, {}).get("threshold")
 
 
+def is_promised(study: Study) -> bool:
+    """Whether the report promises something of an assistant of the study."""
+    return any(promised_threshold(study, arm) is not None for arm in (*study.config.arms, "copy"))
+
+
 def require_promise(study: Study, arm: str) -> None:
     """Refuse to put an assistant before visitors with a promise that it cannot keep.
 

@@ -63,6 +63,9 @@ class StreamChunk:
     grounding: dict[str, Any] | None = None
     # at the end of a grounded answer: tokens of the prompt with the facts
     prompt_tokens: int | None = None
+    confidence: float | None = (
+        None  # at the end: that of the rule for declining, which no client gets
+    )
 
 
 class StopSequenceFilter:
@@ -259,6 +262,7 @@ class Engine:
                         "length" if cut else "stop",
                         _grounding(reply, request.assistant),
                         reply.prompt_tokens,
+                        reply.judged.get("confidence"),
                     )
                     return
                 if text:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from typing_extensions import TypedDict
 
 from assistant_builder.arms import TWINS, continued
@@ -16,6 +16,8 @@ from assistant_builder.i18n import Text, text_of, written
 
 FORMATS = "formats"
 """The step that writes and scores GGUF files."""
+UnixTime = Annotated[float, Field(ge=0, lt=3e10)]
+"""Seconds since 1970, before the last year that every system can write as a date."""
 State = Literal["queued", "running", "succeeded", "failed", "cancelled", "lost"]
 
 
@@ -124,7 +126,7 @@ class StepRecord:
     state: State = "queued"
     # dotted setting or name of a file → value or hash that the step was made from
     inputs: dict[str, Any] = field(default_factory=dict)
-    started: float | None = None  # Unix time of the first start
+    started: UnixTime | None = None  # of the first start
     seconds: float = 0.0  # wall time of all attempts
     pid: int | None = None  # process that wrote the record
     # its :func:`~assistant_builder.study.locks.process_identity`
@@ -148,7 +150,7 @@ class RunRecord(TypedDict):
     state: State
     pid: int | None
     process_started: str | float | None
-    time: NotRequired[float]
+    time: NotRequired[UnixTime]
     error: NotRequired[ErrorRecord | None]
     behind: NotRequired[list[str]]
     dashboard: NotRequired[str]

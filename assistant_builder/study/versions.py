@@ -23,6 +23,7 @@ from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m, t
 from assistant_builder.study.contents import MadeFrom
 from assistant_builder.study.layout import studies_folder
+from assistant_builder.study.steps import UnixTime
 from assistant_builder.study.study import Study
 
 Action = Literal["created", "published", "rejected", "undone"]
@@ -34,7 +35,7 @@ _MADE_FROM = "made_from.json"
 class Event:
     """What happened to a version."""
 
-    time: float  # Unix time
+    time: UnixTime
     action: Action
     version: str  # name of its study
     reason: str = ""

@@ -21,6 +21,7 @@ MAX_BYTES = 256 * 2**20
 MAX_LINES = 64
 MAX_DEPTH = 12
 MAX_CONTAINERS = 4_000_000  # lists and objects, which need a hundred times the memory of their text
+MAX_COMMAS = 8_000_000  # values; those of 256 MiB would take minutes and gigabytes
 MAX_DIGITS = 40
 SEAL = "seal"
 
@@ -81,6 +82,8 @@ def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise Refused("file", f"it has {len(lines):,} lines, and {MAX_LINES} are allowed")
     if data.count(b"[") + data.count(b"{") > MAX_CONTAINERS:
         raise Refused("file", f"it has more than {MAX_CONTAINERS:,} lists and objects")
+    if data.count(b",") > MAX_COMMAS:
+        raise Refused("file", f"it has more than {MAX_COMMAS:,} values")
     named: list[tuple[str, bytes]] = []
     values: dict[str, Any] = {}
     broken: Refused | None = None

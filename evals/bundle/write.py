@@ -292,7 +292,11 @@ def _of_study(study: Study) -> dict[str, Any]:
         _add_verdict(bundle, "verdict", verdict, find, rebuilt["sentence"])
     declaration = read_json(study.folder / "declaration.json")
     return {
-        "bundle": _head("study", study.name),
+        "bundle": {
+            **_head("study", study.name),
+            "storage": study.config.model.quant_type,
+            "approach": view.config.approaches[0],
+        },
         "declaration": {key: declaration[key] for key in ("declared", "sha256", "heldout_sha256")}
         | {"written": declaration.get("written")},
         **_parts(bundle),

@@ -7,9 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from assistant_builder.chat_endpoint import ChatEndpoint, EndpointError, RetryPolicy
+from assistant_builder.chat_endpoint import (
+    ChatEndpoint,
+    EndpointError,
+    RetryPolicy,
+    endpoint_url,
+)
 from assistant_builder.errors import ConfigError, EvaluationError
 from assistant_builder.i18n import Message, m
 from assistant_builder.redaction import CANDIDATE_KEY
@@ -51,19 +55,20 @@ class EndpointCandidate(Candidate):
 
     def __post_init__(self) -> None:
         self.kind = "endpoint"
-        parts = urlsplit(self.url)
-        if not parts.hostname or not self.model:
+        found = endpoint_url(self.url)
+        if found is None or not self.model:
             raise ConfigError(
                 m("{given!r} is not MODEL@URL", given=self.given),
                 where=self.letter,
                 remedy=m("Write for example my-model@http://127.0.0.1:8000/v1"),
             )
-        if parts.username or parts.password or parts.query:
+        if found.userinfo or found.query:
             raise ConfigError(
                 m("the address of an endpoint must not contain a password or key"),
                 where=self.letter,
                 remedy=m("Put the key into the environment variable {key}", key=self._key_name),
             )
+        self._host = found.netloc.decode("ascii")
 
     @property
     def _key_name(self) -> str:
@@ -72,7 +77,7 @@ class EndpointCandidate(Candidate):
     @property
     def name(self) -> str:
         """Model and host."""
-        return f"{self.model}@{urlsplit(self.url).netloc}"
+        return f"{self.model}@{self._host}"
 
     @property
     def gives_loss(self) -> bool:
@@ -132,7 +137,7 @@ class EndpointCandidate(Candidate):
         }
         return EvaluationError(
             m("the endpoint does not answer ({error})", error=error),
-            where=f"{self.letter} {urlsplit(self.url).netloc}",
+            where=f"{self.letter} {self._host}",
             remedy=m("{remedy}; the same command continues from here", remedy=remedies[error.kind]),
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,4 +159,4 @@ def _inspect_samples(path: Path) -> Iterator[Mapping[str, Any]]:
         if sum(each.file_size for each in names) > _MOST_BYTES:
             raise ValueError("it is too large")
         for each in names:
-            yield json.loads(archive.read(each))
+            yield parse_json(archive.read(each), dict[str, Any], str(path), _REMEDY)

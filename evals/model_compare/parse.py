@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,12 +55,12 @@ def _parse(letter: str, word: str) -> Candidate:
             where=letter,
             remedy=m("Write MODEL@URL, for example my-model@http://127.0.0.1:8000/v1"),
         )
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))  # the other one raises for an unknown user
     if path.suffix.lower() == ".gguf":
         return GgufCandidate(letter, word, path)
     if path.suffix.lower() in (".jsonl", ".json", ".eval"):
         return LogCandidate(letter, word, path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise ConfigError(
             m("{path} is neither a GGUF file nor a log of lm-eval or inspect", path=path),
             where=letter,

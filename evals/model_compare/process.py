@@ -17,6 +17,7 @@ from assistant_builder.child_protocol import Child, Events, end_with_standard_in
 from assistant_builder.error_record import ErrorRecord
 from assistant_builder.errors import EvaluationError
 from assistant_builder.i18n import Text, m, message_from
+from assistant_builder.study.containment import is_plain
 from evals.model_compare.run import REPORT, judgements_folder
 
 Phase = Literal["off", "running", "failed", "done"]
@@ -102,8 +103,12 @@ class Comparisons:
 
 
 def latest_report() -> Path | None:
-    """``report.json`` of the comparison that was finished last."""
-    found = [path for path in judgements_folder().glob(f"*/{REPORT}") if path.is_file()]
+    """``report.json`` of the comparison that was finished last; folders with links and special files have none."""
+    found = [
+        path
+        for path in judgements_folder().glob(f"*/{REPORT}")
+        if path.is_file() and is_plain(path.parent)
+    ]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 

@@ -1,8 +1,8 @@
-"""``python -m tests.browser.pictures [NAME …]``: remake the pictures of README and docs from the finished study
-``demo``.
+"""``python -m tests.browser.pictures [NAME …]``: remake the pictures of README and docs.
 
-The study is the one in ``ASSISTANT_BUILDER_HOME`` (after ``make demo``); both assistants are asked one question. The
-picture of the inbox shows simulated visitors of the finished example (after ``assistant-builder example``).
+Those of the page are of the finished example in ``ASSISTANT_BUILDER_HOME`` (after ``assistant-builder example``): both
+assistants are asked one question, and the inbox has simulated visitors. The report is that of the study ``demo`` (after
+``make demo``).
 """
 
 import random
@@ -21,11 +21,10 @@ from assistant_builder.study.layout import home
 from tests.browser.serving import free_port, serving
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
-STUDY = "demo"
-QUESTION = "What do I pay to take my bike along?"
+STUDY, REPORT_OF = "example", "demo"
+QUESTION = "How late can we arrive?"
 TABS = {"train": "#ab-train svg, #ab-train canvas", "evaluate": "#ab-conclusion"}
 """Tab → what it shows once it is drawn."""
-EXAMPLE = "example"
 ASKED: list[tuple[str, bool, int | None, int]] = [  # question, whether it is declined, vote, weight
     ("Can we book a wedding?", True, None, 5),
     ("Do you host weddings?", True, None, 4),
@@ -77,12 +76,12 @@ def _open(page: Page, url: str, name: str) -> None:
         sources.nth(0).click()
         sources.nth(1).click()
     elif name == "report":
-        page.goto((Study.open(STUDY).folder / "report.html").as_uri())
+        page.goto((Study.open(REPORT_OF).folder / "report.html").as_uri())
     elif name == "inbox":
-        study = Study.open(EXAMPLE)
+        study = Study.open(STUDY)
         simulate_visitors(study)
         group_with_embedder(study)
-        page.goto(f"{url}&study={EXAMPLE}&tab=inbox")
+        page.goto(f"{url}&study={STUDY}&tab=inbox")
         page.get_by_role("button", name=ASKED[0][0]).click()
         page.locator("#ab-answer-text textarea").fill(ANSWER)
         page.evaluate("window.scrollTo(0, 0)")
@@ -109,7 +108,7 @@ def simulate_visitors(study: Study) -> None:
                     f"q-{number}",
                     time.time() - weeks * WEEK,
                     f"visitor {number}",
-                    f"{EXAMPLE}-lora",
+                    f"{STUDY}-lora",
                     int(declined),
                     question,
                     "I don't know." if declined else "Yes.",

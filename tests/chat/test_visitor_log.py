@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from assistant_builder.chat import visitor_log
+from assistant_builder.chat import inbox, visitor_log
 from assistant_builder.chat.inbox import read_inbox
 from assistant_builder.chat.visitor_log import (
     VisitorLog,
@@ -111,6 +111,32 @@ def test_the_log_is_bounded(monkeypatch):
     assert (kept[0].question or "").endswith("x [number]")
     assert len(kept[0].suggestion or "") <= visitor_log.MAX_QUESTION
     assert log_file(study).stat().st_size < 10**7
+
+
+def test_a_database_of_somebody_else_is_bounded(monkeypatch):
+    study = new_study("help")
+    filled("texts", log_file(study))
+    monkeypatch.setattr(visitor_log, "MAX_QUESTIONS", 5)
+    monkeypatch.setattr(inbox, "MAX_QUESTIONS", 5)
+    with closing(sqlite3.connect(log_file(study))) as connection, connection:
+        copied = (
+            "INSERT INTO question SELECT ?, time + ?, visitor, model, declined, question, answer, "
+            "vote, suggestion, state, ? FROM question WHERE id = 'q-2'"
+        )
+        connection.executemany(copied, [(f"q{n}", n, f"w{n}") for n in range(20)])
+    assert [each.id for each in read_questions(study)] == [f"q{n}" for n in range(15, 20)]
+    assert {group.key for group in read_inbox(study, time.time()).groups} == {
+        f"q{n}" for n in range(15, 20)
+    }
+    for change, why in (
+        ("time = 1e300", "a value is of a wrong type"),
+        ("time = 9e999", "a value is of a wrong type"),
+        ("time = 1, answer = zeroblob(200000)", "too big"),
+    ):
+        with closing(sqlite3.connect(log_file(study))) as connection, connection:
+            connection.execute(f"UPDATE question SET {change}")
+        with pytest.raises(StudyError, match=why):
+            find_text(study, "won")
 
 
 def test_a_text_that_cannot_be_masked_is_not_kept(monkeypatch):

@@ -3,16 +3,17 @@
 import gzip
 import io
 import os
+import time
 import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from assistant_builder.atomic_io import MAX_DEPTH, exceeds_max_depth
+from assistant_builder.atomic_io import MAX_DEPTH, exceeds_max_depth, read_json, read_jsonl
 from assistant_builder.data import limits, load, xlsx_parquet_reader
 from assistant_builder.data.load import pairs_of_file
-from assistant_builder.errors import DataError
+from assistant_builder.errors import DataError, StudyError
 from tests.commands import python
 from tests.fuzz.targets import expect_sentence, in_workbook
 
@@ -160,6 +161,27 @@ def test_exceeds_max_depth_counts_without_recursion():
     assert not exceeds_max_depth(value) and exceeds_max_depth({"a": value})
 
 
+@pytest.mark.parametrize("entry", ["[],", "{},", "1.5,", '"ab",'])
+def test_a_state_file_of_millions_of_entries_is_damaged_at_once(tmp_path, entry):
+    path = tmp_path / "run.json"
+    path.write_text(f'{{"a": [{entry * 5_000_000}0]}}')
+    began = time.process_time()
+    with pytest.raises(StudyError, match="the file is damaged"):
+        read_json(path)
+    assert time.process_time() - began < 1
+
+
+def test_blank_lines_cost_nothing_and_count(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_bytes(b"\n" * 30_000_000 + b'{"a": 1}\n{"b"')
+    began = time.process_time()
+    assert read_jsonl(path) == [{"a": 1}]
+    assert time.process_time() - began < 2
+    path.write_bytes(b'\n\n{"a": 1}\n  {"b"\n{}\n')
+    with pytest.raises(StudyError, match="line 4 is damaged"):
+        read_jsonl(path)
+
+
 def test_load_pairs_refuses_pipes_and_devices(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     refused(tmp_path / "pipe.csv", "not a regular file")
@@ -174,7 +196,7 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 from assistant_builder.data.load import pairs_of_file
-from assistant_builder.errors import DataError
+from assistant_builder.errors import DataError, StudyError
 for path in sys.argv[2:]:
     try:
         pairs_of_file(path)

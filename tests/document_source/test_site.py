@@ -35,6 +35,7 @@ class Site(Server):
         self.robots: str | int = "User-agent: *\nDisallow: /secret/\n"
         self.redirects = {"/moved": "/b"}
         self.compressed: dict[str, tuple[str, bytes]] = {}
+        self.empty = ""
         self.released = threading.Event()
 
 
@@ -44,7 +45,13 @@ class SiteHandler(Handler):
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
         html = {"Content-Type": "text/html; charset=utf-8"}
-        if self.path == "/robots.txt" and isinstance(self.server.robots, int):
+        if self.path == self.server.empty:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n")
+            self.wfile.write(b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\xff")
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b"\0\0\0\xff\xff" * 100)
+            self.close_connection = True
+        elif self.path == "/robots.txt" and isinstance(self.server.robots, int):
             self.send(self.server.robots)
         elif self.path == "/robots.txt":
             self.send(200, self.server.robots.encode(), {"Content-Type": "text/plain"})
@@ -233,6 +240,18 @@ def test_headers_without_end_end_after_a_while(site, monkeypatch):
     assert "header comes too slowly" in str(read.problems[f"{site.endpoint}/slow"])
     site.released.set()
     assert not read.complete
+
+
+@pytest.mark.parametrize("path", ["/", "/robots.txt"])
+def test_a_compressed_page_of_nothing_ends_after_a_while(site, monkeypatch, path):
+    """Blocks of a compressed reply can be empty for ever, so that no text comes of which a limit could be looked at."""
+    monkeypatch.setattr(module, "_SECONDS", 0.3)
+    site.empty = path
+    try:
+        with pytest.raises(DataError):
+            read_site(site.endpoint)
+    finally:
+        site.released.set()
 
 
 def test_links_and_text_of_a_site_are_bounded(site, monkeypatch):

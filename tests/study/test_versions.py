@@ -121,6 +121,15 @@ def test_a_version_whose_first_study_is_gone_stands_for_itself(root):
         read_versions(root)
 
 
+def test_a_time_that_no_calendar_has_is_damage(root):
+    record = read_json(versions_file(root))
+    for when in (1e300, -1e300, 9e15):
+        record["events"][0]["time"] = when
+        write_json(versions_file(root), record)
+        with pytest.raises(StudyError, match="events.0.time"):
+            read_versions(root)
+
+
 def test_of_two_changes_at_a_time_none_is_lost(root):
     def change(number: int) -> None:
         for _ in range(15):

@@ -1,5 +1,6 @@
 """The form of the home screen that compares two models on the user's own questions."""
 
+import os
 import time
 from pathlib import Path
 
@@ -46,6 +47,29 @@ def test_two_models_are_compared_and_the_verdict_stays(form, tmp_path):
     press(form, questions, right, str(tmp_path / "missing.gguf"))
     shown = until_ended()
     assert "missing.gguf" in shown and "Last comparison: rooms-" in shown
+
+
+def test_comparisons_of_somebody_else_have_no_links_and_pipes(form, home):
+    folder = home / "judgements" / "theirs"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text('{"sentence": "<b>worse</b>"}')
+    page, secret = folder / "report.html", home / "secret"
+    secret.write_text("a key")
+    page.symlink_to(secret)
+    assert str(comparison_view()) == "" and not form._draw()[form.download]["visible"]
+    page.unlink()
+    os.mkfifo(page)  # would wait for ever
+    assert str(comparison_view()) == ""
+    page.unlink()
+    page.write_bytes(b"\xff<p>")
+    assert "&lt;b&gt;worse" in str(comparison_view())
+
+
+def test_words_that_name_nothing_are_no_error_of_the_page(form, tmp_path):
+    for word in ("x" * 5000, "~nobody-of-this-name/model", "a\0b"):
+        assert not compare_models._names_a_file(word)
+    for word in ("x" * 5000, "a\0b", "a\nb"):
+        assert "of a wrong type" in press(form, tmp_path / "q.csv", word, "owner/name")
 
 
 def test_what_is_missing_or_of_another_computer_is_refused(form, tmp_path):

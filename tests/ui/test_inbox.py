@@ -14,6 +14,7 @@ from assistant_builder.ui.inbox.tab import InboxTab
 from assistant_builder.ui.inbox.view import groups_view
 from assistant_builder.ui.train import actions
 from tests.chat.test_inbox import NOW, encode, keep
+from tests.chat.test_watch import keep as keep_answered
 from tests.evals.study_compare.scored_studies import each, edit, make
 from tests.ui.blocks import in_order, inside_blocks
 
@@ -156,3 +157,16 @@ def test_what_visitors_wrote_is_shown_as_text():
     shown = [groups_view(inbox), *map(str, in_order(opened, tab._form))]
     assert "&lt;img" in shown[0] and not any("<img" in each for each in shown[:1])
     assert "<img" not in str(shown[3])
+
+
+def test_drawn_answers_are_judged_by_one_click_and_shown_as_text(tab, study):
+    keep_answered(study, 6, answer=HOSTILE)
+    values = tab._draw_list(study)
+    assert "No answer to a visitor was judged yet." in values[tab.watch]
+    assert "When 0?" in values[tab.watch] and HOSTILE not in values[tab.watch]
+    for number, action in enumerate(("right", "wrong", "wrong", "wrong")):
+        click = SimpleNamespace(name=f"q-{number:04}", action=action)
+        values = tab._judge("shop", click)
+    assert "When 0?" not in values[tab.watch] and "When 4?" in values[tab.watch]
+    assert "Of 4 judged answers 3 were wrong." in values[tab.watch]
+    assert "The promise does not hold" in values[tab.watch]

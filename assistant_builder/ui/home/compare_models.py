@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ COMPARISONS = Comparisons()
 """The comparison that this page runs."""
 atexit.register(COMPARISONS.stop)
 _HUB_ID, _GGUF_FILE = "HuggingFaceTB/SmolLM2-360M-Instruct", "model-Q4_K_M.gguf"
+_LONGEST = 1_000
+"""Characters of the name of a model."""
 _FILES = [".csv", ".tsv", ".json", ".jsonl", ".xlsx", ".parquet"]
 
 
@@ -109,6 +112,10 @@ class ModelComparison:
                     remedy=m("Upload the questions, and name both models"),
                 )
             for word in words:
+                if len(word) > _LONGEST or not word.isprintable():  # of no command line
+                    raise ConfigError(
+                        m("a value of this form is of a wrong type"), remedy=m("Reload the page")
+                    )
                 if not local and _names_a_file(word):
                     raise ConfigError(
                         m("{word} is a file of the computer that runs this page", word=word),
@@ -128,9 +135,9 @@ def _names_a_file(word: str) -> bool:
     """Whether a word names a file or folder of this computer and no address of a model."""
     if "@http://" in word or "@https://" in word:
         return False
-    path = Path(word).expanduser()
+    path = Path(os.path.expanduser(word))
     endings = (".gguf", ".json", ".jsonl", ".eval")
-    return path.is_absolute() or path.suffix.lower() in endings or path.exists()
+    return path.is_absolute() or path.suffix.lower() in endings or os.path.exists(path)
 
 
 def comparison_view() -> Markup:
@@ -148,7 +155,7 @@ def comparison_view() -> Markup:
 def _verdict(path: Path) -> Markup:
     try:
         report = read_json(path, dict[str, Any])
-        page = path.with_name("report.html").read_text(encoding="utf-8")
+        page = path.with_name("report.html").read_text(encoding="utf-8", errors="replace")
     except AssistantBuilderError as error:
         return error_callout(error.to_record())
     except OSError:

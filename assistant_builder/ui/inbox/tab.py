@@ -14,9 +14,11 @@ import gradio as gr
 
 from assistant_builder.chat.inbox import accept, chosen_answers, read_inbox, reject, set_state
 from assistant_builder.chat.visitor_log import log_file
+from assistant_builder.chat.watch import judge, read_watch
 from assistant_builder.child_process import compute_environment, python_command, start_program
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import N_, m, t, tn, written
+from assistant_builder.retrieval.promise import is_promised
 from assistant_builder.study import Study
 from assistant_builder.study import versions as versions_of
 from assistant_builder.study.versions import read_versions, root_of, served_version, versions_file
@@ -26,7 +28,13 @@ from assistant_builder.ui.html import (
     error_callout,
     state_label,
 )
-from assistant_builder.ui.inbox.view import group_view, groups_view, overview_view, versions_view
+from assistant_builder.ui.inbox.view import (
+    group_view,
+    groups_view,
+    overview_view,
+    versions_view,
+    watch_view,
+)
 from assistant_builder.ui.refresh import (
     QUIET,
     LiveRegion,
@@ -65,6 +73,7 @@ class InboxTab:
         self.empty = gr.HTML(needs_study(t(EMPTY)))
         with gr.Column(visible=False) as self.body:
             self.overview = gr.HTML(elem_id="ab-inbox-overview")
+            self.watch = gr.HTML(js_on_load=CLICKS, elem_id="ab-watch")
             self.versions = gr.HTML(elem_id="ab-versions")
             with gr.Row(elem_classes="ab-actions"):
                 self.next = gr.Button(
@@ -112,7 +121,7 @@ class InboxTab:
 
     @property
     def _list(self) -> list[Any]:
-        return [self.overview, self.groups]
+        return [self.overview, self.watch, self.groups]
 
     @property
     def _version(self) -> list[Any]:
@@ -142,15 +151,23 @@ class InboxTab:
 
     def _draw_list(self, study: Study | None) -> Updates:
         if study is None:
-            return {self.overview: "", self.groups: ""}
+            return dict.fromkeys(self._list, "")
         root = root_of(study)
         try:
-            inbox = read_inbox(root, time.time())
+            inbox, version = read_inbox(root, time.time()), served_version(root)
+            watch = read_watch(root, version.config.retrieval.most_wrong)
         except AssistantBuilderError as error:
-            return {self.overview: error_callout(error.to_record()), self.groups: ""}
+            return {
+                **dict.fromkeys(self._list, ""),
+                self.overview: error_callout(error.to_record()),
+            }
         if inbox.ungrouped:
             group_in_background(root)
-        return {self.overview: overview_view(inbox), self.groups: groups_view(inbox)}
+        return {
+            self.overview: overview_view(inbox),
+            self.watch: watch_view(watch, promised=is_promised(version)) if inbox.has_texts else "",
+            self.groups: groups_view(inbox),
+        }
 
     def _draw_versions(self, study: Study | None) -> Updates:
         hidden = dict.fromkeys(self._version, gr.update(visible=False))
@@ -202,6 +219,7 @@ class InboxTab:
         self.groups.click(self._open, picker, self._form, **QUIET).then(
             None, None, None, js=_TO_FORM
         )
+        self.watch.click(self._judge, picker, self._list, **QUIET)
         self.question.click(_with_suggestion, self.answer, self.answer, **QUIET)
         self.close.click(self._closed, None, self._form, queue=False, **QUIET)
         decided = [*self._list, *self._form, *self._version]
@@ -250,6 +268,11 @@ class InboxTab:
             ),
             self.answer: "",
         }
+
+    def _judge(self, name: str | None, event: gr.EventData) -> Updates:
+        study = Study.open(name or "")
+        judge(root_of(study), str(event.name), right=event.action == "right")
+        return self._draw_list(study)
 
     def _decide(
         self,

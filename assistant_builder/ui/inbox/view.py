@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup
 
 from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
-from assistant_builder.i18n import t, tn
+from assistant_builder.chat.watch import Watch, said
+from assistant_builder.i18n import render, t, tn
 from assistant_builder.study.versions import Versions
 from assistant_builder.ui.html import empty, fragment
 from assistant_builder.ui.study_snapshot import title_of_study
@@ -86,6 +87,13 @@ def _about(group: QuestionGroup) -> str:
     if group.later:
         parts.append(t("for later"))
     return " · ".join(parts)
+
+
+def watch_view(watch: Watch, *, promised: bool) -> Markup:
+    """What the judged answers say, and those that wait to be judged, each with two buttons."""
+    return fragment(
+        "inbox.watch", render(said(watch, promised=promised)), watch.holds, watch.waiting
+    )
 
 
 def group_view(group: QuestionGroup, chosen: Mapping[str, str]) -> Markup:

@@ -261,6 +261,16 @@ def test_hostile_lines(line, tmp_path):
         verify(path)
 
 
+@pytest.mark.parametrize("value", [b"1,", b"1.5,", b'"ab",'])
+def test_millions_of_values_are_refused_at_once(value, tmp_path):
+    path = tmp_path / "hostile"
+    path.write_bytes(b'{"name":"a","value":[' + value * 9_000_000 + b"0]}\n")
+    began = time.process_time()
+    with pytest.raises(Refused, match="8,000,000 values"):
+        verify(path)
+    assert time.process_time() - began < 2
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [

@@ -396,12 +396,35 @@ def test_names_of_other_folders_and_missing_answers_are_refused(tmp_path, questi
         (["http://127.0.0.1:1/v1", "a.gguf"], "has no name of a model"),
         (["m@http://user:secret@host/v1", "a.gguf"], "must not contain a password"),
         (["a.gguf", "m@http://"], "is not MODEL@URL"),
+        (["a.gguf", "m@http://[::1"], "is not MODEL@URL"),
+        (["a.gguf", "m@http://host:port/v1"], "is not MODEL@URL"),
+        (["a.gguf", "m@http://xn--/v1"], "is not MODEL@URL"),
+        (["a.gguf", "m@http://host\n/v1"], "is not MODEL@URL"),
     ],
 )
 def test_candidates_that_are_none(words, what, questions):
     with pytest.raises(ConfigError, match=what) as error:
         ab.judge(questions, *words)
     assert "secret" not in str(error.value)
+
+
+def test_names_of_no_file_are_one_sentence(questions):
+    for word in ("x" * 5000, "~nobody-of-this-name/model", "owner/" + "x" * 5000):
+        with pytest.raises(ModelError):
+            ab.judge(questions, word, "b.gguf")
+
+
+def test_pipes_are_refused_at_once(tmp_path, questions):
+    os.mkfifo(tmp_path / "a.gguf")
+    with pytest.raises(ModelError, match="no regular file"):
+        ab.judge(questions, tmp_path / "a.gguf", "b.gguf")
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    (folder / "tokenizer.json").write_text("{}")
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(ModelError, match="not a regular file"):
+        ab.judge(questions, folder, "b.gguf")
 
 
 def test_questions_without_answers_are_refused(tmp_path):

@@ -1,0 +1,161 @@
+"""Whether a promise still holds for what visitors ask, by answers that a person judged.
+
+While questions of visitors are kept with their texts, some answers are drawn to be judged, about ten a week, with a
+probability that is recorded and depends on nothing but how many were asked before. The test is by betting against "at
+most this share is wrong" (Waudby-Smith and Ramdas 2024, JRSS-B 86): the wealth of a gambler who cannot expect to gain
+if that is true, so that it ever reaches 20 with a probability of at most 5 % (Ville's inequality). It may be looked at
+after each judgement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from assistant_builder.chat.visitor_log import checked, log_file, opened
+from assistant_builder.errors import DataError
+from assistant_builder.i18n import Message, m, mn
+from assistant_builder.study import Study
+
+FALSE_ALARMS = 0.05
+"""Probability that a promise that holds is ever withdrawn."""
+MOST_SHOWN = 5
+"""Answers that are shown to be judged at a time, the oldest first."""
+_STAKES = (0.025, 0.05, 0.1, 0.25)
+"""Shares of the wealth that are lost with a right answer; the wealth is divided among them."""
+_MOST_JUDGED = 10_000
+_Judged = tuple[int, float]
+_Open = tuple[str, str | None, str | None]
+_OF_VERSION = (
+    "FROM drawn JOIN question USING (id) WHERE drawn.chance > drawn.draw AND model = "
+    "(SELECT model FROM drawn JOIN question USING (id) ORDER BY time DESC LIMIT 1)"
+)
+"""Drawn answers of the version that answered last."""
+
+
+@dataclass(frozen=True)
+class DrawnAnswer:
+    """An answer that waits to be judged."""
+
+    id: str
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the judged answers say.
+
+    Attributes:
+        most_wrong: The share of wrong answers that is promised.
+        judged: Number of judged answers of the served version.
+        wrong: The wrong ones of these.
+        evidence: Largest wealth of the bet against the promise, 1 at the beginning.
+        confidence: Mean confidence of the rule in the judged answers; None without any.
+        waiting: Answers to judge.
+    """
+
+    most_wrong: float
+    judged: int = 0
+    wrong: int = 0
+    evidence: float = 1.0
+    confidence: float | None = None
+    waiting: tuple[DrawnAnswer, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing speaks against the promise."""
+        return self.evidence < 1 / FALSE_ALARMS
+
+
+def evidence_against(wrong: Sequence[bool], most: float) -> float:
+    """The largest wealth of the bet against "at most ``most`` of the answers are wrong", after any of them."""
+    wealth, largest = [1.0 / len(_STAKES)] * len(_STAKES), 1.0
+    for each in wrong:
+        wealth = [
+            value * (1 + stake * (each / most - 1))
+            for value, stake in zip(wealth, _STAKES, strict=True)
+        ]
+        largest = max(largest, math.fsum(wealth))
+    return largest
+
+
+def read_watch(study: Study, most_wrong: float) -> Watch:
+    """What is known about the answers of the version that answered last.
+
+    Args:
+        study: The first study of the versions, which keeps the questions of visitors.
+        most_wrong: The share of wrong answers that is promised.
+    """
+    path = log_file(study)
+    if not path.is_file():
+        return Watch(most_wrong)
+    with opened(path) as connection:
+        judged = checked(
+            connection.execute(
+                f"SELECT correct, confidence {_OF_VERSION} AND correct IS NOT NULL ORDER BY time, id LIMIT ?",
+                (_MOST_JUDGED,),
+            ).fetchall(),
+            _Judged,
+        )
+        waiting = checked(
+            connection.execute(
+                f"SELECT id, question, answer {_OF_VERSION} AND correct IS NULL ORDER BY time, id LIMIT ?",
+                (MOST_SHOWN,),
+            ).fetchall(),
+            _Open,
+        )
+    wrong = [correct == 0 for correct, _ in judged]
+    return Watch(
+        most_wrong,
+        len(judged),
+        sum(wrong),
+        evidence_against(wrong, most_wrong),
+        math.fsum(confidence for _, confidence in judged) / len(judged) if judged else None,
+        tuple(DrawnAnswer(id, question or "", answer or "") for id, question, answer in waiting),
+    )
+
+
+def judge(study: Study, id: str, *, right: bool) -> None:
+    """Record whether a drawn answer is right; a later judgement replaces it.
+
+    Raises:
+        DataError: No answer of this id was drawn.
+    """
+    with opened(log_file(study)) as connection:
+        found = connection.execute(
+            "UPDATE drawn SET correct = ? WHERE id = ? AND chance > draw", (int(right), id)
+        )
+        if not found.rowcount:
+            raise DataError(
+                m("no answer with the id {key!r} was drawn", key=id),
+                where="inbox",
+                remedy=m("Use an id that the inbox lists"),
+            )
+
+
+def said(watch: Watch, *, promised: bool) -> Message:
+    """What the judged answers say, in a sentence; ``promised``: whether the report made the promise."""
+    values: dict[str, Any] = {"wrong": watch.wrong, "most": f"{100 * watch.most_wrong:g}"}
+    counted = mn(
+        "Of {count} judged answer {wrong} was wrong.",
+        "Of {count} judged answers {wrong} were wrong.",
+        watch.judged,
+        **values,
+    )
+    if not watch.holds:
+        return m(
+            "{counted} That speaks against “at most {most} % are wrong”: let it decline more, or train the next "
+            "version with the right answers, before it answers further visitors.",
+            counted=counted,
+            **values,
+        )
+    if not watch.judged:
+        return m("No answer to a visitor was judged yet.")
+    if not promised:
+        return m("{counted} Its report promises nothing.", counted=counted)
+    return m(
+        "{counted} The promise that at most {most} % are wrong stands.", counted=counted, **values
+    )

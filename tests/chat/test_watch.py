@@ -1,0 +1,130 @@
+"""A promise is watched by answers that a person judges."""
+
+import json
+import random
+import time
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
+from assistant_builder.chat.watch import FALSE_ALARMS, Watch, evidence_against, judge, read_watch
+from assistant_builder.errors import DataError
+from assistant_builder.study import Study
+from tests.commands import command
+from tests.synthetic_study import new_study
+
+ANSWER = "It opens at nine."
+
+
+def keep(
+    study: Study,
+    count: int,
+    kept: Any = "texts",
+    start: int = 0,
+    answer: str = ANSWER,
+    **changes: Any,
+) -> None:
+    """Keep answered questions."""
+    log = VisitorLog(log_file(study), kept, 90)
+    for number in range(start, start + count):
+        asked = {"declined": False, "confidence": 0.9, **changes}
+        log.asked(f"q-{number:04}", "v", "library-lora", f"When {number}?", answer, **asked)
+    log.close()
+
+
+def test_the_first_answers_are_drawn_and_then_about_ten_a_week():
+    study = new_study()
+    assert read_watch(study, 0.05) == Watch(0.05) and Watch(0.05).holds
+    keep(study, A_WEEK)
+    found = read_watch(study, 0.05)
+    assert [each.question for each in found.waiting] == [f"When {n}?" for n in range(5)]
+    assert found.waiting[0].answer == ANSWER and found.judged == 0
+    random.seed(5)
+    for batch in range(20):
+        keep(study, 25, start=100 + 25 * batch)
+    with opened(log_file(study)) as connection:
+        rows = connection.execute("SELECT chance, draw < chance FROM drawn ORDER BY id").fetchall()
+    assert len(rows) == A_WEEK + 500 and all(0 < chance <= 1 for chance, _ in rows)
+    expected = sum(chance for chance, _ in rows[A_WEEK:])
+    drawn = sum(taken for _, taken in rows[A_WEEK:])
+    assert abs(drawn - expected) < 4 * expected**0.5
+    assert rows[-1][0] == pytest.approx(A_WEEK / (A_WEEK + 475))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"declined": True}, {"talk": True}, {"confidence": None}, {"kept": "counts"}]
+)
+def test_what_is_no_judged_answer_is_not_drawn(changes):
+    study = new_study()
+    keep(study, 3, **changes)
+    assert read_watch(study, 0.05) == Watch(0.05)
+
+
+def test_judgements_count_once_and_a_wrong_one_speaks_against_the_promise():
+    study = new_study()
+    keep(study, A_WEEK)
+    for number in range(3):
+        judge(study, f"q-{number:04}", right=number > 0)
+    judge(study, "q-0002", right=True)
+    found = read_watch(study, 0.05)
+    assert (found.judged, found.wrong, found.confidence) == (3, 1, pytest.approx(0.9))
+    assert found.evidence > 1 and found.holds and found.waiting[0].id == "q-0003"
+    judge(study, "q-0000", right=True)
+    assert read_watch(study, 0.05).wrong == 0
+    for number in range(4):
+        judge(study, f"q-{number:04}", right=False)
+    assert not read_watch(study, 0.05).holds
+    with pytest.raises(DataError, match="no answer with the id 'q-9999' was drawn"):
+        judge(study, "q-9999", right=True)
+    assert erase(study, "v") == A_WEEK and read_watch(study, 0.05) == Watch(0.05)
+
+
+def test_another_version_begins_anew():
+    study = new_study()
+    keep(study, 4)
+    judge(study, "q-0000", right=False)
+    time.sleep(0.01)
+    with closing(VisitorLog(log_file(study), "texts", 90)) as log:
+        log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, confidence=0.8)
+    found = read_watch(study, 0.05)
+    assert found.judged == 0 and [each.id for each in found.waiting] == ["q-new"]
+
+
+@pytest.mark.parametrize("most", [0.05, 0.2, 0.5])
+def test_a_promise_that_holds_is_seldom_withdrawn_and_one_that_does_not_soon(most):
+    rng = random.Random(11)
+
+    def withdrawn(share: float, labels: int) -> float:
+        runs = 300
+        return (
+            sum(
+                evidence_against([rng.random() < share for _ in range(labels)], most)
+                >= 1 / FALSE_ALARMS
+                for _ in range(runs)
+            )
+            / runs
+        )
+
+    # a simulated year with ten judgements a week
+    assert withdrawn(most, 520) <= FALSE_ALARMS
+    assert withdrawn(min(4 * most, 0.95), 60) >= 0.75
+
+
+def test_the_command_line_judges_and_says_what_that_means(monkeypatch, bundled_models):
+    study = new_study()
+    keep(study, 4)
+    listed = command("inbox library").stdout
+    assert (
+        "No answer to a visitor was judged yet." in listed
+        and "--right q-0000, or --wrong" in listed
+    )
+    said = command("inbox library --right q-0000").stdout
+    assert "Of 1 judged answer 0 was wrong. Its report promises nothing." in said
+    said = command("inbox library --wrong q-0001").stdout
+    assert "Of 2 judged answers 1 were wrong." in said
+    promise = json.loads(command("inbox library --json").stdout)["promise"]
+    assert (promise["judged"], promise["wrong"], promise["promised"]) == (2, 1, False)
+    assert promise["holds"] and [each["id"] for each in promise["waiting"]] == ["q-0002", "q-0003"]
+    assert "no answer with the id" in command("inbox library --right q-1", ends=1).stderr
