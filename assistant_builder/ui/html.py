@@ -18,7 +18,7 @@ from assistant_builder.arms import css_rules, css_variables, label
 from assistant_builder.errors import error_texts
 from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, use_words
 from assistant_builder.ui.settings_form import PAGE_WORDS
-from evals.report.format import count, duration, percent, size
+from evals.report.number_format import count, duration, percent, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment

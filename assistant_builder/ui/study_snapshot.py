@@ -25,7 +25,7 @@ from assistant_builder.study.contents import ArmSummary, Scores, Step
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import callout, empty, error_callout, fragment, state_label
 from evals.report.conclusion import Conclusion, conclude
-from evals.report.format import duration
+from evals.report.number_format import duration
 from evals.report.schema import Report
 from evals.report.to_come import to_come_text
 
