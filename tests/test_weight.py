@@ -21,7 +21,7 @@ assistant_builder/i18n                680   405
 assistant_builder/inference          3430  1955
 assistant_builder/models             3600  1870
 assistant_builder/planning           2580  1430
-assistant_builder/quantization       1305   705
+assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4320  2270
 assistant_builder/runner             1900  1070
 assistant_builder/serving            3680  2020
