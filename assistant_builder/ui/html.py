@@ -186,7 +186,7 @@ _COPY = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-
 
 
 def copy_script() -> str:
-    """JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
+    """JavaScript for the ``js_on_load`` of a component with texts of the macro ``copyable``."""
     return _COPY.replace("COPIED", json.dumps(t("Copied"))).replace(
         "NOT_ALLOWED", json.dumps(t("Not allowed"))
     )
