@@ -2,7 +2,9 @@
 
 Answers are copied from four datasets with the bundled sentence embedder, so that nothing is trained. The held-out facts
 are divided at random into halves, again and again: one makes the promise as a report does, and the other one says how
-many of the answers are wrong. Printed is a JSON document.
+many of the answers are wrong. Then visitors ask the held-out questions with every similarity as it is, or lower by 0.05
+or 0.1: how often the smallest share that the whole test promises is withdrawn within 60 judgements. Printed is a JSON
+document.
 """
 
 from __future__ import annotations
@@ -10,25 +12,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from assistant_builder.chat.watch import FALSE_ALARMS, evidence_against
 from assistant_builder.config import load_config
-from assistant_builder.data import Pair
+from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.copying import copy_rule
 from assistant_builder.retrieval.decline import found_alone
 from assistant_builder.retrieval.index import Index
-from assistant_builder.retrieval.retriever import Chooser, Retriever
+from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.validation import ValidationQuestions
 from assistant_builder.study import Study
 from benchmarks.paths import ROOT, temporary_home
 from evals.declaration import HeldOut
 from evals.metrics.text import exact_match
+from evals.report.promise import SHARES as PRICES
 from evals.report.promise import SURE, Asked, threshold_of
 
 DATASETS = (
@@ -38,12 +43,13 @@ DATASETS = (
     ROOT / "benchmarks" / "datasets" / "wexholme-community-pool",
 )
 SHARES = (0.05, 0.1, 0.2, 0.3)
+SHIFTS = (0.0, -0.05, -0.1)
+"""Change of every similarity of visitors' questions."""
+_JUDGED, _YEAR, _RUNS = 60, 520, 500
 
 
-def copied(folder: Path) -> tuple[Asked, tuple[float, ...]]:
-    """The held-out questions of a dataset as copying answers them, and the thresholds of its rule."""
-    from assistant_builder.data import prepare_dataset
-
+def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...]]:
+    """The held-out questions of a dataset as copying answers them, by shift of the similarity, and its thresholds."""
     path = folder / "study.yaml"
     config = load_config(path)
     study = Study.create(config, path.parent / str(config.data.source))
@@ -55,15 +61,23 @@ def copied(folder: Path) -> tuple[Asked, tuple[float, ...]]:
     asked = ValidationQuestions(split.train, split.validation, retriever)
     rule = copy_rule(asked, config.retrieval.false_declines)
     facts = HeldOut.of(split.heldout, split.train)
-    confidence, wrong, labels = [], [], []
     looks = [Look.of(pair.messages[:-1]) for pair in split.heldout]
-    for pair, found in zip(split.heldout, retriever.find(looks), strict=True):
-        best = found.best.answer if found.best else ""
-        sure = rule.confidence(found_alone(found.evidence)) if found.best else -1.0
-        confidence.append(sure if sure >= rule.threshold else -1.0)
-        wrong.append(not pair.answerable or exact_match(best, pair.answer) != 1)
-        labels.append(_fact(pair, facts) if pair.answerable else None)
-    return Asked.of(confidence, wrong, labels), rule.thresholds
+    found = retriever.find(looks)
+    wrong = [
+        not pair.answerable or each.best is None or exact_match(each.best.answer, pair.answer) != 1
+        for pair, each in zip(split.heldout, found, strict=True)
+    ]
+    labels = [_fact(pair, facts) if pair.answerable else None for pair in split.heldout]
+
+    def sure(each: Found, shift: float) -> float:
+        evidence = found_alone(each.evidence)
+        lower = replace(evidence, similarity=evidence.similarity + shift)
+        confidence = rule.confidence(lower) if each.best else -1.0
+        return confidence if confidence >= rule.threshold else -1.0
+
+    return {
+        shift: Asked.of([sure(each, shift) for each in found], wrong, labels) for shift in SHIFTS
+    }, rule.thresholds
 
 
 def _fact(pair: Pair, facts: HeldOut) -> str:
@@ -110,6 +124,42 @@ def promises(asked: Asked, thresholds: Sequence[float], splits: int, most: float
     }
 
 
+def watched(asked: Mapping[float, Asked], thresholds: Sequence[float]) -> dict[str, Any] | None:
+    """How often the smallest promise of the whole test is withdrawn; None if nothing can be promised.
+
+    A visitor asks a question of a random fact, or one to decline, as often as they are in the test. A year has ten
+    judgements a week.
+    """
+    made = (
+        (most, threshold)
+        for most in PRICES
+        if (threshold := threshold_of(asked[0.0], thresholds, most, 1 - SURE)) is not None
+    )
+    if (first := next(made, None)) is None:
+        return None
+    most, threshold = first
+    rng, found = np.random.default_rng(1), {}
+    for shift, each in asked.items():
+        chance = each.weight[each.unit] / np.bincount(each.unit)[each.unit]
+        given = each.confidence >= threshold
+        chance = np.where(given, chance, 0.0)
+        answers = rng.choice(len(given), (_RUNS, _YEAR), p=chance / chance.sum())
+        wrong = each.wrong[answers]
+        answered, share = each.shares(threshold)
+
+        def withdrawn(count: int, wrong: Any = wrong) -> float:
+            runs = [evidence_against(run[:count].tolist(), most) for run in wrong]
+            return float(np.mean([evidence >= 1 / FALSE_ALARMS for evidence in runs]))
+
+        found[f"{shift:g}"] = {
+            "answered": answered,
+            "wrong": share,
+            "withdrawn_60": withdrawn(_JUDGED),
+            "withdrawn_year": withdrawn(_YEAR),
+        }
+    return {"most_wrong": most, "similarity": found}
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Measure, and print one JSON document."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.promise", description=__doc__)
@@ -118,13 +168,15 @@ def main(words: Sequence[str] | None = None) -> int:
     found = {}
     for folder in DATASETS:
         with temporary_home():
-            asked, thresholds = copied(folder)
+            shifted, thresholds = copied(folder)
+        asked = shifted[0.0]
         answered, wrong = asked.shares(thresholds[-1])
         found[folder.name] = {
             "facts": int((asked.weight == asked.weight.max()).sum()),
             "questions": len(asked.unit),
             "answered": answered,
             "wrong": wrong,
+            "watched": watched(shifted, thresholds),
             "promises": [promises(asked, thresholds, args.splits, most) for most in SHARES],
         }
         print(f"{folder.name}: done", file=sys.stderr, flush=True)

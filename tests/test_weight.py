@@ -10,10 +10,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4820  2550
-assistant_builder/chat               2700  1520
+assistant_builder/chat               2720  1530
 assistant_builder/cli                2510  1275
 assistant_builder/cluster             990   585
-assistant_builder/config             1420   790
+assistant_builder/config             1430   795
 assistant_builder/data               5170  2775
 assistant_builder/export             3450  1735
 assistant_builder/documents          2820  1665
@@ -22,9 +22,9 @@ assistant_builder/inference          3430  1955
 assistant_builder/models             3600  1870
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4320  2270
+assistant_builder/retrieval          4350  2280
 assistant_builder/runner             1900  1070
-assistant_builder/serving            3680  2020
+assistant_builder/serving            3690  2025
 assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505

@@ -14,9 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.chat.visitor_log import checked, log_file, opened
+from assistant_builder.data import load_split
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import Message, m, mn
+from assistant_builder.retrieval.decline import decline_sentence
+from assistant_builder.retrieval.promise import BROKEN, Broken
 from assistant_builder.study import Study
 
 FALSE_ALARMS = 0.05
@@ -118,8 +122,17 @@ def read_watch(study: Study, most_wrong: float) -> Watch:
     )
 
 
-def judge(study: Study, id: str, *, right: bool) -> None:
+def judge(study: Study, served: Study, id: str, *, right: bool) -> Watch:
     """Record whether a drawn answer is right; a later judgement replaces it.
+
+    Args:
+        study: The first study of the versions.
+        served: The version that is served, whose promise is judged.
+        id: The id of the answer.
+        right: The judgement.
+
+    Returns:
+        What is known then.
 
     Raises:
         DataError: No answer of this id was drawn.
@@ -134,6 +147,15 @@ def judge(study: Study, id: str, *, right: bool) -> None:
                 where="inbox",
                 remedy=m("Use an id that the inbox lists"),
             )
+        (model,) = connection.execute(f"SELECT model {_OF_VERSION} ORDER BY time DESC").fetchone()
+    watch, file = read_watch(study, served.config.retrieval.most_wrong), study.folder / BROKEN
+    if watch.holds:
+        file.unlink(missing_ok=True)
+    else:
+        training = load_split(served.folder / "data", "train")
+        broken: Broken = {"model": str(model), "sentence": decline_sentence(training)}
+        write_json(file, broken)
+    return watch
 
 
 def said(watch: Watch, *, promised: bool) -> Message:

@@ -83,10 +83,9 @@ def inbox(
         return output.echo(f"Wrote {len(questions)} questions to {export}.")
     version = served_version(study)
     if (judged := right or wrong) is not None:
-        watch.judge(study, judged, right=right is not None)
-    promise = watch.read_watch(study, version.config.retrieval.most_wrong)
-    if judged is not None:
+        promise = watch.judge(study, version, judged, right=right is not None)
         return _print_watch(study.name, promise, promised=is_promised(version))
+    promise = watch.read_watch(study, version.config.retrieval.most_wrong)
     group_with_embedder(study)
     contents = read_inbox(study, time.time())
     if (key := accept or reject or later) is not None:

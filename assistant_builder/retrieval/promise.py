@@ -15,6 +15,15 @@ from assistant_builder.i18n import m
 from assistant_builder.retrieval.decline import DeclineRule
 from assistant_builder.study import Study
 
+BROKEN = "promise.json"  # file in the folder of the first version: which served assistant broke its promise
+
+
+class Broken(TypedDict):
+    """Content of :data:`BROKEN`: the name of the assistant with its version, and what it says instead."""
+
+    model: str
+    sentence: str
+
 
 class _At(TypedDict, total=False):
     threshold: float | None
@@ -80,3 +89,21 @@ def keep_promise(study: Study, *, keep: bool) -> None:
     """Change whether the promise is kept by what is served from now on."""
     if study.config.retrieval.keep_promise != keep:
         study.write_config(study.config.with_changes({"retrieval.keep_promise": keep}))
+
+
+def stopped(study: Study, root: Study, model: str) -> str | None:
+    """What a served assistant says to every question because it broke its promise; None if it answers.
+
+    Args:
+        study: The version that is served.
+        root: The first study of its versions.
+        model: The name of the assistant with its version.
+    """
+    path = root.folder / BROKEN
+    if not path.is_file() or not study.config.retrieval.stop_if_broken:
+        return None
+    try:
+        broken = read_json(path, Broken)
+    except StudyError:  # damaged
+        return None
+    return broken["sentence"] if broken["model"] == model else None

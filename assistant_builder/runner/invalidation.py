@@ -381,7 +381,8 @@ def _grounding(
     """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
     if "grounded" not in config.approaches:
         return {}
-    unread = {"sources_in_endpoint", "greeting", "suggestions", "most_wrong", "keep_promise"}
+    unread = {"sources_in_endpoint", "greeting", "suggestions"}
+    unread |= {"most_wrong", "keep_promise", "stop_if_broken"}
     unread |= leave_out or set()
     return {
         "approaches": config.approaches,

@@ -21,6 +21,7 @@ from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, error_texts
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.retrieval.answering import alone
+from assistant_builder.retrieval.promise import stopped
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
 from assistant_builder.serving.schemas import (
     ApiError,
@@ -230,7 +231,12 @@ class Engine:
         Raises:
             ApiError: Too many requests wait, or the answer failed.
         """
-        name = request.assistant.id
+        name, served = request.assistant.id, request.assistant
+        if (said := stopped(served.study, served.root, served.version)) is not None:
+            yield StreamChunk("", 0)
+            grounding: dict[str, Any] = {"mode": served.mode, "declined": True, "sources": []}
+            yield StreamChunk(said, 0, "stop", grounding, 0)
+            return
         if self._open[name] >= self._waiting + self.slots:
             what = f"{self._waiting} requests to {name} are waiting already"
             raise too_many(what, retry_seconds=_RETRY_SECONDS)

@@ -11,9 +11,11 @@ import pytest
 from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
 from assistant_builder.chat.watch import FALSE_ALARMS, Watch, evidence_against, judge, read_watch
 from assistant_builder.errors import DataError
+from assistant_builder.retrieval.decline import SENTENCE
+from assistant_builder.retrieval.promise import stopped
 from assistant_builder.study import Study
 from tests.commands import command
-from tests.synthetic_study import new_study
+from tests.synthetic_study import new_study, with_data
 
 ANSWER = "It opens at nine."
 
@@ -63,28 +65,33 @@ def test_what_is_no_judged_answer_is_not_drawn(changes):
 
 
 def test_judgements_count_once_and_a_wrong_one_speaks_against_the_promise():
-    study = new_study()
+    study = with_data(new_study(retrieval__stop_if_broken=True))
     keep(study, A_WEEK)
     for number in range(3):
-        judge(study, f"q-{number:04}", right=number > 0)
-    judge(study, "q-0002", right=True)
+        judge(study, study, f"q-{number:04}", right=number > 0)
+    judge(study, study, "q-0002", right=True)
     found = read_watch(study, 0.05)
     assert (found.judged, found.wrong, found.confidence) == (3, 1, pytest.approx(0.9))
     assert found.evidence > 1 and found.holds and found.waiting[0].id == "q-0003"
-    judge(study, "q-0000", right=True)
+    judge(study, study, "q-0000", right=True)
     assert read_watch(study, 0.05).wrong == 0
     for number in range(4):
-        judge(study, f"q-{number:04}", right=False)
+        judge(study, study, f"q-{number:04}", right=False)
     assert not read_watch(study, 0.05).holds
+    assert stopped(study, study, "library-lora") == SENTENCE
+    assert stopped(study, study, "library-v2-lora") is None
+    for number in range(4):
+        judge(study, study, f"q-{number:04}", right=True)
+    assert stopped(study, study, "library-lora") is None
     with pytest.raises(DataError, match="no answer with the id 'q-9999' was drawn"):
-        judge(study, "q-9999", right=True)
+        judge(study, study, "q-9999", right=True)
     assert erase(study, "v") == A_WEEK and read_watch(study, 0.05) == Watch(0.05)
 
 
 def test_another_version_begins_anew():
     study = new_study()
     keep(study, 4)
-    judge(study, "q-0000", right=False)
+    judge(study, study, "q-0000", right=False)
     time.sleep(0.01)
     with closing(VisitorLog(log_file(study), "texts", 90)) as log:
         log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, confidence=0.8)

@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from assistant_builder.atomic_io import write_json
 from assistant_builder.serving.registry import select_models
 from tests.chat.fake_worker import ROOT
 from tests.serving.conftest import Served
 from tests.serving.test_endpoint import events
 from tests.serving.test_parts import with_adapters
+from tests.synthetic_study import new_study
 
 SECRET = "The night bell is behind the oak door."
 SOURCE = {"row": 3, "question": "Where is the night bell?", "answer": SECRET, "similarity": 0.91}
@@ -86,6 +88,29 @@ def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(dis
     assert not any("assistant_builder" in piece for piece in (*pieces, used))
     for text in (json.dumps([whole, pieces, end, used]), discreet.ask("where", stop="door").text):
         assert SECRET not in text and "night bell" not in text
+
+
+def test_an_assistant_that_broke_its_promise_declines_until_it_is_judged_otherwise(serve, command):
+    served = grounded(serve, command, sources=False)
+    models = served.engine.models
+    study = new_study("promising", approaches=["grounded"], retrieval__stop_if_broken=True)
+    served.engine._models = replace(
+        models,
+        assistants=tuple(replace(each, folder=study.folder) for each in models.assistants),
+    )
+    broken = study.folder / "promise.json"
+    assert "behind the door" in served.ask("where").text
+    write_json(broken, {"model": "promising-lora", "sentence": "Please ask the desk."})
+    whole = served.ask("where").json()
+    assert whole["choices"][0]["message"]["content"] == "Please ask the desk."
+    assert whole["assistant_builder"]["declined"] is True
+    with served.stream("where") as response:
+        assert "Please ask the desk." in json.dumps(list(events(response)))
+    for left in ('{"model": "promising-v2-lora", "sentence": "No."}', "[]"):
+        broken.write_text(left)
+        assert "behind the door" in served.ask("where").text
+    broken.unlink()
+    assert "behind the door" in served.ask("where").text
 
 
 def test_sources_are_sent_where_the_study_allows_it(open_):

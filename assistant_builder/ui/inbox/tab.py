@@ -271,7 +271,8 @@ class InboxTab:
 
     def _judge(self, name: str | None, event: gr.EventData) -> Updates:
         study = Study.open(name or "")
-        judge(root_of(study), str(event.name), right=event.action == "right")
+        root = root_of(study)
+        judge(root, served_version(root), str(event.name), right=event.action == "right")
         return self._draw_list(study)
 
     def _decide(
