@@ -103,8 +103,6 @@ def start_program(
     command: Sequence[str],
     environment: Mapping[str, str],
     output: IO[bytes] | int = subprocess.DEVNULL,
-    *,
-    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program without input in a session of its own, which outlives this process.
 
@@ -112,7 +110,6 @@ def start_program(
         command: Its argument vector.
         environment: Its environment.
         output: File for all that it prints; by default nothing is kept.
-        folder: Its working directory; by default that of this process.
 
     Raises:
         OSError: It cannot be started.
@@ -123,7 +120,6 @@ def start_program(
         stdout=output,
         stderr=subprocess.STDOUT,
         env=dict(environment),
-        cwd=folder,
         start_new_session=True,
     )
 
@@ -132,8 +128,6 @@ def run_program(
     command: Sequence[str],
     environment: Mapping[str, str],
     poll: Callable[[], None],
-    *,
-    folder: Path | None = None,
 ) -> tuple[int, str]:
     """Run a program to its end without input.
 
@@ -141,13 +135,12 @@ def run_program(
         command: Its argument vector.
         environment: Its environment.
         poll: Called a few times a second; an exception from it kills the program.
-        folder: Its working directory; by default that of this process.
 
     Returns:
         Exit code, negative for a signal, and the last line of its output.
     """
     with tempfile.TemporaryFile() as log:
-        process = start_program(command, environment, log, folder=folder)
+        process = start_program(command, environment, log)
         try:
             while True:
                 poll()

@@ -27,7 +27,7 @@ from assistant_builder.errors import AssistantBuilderError, EvaluationError
 from assistant_builder.study.steps import needed_before, steps_of
 from assistant_builder.ui.home.view import CACHED_SUMMARIES
 from benchmarks.doc_tables import markdown_table, write_section
-from evals.report.format import count, money, percent, size
+from evals.report.number_format import count, money, percent, size
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "capacity.md"
 MEASURED: dict[str, Any] = json.loads(

@@ -40,7 +40,7 @@ from benchmarks.refusal_agreement import labelled_answers
 from benchmarks.refusal_agreement import table as refusal_table
 from evals.metrics import METRICS
 from evals.report import glossary as report_glossary
-from evals.report.format import count, duration, money, size
+from evals.report.number_format import count, duration, money, size
 
 PROJECT_README = ROOT / "README.md"
 EVALUATION_PAGE = ROOT / "docs" / "evaluation.md"

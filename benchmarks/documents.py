@@ -23,11 +23,12 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
 from assistant_builder.data.similarity import split_words
 from assistant_builder.documents.changes import changed_statements
-from assistant_builder.documents.sources import files_of, read_files, update_documents
+from assistant_builder.documents.sources import files_of, read_files
 from assistant_builder.documents.store import Reading
 from assistant_builder.documents.types import Statement
 from assistant_builder.retrieval.copying import Copier
 from assistant_builder.retrieval.staleness import rests_on
+from assistant_builder.runner.open_documents import open_documents
 from assistant_builder.study import Study
 from benchmarks.make_documents import EXAMPLE, write_documents
 from benchmarks.paths import temporary_home
@@ -168,7 +169,7 @@ def _questions() -> None:
     """Ask the gold questions before any training."""
     with temporary_home():
         study = Study.create(StudyConfig(name="toolworks"))
-        update_documents(study, [EXAMPLE / "documents"])
+        open_documents([str(EXAMPLE / "documents")], name="toolworks")
         copier = Copier.load(study)
         counts: dict[str, list[int]] = {}
         for each in gold("questions"):

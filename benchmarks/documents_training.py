@@ -16,9 +16,9 @@ import assistant_builder as ab
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.documents.questions import PEOPLE, DocumentQuestion, Questions
-from assistant_builder.documents.sources import update_documents
 from assistant_builder.documents.store import Documents
 from assistant_builder.documents.types import Statement
+from assistant_builder.runner.open_documents import open_documents
 from assistant_builder.study import Study, studies_folder
 from benchmarks.make_documents import EXAMPLE
 from evals.compare import paired_comparison
@@ -41,7 +41,7 @@ def trained_study(seeds: int, questions: Sequence[Mapping[str, Any]]) -> Study:
     config = StudyConfig(name=NAME).with_changes({**_SETTINGS, "seeds": seeds})
     if not (studies_folder() / NAME).exists():
         study = Study.create(config)
-        update_documents(study, [EXAMPLE / "documents"])
+        open_documents([str(EXAMPLE / "documents")], name=NAME)
         api = ab.open(NAME)
         api.draft_questions(3)
         api.train_unseen_questions()

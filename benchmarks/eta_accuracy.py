@@ -28,7 +28,7 @@ from assistant_builder.runner.step_process import step_command
 from assistant_builder.study import Study, home
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
 from benchmarks.paths import FERRIES, log_end
-from evals.report.format import count, percent, signed_percent
+from evals.report.number_format import count, percent, signed_percent
 
 SHAPES: dict[str, dict[str, Any]] = {
     "as shipped": {"train.max_steps": 16},

@@ -25,7 +25,7 @@ from assistant_builder.planning.memory_check import prediction
 from assistant_builder.planning.plan import Lengths, Plan
 from benchmarks.candidates import run_case
 from benchmarks.doc_tables import PLANNER_PAGE, write_section
-from evals.report.format import percent, signed_percent, size
+from evals.report.number_format import percent, signed_percent, size
 
 BATCHES = (1, 4, 8)
 LENGTHS = (128, 512)

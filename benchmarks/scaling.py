@@ -36,7 +36,7 @@ from assistant_builder.planning.plan import plan_study
 from benchmarks.candidates import run_case
 from benchmarks.doc_tables import write_section
 from evals.compare import paired_comparison
-from evals.report.format import size
+from evals.report.number_format import size
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 ROWS = (100, 1_000, 10_000)

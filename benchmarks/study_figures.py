@@ -20,7 +20,7 @@ from assistant_builder.devices import device_name
 from assistant_builder.errors import EvaluationError
 from benchmarks.paths import ROOT
 from evals.report.approaches import FACTS
-from evals.report.format import signed, size
+from evals.report.number_format import signed, size
 from evals.report.schema import Report
 
 FILE = ROOT / "benchmarks" / "study_figures.json"

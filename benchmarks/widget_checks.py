@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from assistant_builder.chat.masking import mask
 from assistant_builder.chat.visitor_log import read_questions
-from assistant_builder.serving.widget import Limits
+from assistant_builder.serving.visitor_limits import Limits
 from assistant_builder.study import Study
 from benchmarks.widget_visitors import NOBODY, Question, Site
 

@@ -31,7 +31,7 @@ from assistant_builder.data import load_split
 from assistant_builder.models.bundled import ensure_base_model
 from assistant_builder.registry import PLUGIN_VARIABLE
 from assistant_builder.serving.auth import API_KEY_VARIABLE
-from assistant_builder.serving.widget import Limits
+from assistant_builder.serving.visitor_limits import Limits
 from assistant_builder.study import Study
 from assistant_builder.study import home as home_folder
 from assistant_builder.study.example import open_example

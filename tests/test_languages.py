@@ -30,8 +30,8 @@ from assistant_builder.ui.app import build_app
 from assistant_builder.ui.home.view import StudyList, study_list_view, welcome_view
 from assistant_builder.ui.refresh import Page
 from assistant_builder.ui.study_snapshot import new_study_strip
-from evals.report.format import count, percent, size
 from evals.report.glossary import messages as report_texts
+from evals.report.number_format import count, percent, size
 from tests.texts import parts
 
 ROOT = Path(i18n.__file__).parents[2]

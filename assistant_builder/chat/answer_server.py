@@ -1,7 +1,7 @@
 """The server of a process that holds models, as that of the page's chat (:mod:`assistant_builder.serving.chat`).
 
-It speaks the protocol of :mod:`assistant_builder.child_protocol`. The page loads no
-model itself, so it survives a crash of this process, and the memory is freed when the process ends.
+It speaks the protocol of :mod:`assistant_builder.child_protocol`. The page loads no model itself, so it survives a
+crash of this process, and the memory is freed when the process ends.
 
 Requests::
 
@@ -256,8 +256,7 @@ def run_server(
     """Serve on standard input and output until the page closes them, then exit immediately.
 
     With ``exit_on_run`` a process that holds models also ends when a run starts on this machine and no request is
-    pending.
-    ``concurrency`` questions to one arm are answered at a time.
+    pending. ``concurrency`` questions to one arm are answered at a time.
     """
     events = Events()
     requests = open(0, encoding="utf-8", closefd=False)

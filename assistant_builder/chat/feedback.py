@@ -23,9 +23,9 @@ from assistant_builder.chat.conversation import CHOICES, Choice, Turn
 from assistant_builder.config import parse_config
 from assistant_builder.data import SPLITS, Message, Pair, SplitName, load_split
 from assistant_builder.data.edit import AddedPair, append_pairs, escape_formula, write_rows
+from assistant_builder.data.leaks import find_leaks
 from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.data.split import find_leaks
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import Message as Shown
 from assistant_builder.i18n import m, render, t

@@ -24,11 +24,10 @@ import httpx
 from assistant_builder.chat_endpoint import ACCEPTED_CODINGS, has_accepted_coding
 from assistant_builder.documents.limits import MAX_BYTES, too_much_text
 from assistant_builder.documents.reading import KINDS, read_document, require_packages
-from assistant_builder.documents.store import Documents, Reading, Update
+from assistant_builder.documents.store import Reading
 from assistant_builder.documents.types import DocumentKind
 from assistant_builder.errors import AssistantBuilderError, ConfigError, DataError
 from assistant_builder.i18n import Text, m
-from assistant_builder.study import Study
 
 AGENT = "AssistantBuilder"
 """Name by which robots.txt can forbid or allow the reading."""
@@ -75,33 +74,23 @@ class Site:
         return self.complete and not self.problems.keys() & known
 
 
-def update_site(
-    study: Study,
-    address: str,
-    progress: Progress = lambda done, total, name: None,
-    *,
-    most: int = MAX_PAGES,
-) -> Update:
-    """Read a site into a study; pages that are gone are gone from the study, too, if the whole site was read.
-
-    Raises:
-        ConfigError: The address is none of a website, or the extra ``documents`` is not installed.
-        DataError: The first page cannot be read.
-    """
-    site = read_site(address, progress, most=most)
-    documents = Documents(study)
-    covered = site.covers({record["name"] for record in documents.records})
-    root = normal_address(address)
-    return documents.update(site.readings, root, site.problems, complete=covered)
-
-
 def read_site(
     address: str,
     progress: Progress = lambda done, total, name: None,
     *,
     most: int = MAX_PAGES,
 ) -> Site:
-    """Read a site from an address on, breadth first; arguments and errors as of :func:`update_site`."""
+    """Read a site from an address on, breadth first.
+
+    Args:
+        address: Address of the first page.
+        progress: Called with the pages that were read, the number that is known, and the address of the next.
+        most: Pages that are read at most.
+
+    Raises:
+        ConfigError: The address is none of a website, or the extra ``documents`` is not installed.
+        DataError: The first page cannot be read.
+    """
     require_packages()
     start = normal_address(address)
     site, waiting, seen = Site(), [start], {start}

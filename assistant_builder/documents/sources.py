@@ -14,10 +14,9 @@ from assistant_builder.documents.reading import (
     read_document,
     require_packages,
 )
-from assistant_builder.documents.store import Documents, Reading, Update
+from assistant_builder.documents.store import Reading
 from assistant_builder.errors import AssistantBuilderError, ConfigError, DataError
 from assistant_builder.i18n import m
-from assistant_builder.study import Study
 
 Progress = Callable[[int, int, str], None]
 """Called with the documents that were read, their total, and the name of the next."""
@@ -76,15 +75,3 @@ def read_files(
     if not readings and problems:
         raise next(iter(problems.values()))
     return readings, problems
-
-
-def update_documents(study: Study, paths: Sequence[Path], progress: Progress = silent) -> Update:
-    """Read a folder or files into a study; the documents of a folder that are gone are gone from the study, too.
-
-    Raises:
-        ConfigError: There are no documents, or the extra ``documents`` is not installed.
-        DataError: None of the documents could be read.
-    """
-    files, root, complete = files_of(paths)
-    readings, problems = read_files(files, progress)
-    return Documents(study).update(readings, root, problems, complete=complete)

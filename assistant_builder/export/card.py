@@ -27,7 +27,8 @@ from evals.declaration import CLAIMS
 from evals.metrics import METRICS
 from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text, clustered_text
-from evals.report.format import (
+from evals.report.load import lead_pair
+from evals.report.number_format import (
     difference,
     interval,
     number,
@@ -35,7 +36,6 @@ from evals.report.format import (
     shown,
     two_significant_digits,
 )
-from evals.report.load import lead_pair
 from evals.report.other_words import decided_outcome
 from evals.report.rows import bound_rows, scored_metrics
 from evals.report.schema import Report

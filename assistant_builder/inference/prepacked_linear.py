@@ -25,7 +25,6 @@ class PrepackedLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.bias = layer.bias
-        self.packed_bytes = layer.weight.nbytes
         self._weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.data, _ROWS)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -72,12 +71,6 @@ def _plain_layers(
             plain = type(layer) is nn.Linear and id(layer) not in adapters
             if plain and layer.weight.dtype in dtypes and layer.weight.device.type == "cpu":
                 yield parent, name, layer
-
-
-def prepacked_bytes(model: nn.Module) -> int:
-    """Bytes of prepacked weights in a model."""
-    packed = (layer for layer in model.modules() if isinstance(layer, PrepackedLinear))
-    return sum(layer.packed_bytes for layer in packed)
 
 
 def cast_adapters(model: nn.Module, dtype: torch.dtype) -> None:

@@ -14,12 +14,16 @@ class GgufType:
     name: str  # value of ``--type``
     bits: float  # bits of a weight with its block constants, in a file without exceptions
     file_type: int  # ``general.file_type`` (``llama_ftype``)
-    k_quant: bool = False  # whether the package gguf cannot write it
 
     @property
     def lossy(self) -> bool:
         """Whether weights have fewer than 16 bits."""
         return self.bits < 16
+
+    @property
+    def k_quant(self) -> bool:
+        """Whether it is a K-quant, which the package gguf cannot write."""
+        return self.name in k_quants.K_TYPES
 
     @property
     def takes_importance(self) -> bool:
@@ -34,13 +38,13 @@ GGUF_TYPES: dict[str, GgufType] = {
     for each in (
         GgufType("BF16", 16, 32),
         GgufType("Q8_0", 8.5, 7),
-        GgufType("Q6_K", 6.57, 18, k_quant=True),
+        GgufType("Q6_K", 6.57, 18),
         GgufType("Q5_1", 6, 9),
-        GgufType("Q5_K_M", 5.68, 17, k_quant=True),
+        GgufType("Q5_K_M", 5.68, 17),
         GgufType("Q4_1", 5, 3),
-        GgufType("Q4_K_M", 4.85, 15, k_quant=True),
+        GgufType("Q4_K_M", 4.85, 15),
         GgufType("Q4_0", 4.5, 2),
-        GgufType("Q3_K_M", 3.91, 12, k_quant=True),
+        GgufType("Q3_K_M", 3.91, 12),
     )
 }
 """The types of a file, largest first."""

@@ -57,12 +57,12 @@ def takes_own_questions(study: Study) -> bool:
 # What is asked
 
 
-def facts_to_word(study: Study, count: int = ASKED) -> list[Pair]:
+def facts_to_word(study: Study) -> list[Pair]:
     """The training pairs whose other wordings would decide most, the most confusable first.
 
     Two facts are confused the more easily, the nearer they are in the index: by the cosine of their vectors, or, where
     nothing is looked up, by the BM25 score of the one for the question of the other, as a share of the score that the
-    other itself has. The file is divided in its order into ``count`` stretches of equal length. Of each stretch the
+    other itself has. The file is divided in its order into :data:`ASKED` stretches of equal length. Of each stretch the
     fact is asked for that is nearest to any fact of the file with another answer, so that the questions are spread over
     the file. Facts that have other wordings, conversations and questions to decline are left out.
     """
@@ -79,7 +79,7 @@ def facts_to_word(study: Study, count: int = ASKED) -> list[Pair]:
     keys = np.unique([casefold_normalize(pair.answer) for pair in facts], return_inverse=True)[1]
     nearness[keys[compared][:, None] == keys[None, :]] = -np.inf
     nearest = nearness.max(axis=1)
-    stretches = np.array_split(np.arange(len(compared)), min(count, len(compared)))
+    stretches = np.array_split(np.arange(len(compared)), min(ASKED, len(compared)))
     chosen = [stretch[nearest[stretch].argmax()] for stretch in stretches]
     chosen.sort(key=lambda place: (-nearest[place], place))
     return [facts[compared[place]] for place in chosen]

@@ -54,7 +54,7 @@ class Runner(Protocol):
     def acquire(
         self, study: Study, *, now: bool, waiting: Callable[[list[str]], None]
     ) -> AbstractContextManager[None]:
-        """Acquire resources that only one study can use at a time; see :func:`.local_runner.machine_lock`."""
+        """Acquire resources that only one study can use at a time; see ``local_runner.machine_lock``."""
 
     def run_steps(self, study: Study, on_event: Callable[[Event], None]) -> None:
         """Run every step that is not done; raises the error of a step that failed, or Cancelled."""

@@ -22,9 +22,9 @@ from assistant_builder.web.access import (
     is_loopback,
 )
 from assistant_builder.web.body_limit import read_body, replay_body
+from assistant_builder.web.client_address import TrustedProxies
 from assistant_builder.web.connections import mark_trusted
 from assistant_builder.web.passwords import take_secret
-from assistant_builder.web.request_limits import TrustedProxies
 
 API_KEY_VARIABLE = API_KEY
 MIN_KEY_LENGTH = 16

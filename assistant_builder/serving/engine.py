@@ -317,7 +317,7 @@ async def _follow(exchange: ReplyStream) -> AsyncIterator[dict[str, Reply]]:
 def start_worker(
     models: ModelRegistry, module: str = "assistant_builder.serving.shared_models", **settings: Any
 ) -> ChatWorker:
-    """The process with these assistants; ``module`` calls :func:`run_models` and gets the settings."""
+    """The process with these assistants; ``module`` calls ``answer_server.run_models`` and gets the settings."""
     assistants = [
         [each.id, str(each.folder), each.arm, each.approach] for each in models.assistants
     ]

@@ -363,7 +363,7 @@ class CompletionMetadata:
         used: Mapping[str, int],
         grounding: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """A complete response; ``grounding`` is what a grounded assistant found, see :class:`StreamChunk`."""
+        """A complete response; ``grounding`` is that of :class:`~assistant_builder.serving.engine.StreamChunk`."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"message": message, "finish_reason": finish}
         return self._document("chat.completion", choice, grounding, usage=dict(used))

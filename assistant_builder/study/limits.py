@@ -22,7 +22,7 @@ class Lengths(TypedDict, total=False):
 
 
 def answer_limit(study: Study) -> int:
-    """Most tokens of a generated answer, see :meth:`~assistant_builder.config.EvalConfig.answer_limit`.
+    """Most tokens of a generated answer, see :meth:`~assistant_builder.config.eval.EvalConfig.answer_limit`.
 
     Earlier versions did not count the longest answer; there it is at most the longest pair.
     """

@@ -19,8 +19,8 @@ from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.spec import VERSION, Sweep, Trial
 from assistant_builder.sweep.summary import notes, sentence
 from evals.compare import holm
-from evals.report.format import SIGNIFICANT
 from evals.report.load import served_cells
+from evals.report.number_format import SIGNIFICANT
 from evals.report.schema import Report
 from evals.study_compare import compare_studies
 

@@ -24,7 +24,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import arm_runs, split_run
 from assistant_builder.sweep.results import write_results
 from assistant_builder.sweep.spec import Sweep, Trial
-from evals.report.format import duration, plural
+from evals.report.number_format import duration, plural
 
 OnEvent = Callable[[Event], None]
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from assistant_builder.arms import ARMS, CELLS, Arm
 from assistant_builder.sweep.spec import label
-from evals.report.format import (
+from evals.report.load import served_cells
+from evals.report.number_format import (
     capitalised,
     difference,
     interval,
@@ -16,7 +17,6 @@ from evals.report.format import (
     plural,
     shown,
 )
-from evals.report.load import served_cells
 
 STATES = {
     "succeeded": "done",

@@ -18,7 +18,7 @@ from assistant_builder.arms import css_rules, css_variables, label
 from assistant_builder.errors import error_texts
 from assistant_builder.i18n import N_, Text, render, t, tc, tm, tn, use_words
 from assistant_builder.ui.settings_form import PAGE_WORDS
-from evals.report.format import count, duration, percent, size
+from evals.report.number_format import count, duration, percent, size
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -139,9 +139,9 @@ def bar(fraction: float, label: str) -> Markup:
     return fragment("parts.bar", float(fraction), label)
 
 
-def fold(summary: str, body: str, *, opened: bool = False) -> Markup:
+def fold(summary: str, body: str) -> Markup:
     """A collapsible section."""
-    return fragment("parts.fold", summary, body, opened)
+    return fragment("parts.fold", summary, body)
 
 
 def code(text: str) -> Markup:
@@ -186,7 +186,7 @@ _COPY = (Path(__file__).parent / "scripts" / "copy.js").read_text(encoding="utf-
 
 
 def copy_script() -> str:
-    """JavaScript for the ``js_on_load`` of a component with :func:`copyable` texts."""
+    """JavaScript for the ``js_on_load`` of a component with texts of the macro ``copyable``."""
     return _COPY.replace("COPIED", json.dumps(t("Copied"))).replace(
         "NOT_ALLOWED", json.dumps(t("Not allowed"))
     )

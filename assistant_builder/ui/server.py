@@ -45,6 +45,7 @@ from assistant_builder.web.access import (
     listen,
 )
 from assistant_builder.web.body_limit import BodyLimitMiddleware
+from assistant_builder.web.client_address import TrustedProxies
 from assistant_builder.web.connections import limited_config
 from assistant_builder.web.headers import RouteAllowlistMiddleware, SecurityHeadersMiddleware
 from assistant_builder.web.language import LanguageMiddleware
@@ -55,7 +56,6 @@ from assistant_builder.web.middleware import (
     ProxyMiddleware,
     user_of,
 )
-from assistant_builder.web.request_limits import TrustedProxies
 from assistant_builder.web.sessions import SESSION, NameOwners
 from assistant_builder.web.token_login import TokenLogin
 from evals.report.render import chart_styles

@@ -25,7 +25,7 @@ from assistant_builder.study.contents import ArmSummary, Scores, Step
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
 from assistant_builder.ui.html import callout, empty, error_callout, fragment, state_label
 from evals.report.conclusion import Conclusion, conclude
-from evals.report.format import duration
+from evals.report.number_format import duration
 from evals.report.schema import Report
 from evals.report.to_come import to_come_text
 
@@ -259,14 +259,14 @@ def answering_arms(study: Study) -> tuple[str, ...]:
     return shown_arms(study.config) if all_trained(study) else ()
 
 
-def log_tail(path: Path, lines: int = 30) -> str:
-    """The last lines of a log; empty without the file."""
+def log_tail(path: Path) -> str:
+    """The last 30 lines of a log; empty without the file."""
     if not path.exists():
         return ""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 64_000))
         text = file.read().decode("utf-8", errors="replace")
-    return "\n".join(text.replace("\r", "\n").split("\n")[-lines:]).strip("\n")
+    return "\n".join(text.replace("\r", "\n").split("\n")[-30:]).strip("\n")
 
 
 _TITLES = {

@@ -33,8 +33,8 @@ from assistant_builder.i18n import t
 from assistant_builder.i18n.quantities import format_bytes
 from assistant_builder.ui.gradio_internals import GradioMultiPartParser, file_upload_statuses
 from assistant_builder.ui.study_snapshot import stamp
-from assistant_builder.web.request_limits import SIZE_VARIABLE, Limits
 from assistant_builder.web.sessions import SESSION, UPLOAD_PREFIX, new_upload_name
+from assistant_builder.web.upload_limits import SIZE_VARIABLE, Limits
 
 PREFIX = "assistant-builder-page-"
 _LOCK = ".in-use"

@@ -20,9 +20,10 @@ from starlette.types import Scope
 
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import m
+from assistant_builder.web.client_address import TrustedProxies, parse_address
 from assistant_builder.web.connections import Listener
-from assistant_builder.web.passwords import PasswordHash, parse_address
-from assistant_builder.web.request_limits import Limits, TrustedProxies
+from assistant_builder.web.passwords import PasswordHash
+from assistant_builder.web.upload_limits import Limits
 
 DEFAULT_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 

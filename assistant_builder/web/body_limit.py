@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant_builder.i18n.quantities import format_bytes
-from assistant_builder.web.request_limits import Limits
 from assistant_builder.web.sessions import SESSION, may_read
+from assistant_builder.web.upload_limits import Limits
 
 _SURROGATE = re.compile(rb"\\ud[89a-f]", re.IGNORECASE)
 """JSON escapes of surrogates, which are valid text only in pairs."""

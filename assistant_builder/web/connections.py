@@ -20,8 +20,7 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from assistant_builder.web.passwords import client_key
-from assistant_builder.web.request_limits import TrustedProxies
+from assistant_builder.web.client_address import TrustedProxies, client_key
 
 _KEY = "assistant_builder.connection"
 _LOG_SECONDS = 60.0

@@ -36,9 +36,10 @@ from assistant_builder.web.access import (
     split_host,
 )
 from assistant_builder.web.body_limit import read_body
+from assistant_builder.web.client_address import TrustedProxies
 from assistant_builder.web.connections import mark_trusted
-from assistant_builder.web.passwords import PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import TrustedProxies
+from assistant_builder.web.login_rate_limit import RateLimiter
+from assistant_builder.web.passwords import PasswordHash
 from assistant_builder.web.sessions import SESSION, Session, Sessions
 
 _STYLE = (Path(__file__).parent / "login_page.css").read_text(encoding="utf-8")

@@ -18,8 +18,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Scope
 
 from assistant_builder.i18n import N_, t
+from assistant_builder.web.login_rate_limit import RateLimiter
 from assistant_builder.web.middleware import Login, redirect_target
-from assistant_builder.web.passwords import RateLimiter
 from assistant_builder.web.sessions import Session, Sessions
 
 TOKEN_PARAMETER = "token"

@@ -14,8 +14,8 @@ from assistant_builder.i18n import as_in_files, render
 from assistant_builder.redaction import escape_control_characters
 from evals.model_compare.candidates import Item
 from evals.model_compare.declare import difference_text
-from evals.report.format import difference, interval, number, p_value, plain, plural, shown
 from evals.report.markdown import escape
+from evals.report.number_format import difference, interval, number, p_value, plain, plural, shown
 from evals.report.schema import in_files
 
 VERSION = 1

@@ -12,8 +12,8 @@ from evals.metrics import score_sample
 from evals.model_compare.candidates import Item, Result
 from evals.records import figures, sample_record
 from evals.report.contrasts import with_holm
-from evals.report.format import shown
 from evals.report.load import Cell
+from evals.report.number_format import shown
 from evals.report.rules import Rules
 from evals.report.schema import in_files
 from evals.report.verdict import harm_interval, harmed_bounds, measured_text, open_bounds

@@ -14,8 +14,8 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.declaration import FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import contrasts
-from evals.report.format import measured, shown, value_of
 from evals.report.load import Cell, read_baselines, read_cells
+from evals.report.number_format import measured, shown, value_of
 from evals.report.other_words import is_respelled
 from evals.report.rules import Rules
 from evals.report.schema import Report, in_files

@@ -10,7 +10,7 @@ from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
 from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
 from evals.report.approaches import untaught
-from evals.report.format import count
+from evals.report.number_format import count
 from evals.report.other_words import is_respelled, nothing_tested
 from evals.report.own_questions import own_counts
 from evals.report.schema import OwnCounts, Report

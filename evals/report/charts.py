@@ -14,7 +14,7 @@ from typing import Any
 from assistant_builder.i18n import localize, t
 from assistant_builder.study.contents import Entries
 from evals.metrics import metric_of
-from evals.report.format import (
+from evals.report.number_format import (
     difference,
     interval,
     number,

@@ -16,9 +16,17 @@ from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import Audience, audience
-from evals.report.format import capitalised, count, enumerated, margin, number, percent, shown
 from evals.report.load import BASELINE, CANDIDATE
 from evals.report.next_step import improvement, next_step, own_wordings
+from evals.report.number_format import (
+    capitalised,
+    count,
+    enumerated,
+    margin,
+    number,
+    percent,
+    shown,
+)
 from evals.report.other_results import NAMES
 from evals.report.other_words import RESPELLED, asks_other_words, is_respelled
 from evals.report.own_questions import own_counts, sentences, share_text

@@ -26,8 +26,8 @@ from assistant_builder.study.contents import Entries
 from evals.compare import Comparison, holm
 from evals.decision import Decision, action, decide, harmful
 from evals.metrics import metric_of
-from evals.report.format import amount, decimals, enumerated, figure, shown, span
 from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.number_format import amount, decimals, enumerated, figure, shown, span
 from evals.report.rules import Rules
 from evals.stats.intervals import LEVEL, look_level
 

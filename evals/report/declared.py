@@ -24,8 +24,8 @@ from evals.declaration import (
     metric_for_length,
 )
 from evals.metrics import METRICS
-from evals.report import format as fmt
-from evals.report.format import shown
+from evals.report import number_format as fmt
+from evals.report.number_format import shown
 from evals.stats.intervals import look_level
 
 

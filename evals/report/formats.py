@@ -23,9 +23,9 @@ from assistant_builder.study import Study
 from evals.compare import Comparison
 from evals.decision import Decision, decide, more_questions
 from evals.metrics import METRICS
-from evals.report import format as fmt
-from evals.report.format import amount, decimals, level_message, shown, span, value_of
+from evals.report import number_format as fmt
 from evals.report.load import Cell, figure, read_formats, tuned_cells
+from evals.report.number_format import amount, decimals, level_message, shown, span, value_of
 from evals.report.rules import Rules
 from evals.report.schema import Report
 from evals.stats.graphical import graphical_test, sequences_graph

@@ -12,8 +12,8 @@ from assistant_builder.retrieval.answering import is_verbatim
 from assistant_builder.retrieval.decline import FILE, RuleFile
 from assistant_builder.study import Study
 from evals.metrics.text import exact_match
-from evals.report.format import count
 from evals.report.load import Cell
+from evals.report.number_format import count
 from evals.report.schema import NotVerbatim, Report
 
 

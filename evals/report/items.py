@@ -16,8 +16,8 @@ from typing import Any, Literal
 from assistant_builder.arms import ARMS, LORA, TWINS
 from assistant_builder.i18n import N_, t
 from evals.metrics.text import UNSPACED
-from evals.report.format import number
 from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.number_format import number
 from evals.report.schema import Report
 
 _MAX_ALIGNED_WORDS = 4000

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import Message, Text, joined, m, mn
 from evals.report.contrasts import HEADLINE, clearly_worse
-from evals.report.format import (
+from evals.report.load import BASELINE, CANDIDATE, tuned_cells
+from evals.report.number_format import (
     SIGNIFICANT,
     both_of,
     figure,
@@ -19,7 +20,6 @@ from evals.report.format import (
     share_of,
     shown,
 )
-from evals.report.load import BASELINE, CANDIDATE, tuned_cells
 from evals.report.other_results import NAMES, shortfall_summary
 from evals.report.other_words import is_respelled
 from evals.report.schema import Report

@@ -29,8 +29,8 @@ from evals.report.contrasts import (
     clearly_worse,
     clusters_of,
 )
-from evals.report.format import SIGNIFICANT, enumerated, share_of, shown, value_of
 from evals.report.load import BASELINE, Cell
+from evals.report.number_format import SIGNIFICANT, enumerated, share_of, shown, value_of
 from evals.report.schema import Report
 
 

@@ -14,7 +14,7 @@ from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
 from evals.metrics.refusal import is_refusal
 from evals.metrics.text import exact_match
-from evals.report.format import count, percent
+from evals.report.number_format import count, percent
 from evals.report.other_words import is_respelled
 from evals.report.schema import OwnCounts, OwnQuestions, Report
 from evals.stats.share import share_interval

@@ -29,8 +29,8 @@ from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.decline import FILE, rule_of
 from assistant_builder.study import Study
 from evals.declaration import EXACT, RIGHT_DECLINES
-from evals.report.format import percent
 from evals.report.load import Cell
+from evals.report.number_format import percent
 from evals.report.rules import Rules
 from evals.report.schema import Report
 

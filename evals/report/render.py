@@ -37,17 +37,17 @@ from evals.report import (
     promise,
     rows,
 )
-from evals.report import format as fmt
+from evals.report import number_format as fmt
 from evals.report.conclusion import conclude
 from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
-from evals.report.format import percent, shown
 from evals.report.glossary import glossary, not_measured
 from evals.report.items import answer_groups, cut
 from evals.report.load import lead_arm, lead_pair, served_cells
 from evals.report.markdown import to_markdown
 from evals.report.method import REFERENCES, contents, subscripts
 from evals.report.method import formulas as formulas_of
+from evals.report.number_format import percent, shown
 from evals.report.other_words import is_respelled
 from evals.report.own_questions import own_texts
 from evals.report.schema import Report
@@ -115,7 +115,7 @@ _FORMATS = (
     "count difference duration figure interval level_text nats number p_value percent perplexity plain "
     "rate signed signed_percent size"
 ).split()
-"""Functions of :mod:`evals.report.format` that templates have as filters."""
+"""Functions of :mod:`evals.report.number_format` that templates have as filters."""
 
 
 @cache

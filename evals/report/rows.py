@@ -11,9 +11,9 @@ from assistant_builder.i18n import N_, t, tn
 from assistant_builder.study.contents import Entries
 from assistant_builder.study.steps import evaluates
 from evals.metrics import METRICS, metric_of
-from evals.report import format as fmt
+from evals.report import number_format as fmt
 from evals.report.contrasts import clearly_better, clearly_worse
-from evals.report.format import (
+from evals.report.number_format import (
     count,
     difference,
     interval,

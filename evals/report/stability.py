@@ -16,10 +16,10 @@ from assistant_builder.i18n import Message, joined, m, mn
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary
 from evals.report.contrasts import HEADLINE
-from evals.report.format import amount, figure, nats_of, share_of, shown
 from evals.report.items import change
 from evals.report.load import BASELINE, CANDIDATE, Cell, read_rescored_cells, tuned_cells
 from evals.report.load import figure as figure_of
+from evals.report.number_format import amount, figure, nats_of, share_of, shown
 from evals.report.rules import Rules, averaged
 from evals.report.study_facts import arm_records, twins
 from evals.stats.cluster_robust import StandardError

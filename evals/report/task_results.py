@@ -18,8 +18,8 @@ from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.study import Study
 from evals.compare import holm, paired_comparison
 from evals.report.contrasts import HEADLINE, all_pairs, figures_of, in_words
-from evals.report.format import measured, value_of
 from evals.report.load import BASELINE, CANDIDATE, Cell
+from evals.report.number_format import measured, value_of
 from evals.tasks.general_knowledge import TASK as RETENTION
 
 _PREFERRED = ("acc", "acc_norm", "exact_match", "f1")

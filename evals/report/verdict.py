@@ -11,9 +11,9 @@ from evals.declaration import (
     CLAIMS,
     ENOUGH_TO_DECLINE,
 )
-from evals.report import format as fmt
+from evals.report import number_format as fmt
 from evals.report.declared import clustered_text, frozen_text, look_text
-from evals.report.format import shown
+from evals.report.number_format import shown
 from evals.report.schema import Report
 from evals.stats.intervals import LEVEL
 from evals.stats.seed_variance import MOST_SEEDS

@@ -13,13 +13,13 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
-from evals.report.format import (
+from evals.report.load import lead_pair
+from evals.report.measured_warnings import Warned, secondary_warnings
+from evals.report.number_format import (
     both_of,
     either,
     shown,
 )
-from evals.report.load import lead_pair
-from evals.report.measured_warnings import Warned, secondary_warnings
 from evals.report.other_words import is_respelled
 from evals.report.schema import Report, ReportWarning
 from evals.stats.power import (

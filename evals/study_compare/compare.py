@@ -18,8 +18,8 @@ from assistant_builder.study.limits import answer_limit
 from evals.decision import decide
 from evals.metrics import METRICS
 from evals.report.contrasts import bound_records, clusters_of, figures_of, with_holm
-from evals.report.format import plain, plural, shown
 from evals.report.load import BASELINE, CANDIDATE, Cell, figure, independent_units, read_cells
+from evals.report.number_format import plain, plural, shown
 from evals.report.rules import Rules
 from evals.report.schema import in_files
 from evals.report.study_facts import flatten, read_record

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from assistant_builder.i18n import Message, capitalized, joined, m
-from evals.report.format import difference, interval, number, p_value, plural, shown
+from evals.report.number_format import difference, interval, number, p_value, plural, shown
 from evals.report.verdict import harm_interval, harmed_bounds, measured_text, open_bounds
 
 _ASSISTANTS = {

@@ -11,9 +11,10 @@ pytest.importorskip("selectolax", reason="needs the extra documents")
 from assistant_builder.config import StudyConfig
 from assistant_builder.documents import limits
 from assistant_builder.documents import site as module
-from assistant_builder.documents.site import is_public, normal_address, read_site, update_site
-from assistant_builder.documents.store import Documents
+from assistant_builder.documents.site import is_public, normal_address, read_site
+from assistant_builder.documents.store import Documents, Update
 from assistant_builder.errors import ConfigError, DataError
+from assistant_builder.runner.open_documents import open_documents
 from assistant_builder.study import Study
 from tests.http_server import Handler, Server, running
 
@@ -157,18 +158,21 @@ def test_addresses_are_normal():
             normal_address(wrong)
 
 
+def update(site: Site) -> Update:
+    """Read the site into the study ``shop`` again."""
+    return open_documents([], site=site.endpoint, name="shop")[1]
+
+
 def test_a_page_that_is_gone_goes_and_one_that_fails_stays(site):
     study = Study.create(StudyConfig(name="shop"))
-    update_site(study, site.endpoint)
+    update(site)
     del site.pages["/b"]
-    assert any(
-        "Tea is free." in change.old.text for change in update_site(study, site.endpoint).changes
-    )
+    assert any("Tea is free." in change.old.text for change in update(site).changes)
     site.pages["/b"] = PAGES["/b"]
-    assert not update_site(study, site.endpoint).changes
+    assert not update(site).changes
     del site.pages["/a"]
     site.redirects["/a"] = "http://other.example/"  # not known to be gone
-    assert not update_site(study, site.endpoint).changes
+    assert not update(site).changes
     assert len(Documents(study).records) == 3
 
 

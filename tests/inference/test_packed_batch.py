@@ -102,7 +102,6 @@ def test_prepacked_layers_give_bit_identical_results():
         x = torch.randn(2, rows, 64, dtype=torch.bfloat16)
         with torch.no_grad():
             assert torch.allclose(packed(x).float(), layer(x).float(), atol=2e-2)
-    assert packed.packed_bytes == layer.weight.nbytes
 
 
 @pytest.mark.parametrize("fixed", [True, False])

@@ -23,6 +23,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.serving import widget
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access
+from assistant_builder.serving.visitor_limits import Limits
 from assistant_builder.study import Study
 from tests.browser.serving import free_port
 from tests.serving.conftest import Served
@@ -229,7 +230,7 @@ def test_a_server_that_others_reach_needs_a_key_or_has_a_widget():
 @pytest.fixture
 def two_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A visitor may ask two questions."""
-    limits = widget.Limits(questions=2)
+    limits = Limits(questions=2)
     monkeypatch.setattr(widget, "Limits", lambda: limits)
 
 

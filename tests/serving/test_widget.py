@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from assistant_builder.errors import ConfigError
 from assistant_builder.serving import widget
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.registry import ModelRegistry, ServedModel
-from assistant_builder.serving.schemas import ApiError
+from assistant_builder.serving.visitor_limits import Limits
 from assistant_builder.study import Study
 from tests.cluster.conftest import wait_until
 from tests.commands import refusal_of
@@ -35,8 +34,8 @@ def one_study(study: Study) -> ModelRegistry:
 
 
 @pytest.fixture
-def limits() -> widget.Limits:
-    return widget.Limits(questions=4, seconds=60, open=3, waiting=2)
+def limits() -> Limits:
+    return Limits(questions=4, seconds=60, open=3, waiting=2)
 
 
 @pytest.fixture
@@ -47,7 +46,7 @@ def study() -> Study:
 @pytest.fixture
 def site(
     study: Study,
-    limits: widget.Limits,
+    limits: Limits,
     serve: Callable[..., Served],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Visitor]:
@@ -76,7 +75,7 @@ class Visitor:
     @property
     def line(self) -> int:
         """The number of questions that wait or are answered."""
-        return len(self.app._line._tickets)
+        return len(self.app._queue._tickets)
 
     def post(self, path: str, body: dict[str, Any], **headers: str) -> httpx.Response:
         return httpx.post(
@@ -269,87 +268,13 @@ def test_script_and_page_are_small_and_ask_nobody_else(site):
     assert httpx.get(f"{site.url}/widget.js", headers={"host": "evil.example"}).status_code == 421
 
 
-def test_forgotten_addresses_do_not_grow(limits):
-    now = [0.0]
-    visitors = widget.VisitorLimits(
-        widget.Limits(questions=1, seconds=10, open=1, addresses=5), lambda: now[0]
-    )
-    for number in range(50):
-        visitors.enter(str(number))
-        visitors.leave(str(number))
-    assert len(visitors._asked) == 5 and not visitors._open
-    with pytest.raises(ApiError, match="too many questions"):
-        visitors.enter("49")
-    now[0] = 11.0
-    visitors.enter("49")
-    assert list(visitors._asked) == ["49"], (
-        "addresses are remembered as long as their questions count"
-    )
-    with pytest.raises(ApiError, match="other questions"):
-        visitors.enter("49")
-
-
-def test_a_question_that_waits_is_not_overtaken():
-    async def run() -> list[str]:
-        line, order = widget.Line(1, 5), []
-
-        async def visit(name: str, ticket: object) -> None:
-            async for _ in line.places(ticket):
-                pass
-            order.append(name)
-            await asyncio.sleep(0)
-            line.leave(ticket)
-
-        tickets = {name: line.join() for name in "abcd"}
-        await asyncio.gather(*(visit(name, tickets[name]) for name in "dcba"))
-        return order
-
-    assert asyncio.run(run()) == ["a", "b", "c", "d"]
-
-
-def test_a_place_is_told_when_it_changes_and_not_missed_while_it_is_told():
-    """Those before a slow visitor leave while it is told its place; others behind it come and go."""
-
-    async def run() -> list[int]:
-        line, told = widget.Line(1, 5), []
-        first, second, slow, behind = (line.join() for _ in range(4))
-        async for place in line.places(slow):
-            told.append(place)
-            if place == 2:
-                line.leave(behind)
-                line.leave(second)
-            else:
-                line.leave(first)
-        return told
-
-    assert asyncio.run(asyncio.wait_for(run(), 5)) == [2, 1]
-
-    async def wait() -> list[int]:
-        line, told = widget.Line(1, 5), []
-        first, last = line.join(), line.join()
-
-        async def follow() -> None:
-            async for place in line.places(last):
-                told.append(place)
-
-        following = asyncio.create_task(follow())
-        for _ in range(3):
-            line.leave(line.join())
-            await asyncio.sleep(0.01)
-        line.leave(first)
-        await following
-        return told
-
-    assert asyncio.run(asyncio.wait_for(wait(), 5)) == [1]
-
-
 def test_a_full_queue_costs_no_question_of_the_visitor(site, limits):
-    tickets = [site.app._line.join() for _ in range(limits.waiting + 1)]
+    tickets = [site.app._queue.join() for _ in range(limits.waiting + 1)]
     for _ in range(limits.questions + 1):
         refused = site.ask("hello")
         assert refused.status_code == 429 and refused.headers["retry-after"] == "15"
     for ticket in tickets:
-        site.app._line.leave(ticket)
+        site.app._queue.leave(ticket)
     assert site.ask("hello").status_code == 200
 
 

@@ -33,7 +33,7 @@ from assistant_builder.ui.train.preflight_view import about_time, preflight_card
 from assistant_builder.ui.train.settings import _switch_preset, model_choices
 from assistant_builder.ui.train.tab import TrainTab
 from assistant_builder.ui.train.view import model_note, run_panel
-from evals.report.format import size
+from evals.report.number_format import size
 from tests.synthetic_study import (
     LARGE,
     finished_study,

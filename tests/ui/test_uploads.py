@@ -8,7 +8,7 @@ import anyio
 from starlette.requests import Request
 
 from assistant_builder.ui.uploads import Uploads
-from assistant_builder.web.request_limits import Limits
+from assistant_builder.web.upload_limits import Limits
 
 BODY = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.csv"\r\n\r\nquestion\r\n--x--\r\n'
 

@@ -5,6 +5,7 @@ Clients that disconnect during a request or its response leave no traceback in t
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -26,7 +27,12 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from assistant_builder.web.access import listen
-from assistant_builder.web.connections import ConnectionLimits, limited_config, mark_trusted
+from assistant_builder.web.connections import (
+    AlikeLines,
+    ConnectionLimits,
+    limited_config,
+    mark_trusted,
+)
 from tests.browser.serving import (
     PASSWORD,
     PATIENCE_SECONDS,
@@ -37,6 +43,7 @@ from tests.browser.serving import (
     guarded_app,
 )
 from tests.browser.test_https import make_pem
+from tests.web.conftest import Clock
 
 HALF_HEADER = b"GET /login HTTP/1.1\r\nHost: localhost\r\nX-Wait: "
 HALF_LOGIN = (
@@ -498,3 +505,19 @@ def test_disconnecting_clients_of_the_endpoint_cause_no_traceback(tmp_path):
         time.sleep(3)
         said = log.read_text(encoding="utf-8")
     assert "Traceback" not in said and "ERROR" not in said, said[-3000:]
+
+
+def test_alike_lines_of_the_log_are_limited():
+    clock, written = Clock(), list[str]()
+    alike, logger = AlikeLines(clock), logging.Logger("uvicorn.error")
+    logger.addFilter(alike)
+    handler = logging.Handler()
+    handler.emit = lambda record: written.append(record.getMessage())
+    logger.addHandler(handler)
+    for _ in range(1000):
+        logger.warning("Invalid HTTP request received.")
+        logger.warning("Unsupported upgrade request.")
+    assert len(written) == 20 and "left out" in written[-1]
+    clock.now += 61
+    logger.warning("Invalid HTTP request received.")
+    assert written[-1] == "Invalid HTTP request received."

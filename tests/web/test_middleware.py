@@ -10,13 +10,14 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from assistant_builder.web.access import LOCAL, Access, AllowedHosts
+from assistant_builder.web.client_address import TrustedProxies
+from assistant_builder.web.login_rate_limit import FREE_ATTEMPTS, RateLimiter
 from assistant_builder.web.middleware import AuthMiddleware, Login, PasswordLogin, ProxyMiddleware
-from assistant_builder.web.passwords import FREE_ATTEMPTS, PasswordHash, RateLimiter
-from assistant_builder.web.request_limits import TrustedProxies
+from assistant_builder.web.passwords import PasswordHash
 from assistant_builder.web.sessions import Sessions
 from assistant_builder.web.token_login import TokenLogin
 from tests.browser.serving import PASSWORD, USER, guarded_app
-from tests.web.test_request_limits import Clock
+from tests.web.conftest import Clock
 
 URL = "http://localhost:7860"
 SECRET = PasswordHash.of("correct horse")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.web.access import Access
-from assistant_builder.web.passwords import FREE_ATTEMPTS
+from assistant_builder.web.login_rate_limit import FREE_ATTEMPTS
 from tests.web.test_middleware import HTML, PLACES, Site, websocket
 
 TOKEN = "c0ffee" * 8

@@ -31,7 +31,7 @@ from assistant_builder.ui.html import hint
 from assistant_builder.ui.refresh import Updates
 from assistant_builder.ui.study_snapshot import stamp
 from assistant_builder.ui.uploads import new_folder, offer_bytes
-from evals.report.format import count
+from evals.report.number_format import count
 
 RowFilter = Literal["left out", "worth a look", "all"]
 MAX_ROWS = 300

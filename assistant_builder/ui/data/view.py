@@ -24,7 +24,7 @@ from assistant_builder.ui.html import (
     table,
 )
 from assistant_builder.ui.settings_form import MAPPING_TITLE, ROLE_TITLES
-from evals.report.format import count, percent
+from evals.report.number_format import count, percent
 
 SPLIT_TITLES = {"train": N_("Training"), "validation": N_("Validation"), "heldout": N_("Test")}
 _TONES: dict[str, Tone] = {"error": "bad", "warning": "warn", "info": "info"}

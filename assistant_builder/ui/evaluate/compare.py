@@ -34,7 +34,7 @@ from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView
 from assistant_builder.ui.study_snapshot import stamp, title_of_study
 from evals.report.charts import by_axis, interval_panel
 from evals.report.conclusion import TOO_FEW
-from evals.report.format import in_sentence, shown
+from evals.report.number_format import in_sentence, shown
 from evals.report.verdict import harm_interval
 from evals.study_compare.messages import contrast_rows, difference_rows
 

@@ -21,7 +21,7 @@ from assistant_builder.ui.evaluate.item_view import (
     pages,
 )
 from assistant_builder.ui.refresh import QUIET
-from evals.report.format import count
+from evals.report.number_format import count
 
 SHOW_TITLES: dict[Show, str] = {
     "all": N_("All items"),

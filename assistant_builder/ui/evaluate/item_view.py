@@ -17,8 +17,8 @@ from assistant_builder.ui.evaluate.item_filters import (
     degradation,
 )
 from assistant_builder.ui.html import cut, empty, fragment
-from evals.report.format import count, number, shown, signed
 from evals.report.items import Runs, marked
+from evals.report.number_format import count, number, shown, signed
 
 PER_PAGE = 10
 _MAX_CHARACTERS = 4000

@@ -37,7 +37,7 @@ from evals.report.charts import interval_panel
 from evals.report.conclusion import Conclusion
 from evals.report.contrasts import HEADLINE
 from evals.report.declared import changed_text
-from evals.report.format import (
+from evals.report.number_format import (
     duration,
     margin,
     shown,

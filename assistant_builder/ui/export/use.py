@@ -32,7 +32,7 @@ from assistant_builder.ui.html import copy_script, error_callout
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
 from assistant_builder.ui.study_snapshot import answering_arms, log_tail, stamp, study_report
 from assistant_builder.ui.uploads import offer
-from evals.report.format import size
+from evals.report.number_format import size
 
 
 class EndpointCards:

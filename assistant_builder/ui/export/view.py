@@ -29,7 +29,7 @@ from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token
 from assistant_builder.study import Study
 from assistant_builder.ui.html import callout, card, fragment
 from assistant_builder.ui.study_snapshot import report_conclusion
-from evals.report.format import in_sentence
+from evals.report.number_format import in_sentence
 from evals.report.schema import Report
 
 ENDPOINT_STARTS = {

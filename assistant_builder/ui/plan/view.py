@@ -11,7 +11,7 @@ from assistant_builder.i18n import N_, localize, t, tn
 from assistant_builder.planning.advice import Advice, advise, warnings
 from assistant_builder.planning.plan import Fit, MethodPlan, Plan, names_bits
 from assistant_builder.ui.html import Tone, arm_chip, callout, fragment, table
-from evals.report.format import count, duration, money, size
+from evals.report.number_format import count, duration, money, size
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -51,7 +51,7 @@ from assistant_builder.training.schedule import total_steps
 from assistant_builder.training.sequences import MOST_LEFT_OUT
 from assistant_builder.ui.data.preview import inspect_file, preview_split, rows_too_long
 from assistant_builder.ui.study_snapshot import Snapshot, stamp, study_report
-from evals.report.format import size
+from evals.report.number_format import size
 from evals.work_items import first_cells
 
 FEW_PAIRS = 50

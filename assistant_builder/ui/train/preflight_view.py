@@ -13,7 +13,7 @@ from assistant_builder.ui.html import callout, fragment
 from assistant_builder.ui.settings_form import study_options
 from assistant_builder.ui.study_snapshot import title_of_study
 from assistant_builder.ui.train.preflight import PreflightIssue, PreflightResult
-from evals.report.format import duration, enumerated, size
+from evals.report.number_format import duration, enumerated, size
 
 
 def fit_line(result: PreflightResult) -> str:

@@ -41,7 +41,7 @@ from assistant_builder.ui.train.preflight import (
 )
 from assistant_builder.ui.train.preflight_view import about_time
 from assistant_builder.ui.train.view import model_note
-from evals.report.format import size
+from evals.report.number_format import size
 
 FIXED_KEYS = ("data.source",)
 """Settings that cannot change after the study is created."""

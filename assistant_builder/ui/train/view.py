@@ -24,7 +24,7 @@ from assistant_builder.ui.study_snapshot import (
     title_of_study,
 )
 from assistant_builder.ui.train.preflight import TimeRemaining
-from evals.report.format import count, duration, rate, size
+from evals.report.number_format import count, duration, rate, size
 
 
 def run_panel(snapshot: Snapshot, log: str, left: TimeRemaining | None = None) -> Markup:

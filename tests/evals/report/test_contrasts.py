@@ -7,7 +7,7 @@ import pytest
 from assistant_builder.atomic_io import read_jsonl, write_jsonl
 from evals.compare import holm, paired_comparison
 from evals.report.build import build_report
-from evals.report.format import share_lost
+from evals.report.number_format import share_lost
 from tests.evals.report.synthetic_study import Recipe, full_recipe, write_study
 from tests.measured_study import samples_of
 from tests.texts import parts

@@ -8,8 +8,8 @@ from assistant_builder.atomic_io import append_jsonl, read_json, write_json
 from assistant_builder.i18n import render
 from evals.report.build import build_report
 from evals.report.charts import Scale, interval_panels, loss_chart, ticks
-from evals.report.format import decimals, difference, duration, interval, p_value, size, span
 from evals.report.items import changed_words, pieces, word_diff
+from evals.report.number_format import decimals, difference, duration, interval, p_value, size, span
 from evals.report.study_facts import curves
 from tests.evals.report.synthetic_study import DECLINE, Recipe, write_study
 

@@ -9,9 +9,9 @@ import pytest
 
 from assistant_builder.i18n import t
 from evals.report.build import build_report
-from evals.report.format import difference, interval
 from evals.report.glossary import not_measured
 from evals.report.method import CONTENTS
+from evals.report.number_format import difference, interval
 from evals.report.render import render_html, render_markdown
 from evals.report.verdict import meaning
 from tests.evals.report.additions import with_additions
