@@ -228,9 +228,7 @@ def of_study(study: Study, cells: Mapping[str, Cell], rules: Rules) -> dict[str,
     facts: dict[str, Hashable | None] = {}
     for item in items:
         sample = first.by_item[item]
-        labels = rules.labels([sample], ("cluster", "answer"))
-        named = (label for values in labels.values() for label in values if label is not None)
-        facts[item] = next(named, item) if sample["answerable"] else None
+        facts[item] = rules.fact(sample) if sample["answerable"] else None
     thresholds = {
         ARMS[arm].cell: rule.thresholds
         for arm in study.config.arms

@@ -211,6 +211,11 @@ class Rules:
             name: labels for name, labels in found.items() if None in labels or len(set(labels)) > 1
         }
 
+    def fact(self, sample: Mapping[str, Any]) -> Hashable:
+        """What a sample asks for: the label of its cluster, else its answer if that is long enough, else its item."""
+        named = (self._label(sample, name) for name in ("cluster", "answer"))
+        return next((label for label in named if label is not None), str(sample["item"]))
+
     def _label(self, sample: Mapping[str, Any], name: str) -> Hashable:
         if name == "cluster":  # turns of a conversation are one, too
             return sample.get("cluster")
