@@ -31,7 +31,7 @@ QUESTIONS = {
     "systemd": "website.html#2-run-it-on-a-server",
     "german": "languages.html#data-in-another-language",
     "pandas": "python.html#results-in-pandas",
-    "pdf": "is-it-for-me.html",
+    "pdf": "documents.html",
     "docker": "quickstart.html#other-ways-to-install",
     "train.learning_rate": "configuration.html#train",
 }

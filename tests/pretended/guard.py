@@ -60,13 +60,14 @@ def register() -> None:
 
 
 def build() -> Path:
-    """Compile the guard once per release of torch, into the cache of the tests."""
+    """Compile the guard once per installation of torch, into the cache of the tests."""
     cache = Path(
         os.environ.get("ASSISTANT_BUILDER_TEST_CACHE")
         or Path.home() / ".cache" / "assistant-builder-tests"
     )
     key = hashlib.sha256(
-        SOURCE.read_bytes() + importlib.metadata.version("torch").encode()
+        # the library names the folder of torch that it was linked with
+        SOURCE.read_bytes() + f"{importlib.metadata.version('torch')} {_torch()}".encode()
     ).hexdigest()[:16]
     library = cache / f"pretended-{key}.so"
     if not library.exists():
