@@ -147,9 +147,17 @@ def watched(asked: Mapping[float, Asked], thresholds: Sequence[float]) -> dict[s
         wrong = each.wrong[answers]
         answered, share = each.shares(threshold)
 
-        def withdrawn(count: int, wrong: Any = wrong) -> float:
-            runs = [evidence_against(run[:count].tolist(), most) for run in wrong]
-            return float(np.mean([evidence >= 1 / FALSE_ALARMS for evidence in runs]))
+        counts = np.cumsum(wrong, axis=1)
+
+        def withdrawn(count: int, counts: Any = counts) -> float:
+            alarms = [
+                any(
+                    evidence_against(judged, int(wrong), most) >= 1 / FALSE_ALARMS
+                    for judged, wrong in enumerate(run[:count], start=1)
+                )
+                for run in counts
+            ]
+            return float(np.mean(alarms))
 
         found[f"{shift:g}"] = {
             "answered": answered,

@@ -203,7 +203,7 @@ def atlas(names: Sequence[str]) -> dict[str, Any]:
 def _require_independent(effects: Sequence[Effect]) -> None:
     seen: dict[str, str] = {}
     for effect in effects:
-        if (other := seen.setdefault(effect.heldout, effect.study)) != effect.study:
+        if (other := seen.get(effect.heldout)) is not None:
             raise EvaluationError(
                 m(
                     "{study} and {other} have the same test questions, so their effects are not independent",
@@ -213,6 +213,7 @@ def _require_independent(effects: Sequence[Effect]) -> None:
                 where="atlas",
                 remedy=m("Name one of them"),
             )
+        seen[effect.heldout] = effect.study
 
 
 def _pooled(effects: Sequence[Effect]) -> dict[str, Any]:

@@ -22,14 +22,14 @@ assistant_builder/inference          3430  1955
 assistant_builder/models             3600  1870
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4350  2280
+assistant_builder/retrieval          4350  2285
 assistant_builder/runner             1900  1070
 assistant_builder/serving            3690  2025
 assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12510  6180
+assistant_builder/ui                12510  6185
 assistant_builder/web                2000  1170
 evals                                4160  2105
 evals/bundle                         1530   870
@@ -38,7 +38,7 @@ evals/metrics                        1140   495
 evals/model_compare                  1900   980
 evals/report                         9260  4185
 evals/stats                          1390   660
-evals/study_compare                   820   355
+evals/study_compare                   830   360
 evals/tasks                           540   235
 """
 

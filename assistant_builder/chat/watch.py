@@ -10,7 +10,6 @@ after each judgement.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +28,8 @@ MOST_SHOWN = 5
 """Answers that are shown to be judged at a time, the oldest first."""
 _STAKES = (0.025, 0.05, 0.1, 0.25)
 """Shares of the wealth that are lost with a right answer; the wealth is divided among them."""
-_MOST_JUDGED = 10_000
-_Judged = tuple[int, float]
+_MOST_GROWTH = 100.0  # beyond any doubt, and far from an overflow
+_Counts = tuple[int, int]
 _Open = tuple[str, str | None, str | None]
 _OF_VERSION = (
     "FROM drawn JOIN question USING (id) WHERE drawn.chance > drawn.draw AND model = "
@@ -56,8 +55,7 @@ class Watch:
         most_wrong: The share of wrong answers that is promised.
         judged: Number of judged answers of the served version.
         wrong: The wrong ones of these.
-        evidence: Largest wealth of the bet against the promise, 1 at the beginning.
-        confidence: Mean confidence of the rule in the judged answers; None without any.
+        evidence: Wealth of the bet against the promise, 1 at the beginning.
         waiting: Answers to judge.
     """
 
@@ -65,7 +63,6 @@ class Watch:
     judged: int = 0
     wrong: int = 0
     evidence: float = 1.0
-    confidence: float | None = None
     waiting: tuple[DrawnAnswer, ...] = ()
 
     @property
@@ -74,16 +71,13 @@ class Watch:
         return self.evidence < 1 / FALSE_ALARMS
 
 
-def evidence_against(wrong: Sequence[bool], most: float) -> float:
-    """The largest wealth of the bet against "at most ``most`` of the answers are wrong", after any of them."""
-    wealth, largest = [1.0 / len(_STAKES)] * len(_STAKES), 1.0
-    for each in wrong:
-        wealth = [
-            value * (1 + stake * (each / most - 1))
-            for value, stake in zip(wealth, _STAKES, strict=True)
-        ]
-        largest = max(largest, math.fsum(wealth))
-    return largest
+def evidence_against(judged: int, wrong: int, most: float) -> float:
+    """The wealth of the bet against "at most ``most`` of the answers are wrong"; their order does not matter."""
+    growth = [
+        (judged - wrong) * math.log1p(-stake) + wrong * math.log1p(stake * (1 / most - 1))
+        for stake in _STAKES
+    ]
+    return math.fsum(math.exp(min(each, _MOST_GROWTH)) for each in growth) / len(_STAKES)
 
 
 def read_watch(study: Study, most_wrong: float) -> Watch:
@@ -97,12 +91,11 @@ def read_watch(study: Study, most_wrong: float) -> Watch:
     if not path.is_file():
         return Watch(most_wrong)
     with opened(path) as connection:
-        judged = checked(
+        [(judged, wrong)] = checked(
             connection.execute(
-                f"SELECT correct, confidence {_OF_VERSION} AND correct IS NOT NULL ORDER BY time, id LIMIT ?",
-                (_MOST_JUDGED,),
+                f"SELECT COUNT(correct), COUNT(NULLIF(correct, 1)) {_OF_VERSION}"
             ).fetchall(),
-            _Judged,
+            _Counts,
         )
         waiting = checked(
             connection.execute(
@@ -111,13 +104,11 @@ def read_watch(study: Study, most_wrong: float) -> Watch:
             ).fetchall(),
             _Open,
         )
-    wrong = [correct == 0 for correct, _ in judged]
     return Watch(
         most_wrong,
-        len(judged),
-        sum(wrong),
-        evidence_against(wrong, most_wrong),
-        math.fsum(confidence for _, confidence in judged) / len(judged) if judged else None,
+        judged,
+        wrong,
+        evidence_against(judged, wrong, most_wrong),
         tuple(DrawnAnswer(id, question or "", answer or "") for id, question, answer in waiting),
     )
 
@@ -137,30 +128,33 @@ def judge(study: Study, served: Study, id: str, *, right: bool) -> Watch:
     Raises:
         DataError: No answer of this id was drawn.
     """
-    with opened(log_file(study)) as connection:
-        found = connection.execute(
-            "UPDATE drawn SET correct = ? WHERE id = ? AND chance > draw", (int(right), id)
+    path, found = log_file(study), 0
+    if path.is_file():
+        with opened(path) as connection:
+            found = connection.execute(
+                "UPDATE drawn SET correct = ? WHERE id = ? AND chance > draw", (int(right), id)
+            ).rowcount
+    if not found:
+        raise DataError(
+            m("no answer with the id {key!r} was drawn", key=id),
+            where="inbox",
+            remedy=m("Use an id that the inbox lists"),
         )
-        if not found.rowcount:
-            raise DataError(
-                m("no answer with the id {key!r} was drawn", key=id),
-                where="inbox",
-                remedy=m("Use an id that the inbox lists"),
-            )
-        (model,) = connection.execute(f"SELECT model {_OF_VERSION} ORDER BY time DESC").fetchone()
     watch, file = read_watch(study, served.config.retrieval.most_wrong), study.folder / BROKEN
     if watch.holds:
         file.unlink(missing_ok=True)
-    else:
-        training = load_split(served.folder / "data", "train")
-        broken: Broken = {"model": str(model), "sentence": decline_sentence(training)}
-        write_json(file, broken)
+        return watch
+    with opened(path) as connection:
+        (model,) = connection.execute(f"SELECT model {_OF_VERSION}").fetchone()
+    sentence = decline_sentence(load_split(served.folder / "data", "train"))
+    broken: Broken = {"model": str(model), "sentence": sentence}
+    write_json(file, broken)
     return watch
 
 
 def said(watch: Watch, *, promised: bool) -> Message:
     """What the judged answers say, in a sentence; ``promised``: whether the report made the promise."""
-    values: dict[str, Any] = {"wrong": watch.wrong, "most": f"{100 * watch.most_wrong:g}"}
+    values: dict[str, Any] = {"wrong": watch.wrong, "most": 100 * watch.most_wrong}
     counted = mn(
         "Of {count} judged answer {wrong} was wrong.",
         "Of {count} judged answers {wrong} were wrong.",
@@ -169,7 +163,7 @@ def said(watch: Watch, *, promised: bool) -> Message:
     )
     if not watch.holds:
         return m(
-            "{counted} That speaks against “at most {most} % are wrong”: let it decline more, or train the next "
+            "{counted} That speaks against “at most {most:g} % are wrong”: let it decline more, or train the next "
             "version with the right answers, before it answers further visitors.",
             counted=counted,
             **values,
@@ -179,5 +173,7 @@ def said(watch: Watch, *, promised: bool) -> Message:
     if not promised:
         return m("{counted} Its report promises nothing.", counted=counted)
     return m(
-        "{counted} The promise that at most {most} % are wrong stands.", counted=counted, **values
+        "{counted} Nothing speaks against “at most {most:g} % are wrong” so far.",
+        counted=counted,
+        **values,
     )

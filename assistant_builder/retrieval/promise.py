@@ -72,13 +72,16 @@ def require_promise(study: Study, arm: str) -> None:
     """
     if not study.config.retrieval.keep_promise or promised_threshold(study, arm) is not None:
         return
+    able = [each for each in study.config.arms if promised_threshold(study, each) is not None]
+    other = m("Serve {name}:{able} alone", able=able[0], name=study.name) if able else None
     raise StudyError(
         m(
             "{retrieval.keep_promise} is on, and its report cannot make the promise for {arm}",
             arm=arm,
         ),
         where=m("{study} {name}", name=study.name),
-        remedy=m(
+        remedy=other
+        or m(
             "Turn it off, or set {retrieval.most_wrong} to a larger share and run the {study} again; the report shows "
             "what can be promised"
         ),

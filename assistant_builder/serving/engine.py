@@ -64,9 +64,8 @@ class StreamChunk:
     grounding: dict[str, Any] | None = None
     # at the end of a grounded answer: tokens of the prompt with the facts
     prompt_tokens: int | None = None
-    confidence: float | None = (
-        None  # at the end: that of the rule for declining, which no client gets
-    )
+    # at the end: that of the rule for declining, which no client gets
+    confidence: float | None = None
 
 
 class StopSequenceFilter:

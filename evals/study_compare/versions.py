@@ -17,6 +17,7 @@ from assistant_builder.chat.feedback import (
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import Text, joined, m, text_of, written
+from assistant_builder.retrieval.promise import is_promised, require_promise
 from assistant_builder.study import Study
 from assistant_builder.study.versions import (
     add_version,
@@ -148,7 +149,8 @@ def publish_version(root: Study, version: Study, *, anyway: bool = False) -> Ver
     ``anyway``: also if it is worse, or if nothing shows that it is not.
 
     Raises:
-        StudyError: It is not evaluated, or may be worse; or it is no version of the study.
+        StudyError: It is not evaluated, or may be worse; it is to keep a promise that its report cannot make, so that
+            it could not be served; or it is no version of the study.
         EvaluationError: The two share too few test questions.
     """
     found = version_verdict(root, version)
@@ -168,5 +170,7 @@ def publish_version(root: Study, version: Study, *, anyway: bool = False) -> Ver
             where=m("{study} {name}", name=root.name),
             remedy=m("Reject it, or publish it anyway"),
         )
+    if not is_promised(version):
+        require_promise(version, version.config.arms[0])
     publish(root, version.name, written(found.sentence)[0])
     return found

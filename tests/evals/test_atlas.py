@@ -69,6 +69,8 @@ def test_a_bundle_has_the_effects_of_its_study_and_a_changed_one_is_refused(tmp_
         for name in (str(path), "example")
     )
     assert ours and ours == {key: pytest.approx(theirs[key]) for key in ours}
+    with pytest.raises(EvaluationError, match="example and example have the same test questions"):
+        atlas(["example", str(path)])
     path.write_bytes(path.read_bytes().replace(b'"delta"', b'"delto"', 1))
     with pytest.raises(EvaluationError, match="does not hold"):
         effects_of(str(path))

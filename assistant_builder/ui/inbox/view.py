@@ -91,9 +91,9 @@ def _about(group: QuestionGroup) -> str:
 
 def watch_view(watch: Watch, *, promised: bool) -> Markup:
     """What the judged answers say, and those that wait to be judged, each with two buttons."""
-    return fragment(
-        "inbox.watch", render(said(watch, promised=promised)), watch.holds, watch.waiting
-    )
+    text = render(said(watch, promised=promised))
+    alarm = t("The promise does not hold") if promised else t("Too many answers are wrong")
+    return fragment("inbox.watch", text, "" if watch.holds else alarm, watch.waiting)
 
 
 def group_view(group: QuestionGroup, chosen: Mapping[str, str]) -> Markup:

@@ -80,6 +80,15 @@ def test_a_version_that_is_worse_is_rejected_with_the_verdict_and_published_only
     )
 
 
+def test_a_version_that_cannot_keep_its_promise_is_not_published_as_it_could_not_be_served(root):
+    version = scored_version(root, 0.0)
+    version.write_config(version.config.with_changes({"retrieval.keep_promise": True}))
+    for anyway in (False, True):
+        with pytest.raises(StudyError, match="cannot make the promise"):
+            publish_version(root, version, anyway=anyway)
+    assert served_version(root).name == "shop"
+
+
 def test_a_version_without_scores_has_no_verdict(root):
     add_correction(root, NEW, "By the gate.")
     made, _ = create_next_version(root)
