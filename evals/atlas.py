@@ -108,11 +108,8 @@ def _of_study(study: Study) -> Iterator[Effect]:
     for row in report.contrasts:
         if row["name"] == HEADLINE:
             yield from _effect(row, {**common, "storage": storage})
-    for file in report.formats:
-        if (
-            file.arm != LORA.name
-        ):  # the twin that was trained in 16 bits, so that storage alone differs
-            continue
+    # files of the arm that was trained in 16 bits, so that storage alone differs
+    for file in (each for each in report.formats if each.arm == LORA.name):
         for bound in file.bounds:
             low, high = bound["ci"]
             # at the level of its decision
@@ -174,8 +171,9 @@ def atlas(names: Sequence[str]) -> dict[str, Any]:
     """Pool the effects of studies and bundles.
 
     Returns:
-        ``effects``, and ``groups`` by storage, approach and metric: ``pooled`` (None with one study), ``moderators``
-        (the change of the harm per unit), and ``without`` (the mean and interval without each study).
+        ``groups`` by storage, approach and metric, the largest first: ``studies`` (their effects), ``pooled`` (None
+        with one study), ``moderators`` (the change of the harm per unit), and ``without`` (the mean and interval
+        without each study).
 
     Raises:
         EvaluationError: As of :func:`effects_of`, or two have the same held-out questions.

@@ -34,9 +34,8 @@ _ELSEWHERE = m("Choose a causal language model with safetensors weights")
 
 def existing_path(text: str) -> Path | None:
     """The file or folder of this computer that a text of any length names; None if there is none."""
-    path = os.path.expanduser(
-        text
-    )  # unlike Path.expanduser() and Path.exists(), these raise for no name
+    # unlike Path.expanduser() and Path.exists(), these functions raise for no name
+    path = os.path.expanduser(text)
     return Path(path) if text and os.path.exists(path) else None
 
 
