@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4820  2550
 assistant_builder/chat               2750  1550
-assistant_builder/cli                2510  1275
+assistant_builder/cli                2550  1285
 assistant_builder/cluster             990   585
 assistant_builder/config             1430   795
 assistant_builder/data               5170  2775
@@ -40,6 +40,7 @@ evals/report                         9260  4185
 evals/stats                          1390   660
 evals/study_compare                   830   360
 evals/tasks                           540   235
+evals/atlas                           660   370
 """
 
 
