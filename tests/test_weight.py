@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4820  2550
-assistant_builder/chat               2750  1550
+assistant_builder/chat               2880  1615
 assistant_builder/cli                2550  1285
 assistant_builder/cluster             990   585
 assistant_builder/config             1430   795

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from assistant_builder.atomic_io import write_json
+from assistant_builder.chat.drift import Drift, read_drift
 from assistant_builder.chat.visitor_log import checked, log_file, opened
 from assistant_builder.data import load_split
 from assistant_builder.errors import DataError
@@ -66,6 +67,7 @@ class Watch:
         evidence: Wealth of the bet against the promise, 1 at the beginning.
         waiting: Answers to judge.
         instead: Assistants of the served version that broke their promise, by name, and what they do since.
+        drift: How visitors' questions differ from those of the test; None while they are few.
     """
 
     most_wrong: float
@@ -74,6 +76,7 @@ class Watch:
     evidence: float = 1.0
     waiting: tuple[DrawnAnswer, ...] = ()
     instead: Mapping[str, IfBroken] = field(default_factory=dict)
+    drift: Drift | None = None
 
     @property
     def holds(self) -> bool:
@@ -117,6 +120,7 @@ def read_watch(study: Study, served: Study) -> Watch:
         evidence_against(judged, wrong, most_wrong),
         tuple(DrawnAnswer(id, question or "", answer or "") for id, question, answer in waiting),
         {version_name(served, arm): does for arm, does in done.items() if does != "answer"},
+        read_drift(study, served),
     )
 
 
@@ -182,7 +186,8 @@ def said(watch: Watch, *, promised: bool) -> Text:
         else m("{name} broke its promise, and declines every question since.", name=name)
         for name, does in watch.instead.items()
     ]
-    return joined([_counted(watch, promised=promised), *instead], " ")
+    changed = watch.drift.sentences() if watch.drift is not None else ()
+    return joined([_counted(watch, promised=promised), *instead, *changed])
 
 
 def _counted(watch: Watch, *, promised: bool) -> Message:

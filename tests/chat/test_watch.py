@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import write_jsonl
+from assistant_builder.chat.drift import LEAST
 from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
 from assistant_builder.chat.watch import (
     FALSE_ALARMS,
@@ -118,6 +120,40 @@ def test_copying_takes_the_place_of_what_broke_its_promise_until_it_does_too():
     for number in range(4):
         found = judge(study, study, f"q-{number:04}", right=True)
     assert found.instead == {"library-copy": "decline"}
+
+
+def test_questions_unlike_those_of_the_test_are_named():
+    study = with_data(new_study())
+    rng = random.Random(3)
+    lines = [
+        {"declined": number % 10 == 0, "confidence": 0.8 + 0.2 * rng.random()}
+        for number in range(200)
+    ]
+    folder = study.cell_folder("L16")
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "samples.jsonl", lines)
+    for number in range(LEAST):
+        assert read_watch(study, study).drift is None  # too few
+        keep(study, 1, start=number, confidence=0.8 + 0.2 * rng.random())
+    drift = read_watch(study, study).drift
+    assert drift is not None and not list(drift.sentences())
+    assert (drift.asked, drift.declined, drift.tested_declined) == (LEAST, 0, 0.1)
+    keep(study, 40, start=100, confidence=0.6)
+    keep(study, 5, start=200, declined=True)
+    found = read_watch(study, study)
+    text = render(said(found, promised=True))
+    assert "unlike those of the test: the median confidence of the answers is 0.60" in text
+    assert "lack" not in text
+    keep(study, 30, start=300, declined=True)
+    text = render(said(read_watch(study, study), promised=True))
+    assert "33 % of their questions were declined, and 10 % of those of the test" in text
+
+
+def test_the_name_of_an_assistant_is_no_path():
+    study = with_data(new_study())
+    (study.folder / "samples.jsonl").write_text('{"declined": true}\n', encoding="utf-8")
+    keep(study, LEAST, model="library-/../..")
+    assert read_watch(study, study).drift is None
 
 
 def test_another_version_begins_anew():
