@@ -14,7 +14,7 @@ assistant_builder/chat               2880  1615
 assistant_builder/cli                2550  1285
 assistant_builder/cluster             990   585
 assistant_builder/config             1430   795
-assistant_builder/data               5170  2775
+assistant_builder/data               5210  2795
 assistant_builder/export             3450  1735
 assistant_builder/documents          2820  1665
 assistant_builder/i18n                680   405
@@ -24,12 +24,12 @@ assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4380  2300
 assistant_builder/runner             1900  1070
-assistant_builder/serving            3550  1935
+assistant_builder/serving            3550  1940
 assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12510  6185
+assistant_builder/ui                12520  6185
 assistant_builder/web                2000  1170
 evals                                4160  2105
 evals/bundle                         1530   870

@@ -45,13 +45,16 @@ _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
 _Week = tuple[int, int, int, int, int, int]
 _Waiting = tuple[str, int, str, str | None, str | None, str, str, int | None, str | None]
-_WAITING = "wording IS NOT NULL AND state IN ('open', 'later') AND (declined OR vote = -1)"
+_WAITING = (
+    "wording IS NOT NULL AND state IN ('open', 'later') AND (declined OR vote = -1 "
+    "OR question.id IN (SELECT id FROM drawn WHERE correct IS 0))"
+)
 """Condition of the questions that wait for an answer."""
 
 
 @dataclass(frozen=True)
 class QuestionGroup:
-    """Questions of one meaning that the assistant declined or whose answers were voted down.
+    """Questions of one meaning that the assistant declined, or whose answers were voted down or judged wrong.
 
     Attributes:
         key: The id of its oldest question, by which it is named.

@@ -132,6 +132,9 @@ def _file(study: Study) -> Path:
 def _address(text: str) -> str:
     """The scheme and host of what somebody writes as an address."""
     text = text.strip().rstrip("/")
+    remedy = m("Write both addresses, such as https://www.example.com")
+    if not text:
+        raise ConfigError(m("an address is missing"), remedy=remedy)
     with suppress(ValueError):  # of the host or the port
         parts = urlsplit(text if "://" in text else f"https://{text}")
         host = parts.hostname or ""
@@ -140,5 +143,5 @@ def _address(text: str) -> str:
             return f"{parts.scheme.lower()}://{parts.netloc.lower()}"
     raise ConfigError(
         m("{text!r} is no address of a website", text=text),
-        remedy=m("Write both addresses, such as https://www.example.com"),
+        remedy=remedy,
     )

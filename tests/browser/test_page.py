@@ -138,7 +138,7 @@ def test_a_study_is_created_from_a_file_and_survives_a_reload(page, site, tmp_pa
     file.write_text(some_pairs(40) + ",an answer without its question\n")
     upload(page, site, file)
     found = page.locator("#ab-found")
-    expect(found).to_contain_text("Findings in Tower Heights.csv")
+    expect(found).to_contain_text("Findings in Tower Heights")
     expect(found).to_contain_text("Usable pairs")
     expect(page.locator("#ab-found")).to_contain_text("the question is empty")
     expect(page.locator("#ab-create")).to_be_in_viewport(ratio=1)

@@ -22,6 +22,7 @@ from assistant_builder.chat.inbox import (
     set_state,
 )
 from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, opened, read_questions
+from assistant_builder.chat.watch import judge
 from assistant_builder.cli import app
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
@@ -305,3 +306,20 @@ def test_the_command_lists_answers_exports_and_erases(study, bundled_models, tmp
         assert refusal_of(f"inbox help {words}")
     new_study("quiet")
     assert "Nothing is kept" in command("inbox quiet").stdout
+
+
+def test_an_answer_that_was_judged_wrong_waits_for_a_better_one():
+    study = new_study()
+    log = VisitorLog(log_file(study), "texts", 90)
+    for number, question in enumerate(("Is it open?", "Is it far?")):
+        log.asked(
+            f"q-{number}", "v", "library-lora", question, "Yes.", declined=False, confidence=0.9
+        )
+    log.close()
+    assert not inbox_of(study).groups
+    judge(study, study, "q-0", right=True)
+    judge(study, study, "q-1", right=False)
+    (group,) = inbox_of(study).groups
+    assert group.wordings == ("Is it far?",) and group.answers == ("Yes.",)
+    judge(study, study, "q-1", right=True)
+    assert not inbox_of(study).groups

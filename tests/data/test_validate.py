@@ -253,3 +253,23 @@ def test_check_pairs_rejects_pairs_beyond_the_context_length():
     for limit in (53, None):
         found = check_pairs(dataset(pairs), tokenizer=WordCounter(), max_pair_tokens=limit)
         assert len(found.usable) == 4 and not found.rejected
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "warned"),
+    [
+        ("Wie kündige ich die Nummer {n}?", "Schriftlich bis Ende Mai, im Büro oder hier.", True),
+        ("How do I cancel number {n}?", "In writing by the end of May, at the desk.", False),
+        ("Где находится номер {n}?", "Он находится у входа.", True),
+        ("Sprocket {n}?", "Blivet frob widget.", False),
+    ],
+)
+def test_data_in_another_language_are_named_because_the_bundled_models_know_english(
+    question, answer, warned
+):
+    def titles(count):
+        made = [pair(n, question.format(n=n), f"{answer} {n}") for n in range(1, count + 1)]
+        return [str(problem["title"]) for problem in check_pairs(dataset(made)).problems]
+
+    assert ("The data are not in English" in titles(60)) == warned
+    assert "The data are not in English" not in titles(8), "few words decide nothing"

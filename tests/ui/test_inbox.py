@@ -109,6 +109,8 @@ def test_a_version_goes_from_answers_to_visitors_and_back(tab, study, monkeypatc
     study.write_config(study.config.with_changes({"eval.judge_url": None}))
     assert set(drawn(tab, study)) == {"html"}, "there is nothing to train and nothing to publish"
     add_correction(study, "Who won?", "Nobody.")
+    at_once = "Visitors get 1 corrected answer already" in drawn(tab, study)["html"]
+    assert at_once == study.serves_corrections
     tab._train("shop")
     assert started == ["shop-v2"] and read_versions(study).candidate == "shop-v2"
     shown = drawn(tab, study)

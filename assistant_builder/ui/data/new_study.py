@@ -300,7 +300,7 @@ class NewStudyForm:
         return {
             upload.brief: brief_view(record),
             self.found: card(
-                t("Findings in {name}", name=path.name), findings_view(record), left_out
+                t("Findings in {name}", name=path.stem), findings_view(record), left_out
             ),
             self.split: split,
             self.left_out: gr.update(value=csv, visible=csv is not None),

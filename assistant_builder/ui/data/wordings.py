@@ -110,7 +110,7 @@ class WordingsForm:
                 label=t("Other wordings"),
                 static_columns=[1, 2, 4, 5],
                 elem_id="ab-wordings-table",
-                column_widths=["56px", "60px", "210px", "230px", "220px", "120px"],
+                column_widths=["130px", "90px", "200px", "230px", "320px", "120px"],
                 buttons=["fullscreen"],
             )
             with gr.Row(elem_classes="ab-actions"):

@@ -148,7 +148,10 @@ class WebsiteForm:
             self._address = gr.Textbox(
                 label=t("Address of the chat"),
                 placeholder=_CHAT,
-                info=t("An address of your own that leads to this computer; the steps say how."),
+                info=t(
+                    "An address of your own, for example chat. before that of your website. How it leads to this "
+                    "computer is said after the next button."
+                ),
                 elem_id="ab-website-address",
             )
             self._contact = gr.Textbox(

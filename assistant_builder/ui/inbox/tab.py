@@ -184,7 +184,13 @@ class InboxTab:
         judged = candidate is not None and verdict is not None and verdict.outcome != "not trained"
         no_worse = verdict is not None and verdict.outcome == "no worse"
         return {
-            self.versions: versions_view(versions, waiting, verdict, state_label(state)),
+            self.versions: versions_view(
+                versions,
+                waiting,
+                verdict,
+                state_label(state),
+                at_once=Study.open(versions.served).serves_corrections,
+            ),
             self.next: gr.update(
                 visible=candidate is None and waiting > 0,
                 interactive=True,

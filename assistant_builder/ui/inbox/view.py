@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
 from assistant_builder.chat.watch import Watch, said
-from assistant_builder.i18n import render, t, tn
+from assistant_builder.i18n import localize, percentage, render, t, tn
 from assistant_builder.study.versions import Versions
 from assistant_builder.ui.html import empty, fragment
 from assistant_builder.ui.study_snapshot import title_of_study
@@ -26,8 +26,8 @@ def overview_view(inbox: Inbox) -> Markup:
         return empty(
             t("Nobody has asked yet"),
             t(
-                "Put the assistant on a website (tab “Use it”) and start it with “--remember texts”: what visitors ask "
-                "and do not get answered is then listed here."
+                "Put the assistant on a website (tab “Use it”) and tick “Keep what visitors ask, for the Inbox”: what "
+                "visitors ask and do not get answered is then listed here."
             ),
         )
     return fragment(
@@ -36,7 +36,7 @@ def overview_view(inbox: Inbox) -> Markup:
 
 
 def _percent(counts: Overview) -> str:
-    return "–" if counts.answered is None else f"{counts.answered:.0%}"
+    return "–" if counts.answered is None else percentage(localize(f"{100 * counts.answered:.0f}"))
 
 
 def weeks_view(weeks: Sequence[tuple[int, Overview]]) -> Markup:
@@ -67,7 +67,7 @@ def groups_view(inbox: Inbox) -> Markup:
     if not inbox.groups:
         return empty(
             t("Nothing waits for an answer"),
-            t("Questions that are declined or voted down appear here."),
+            t("Questions that are declined, voted down or answered wrongly appear here."),
         )
     entries = [(group, _about(group)) for group in inbox.groups[:SHOWN_GROUPS]]
     return fragment("inbox.groups", entries, len(inbox.groups) - SHOWN_GROUPS, inbox.ungrouped)
@@ -102,7 +102,12 @@ def group_view(group: QuestionGroup, chosen: Mapping[str, str]) -> Markup:
 
 
 def versions_view(
-    versions: Versions, corrections: int, verdict: VersionVerdict | None, state: str
+    versions: Versions,
+    corrections: int,
+    verdict: VersionVerdict | None,
+    state: str,
+    *,
+    at_once: bool,
 ) -> Markup:
     """Which version is served, what waits for the next one, and the verdict on a newer one.
 
@@ -111,6 +116,7 @@ def versions_view(
         corrections: Number of corrections of the served version.
         verdict: That on the candidate; None without one.
         state: The state of the candidate in words.
+        at_once: Whether the served version answers with the corrections before a next version is trained.
     """
     served = title_of_study(versions.served)
     candidate = Markup("")
@@ -125,4 +131,4 @@ def versions_view(
         if (reason := versions.reason(name)) is not None
     ]
     several = len(versions.names) > 1
-    return fragment("inbox.versions", served, several, candidate, corrections, rejected)
+    return fragment("inbox.versions", served, several, candidate, corrections, at_once, rejected)
