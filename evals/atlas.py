@@ -43,6 +43,7 @@ MODERATORS = {
     "answer_words": "words of an answer",
     "pairs": "training pairs, per factor of 10",
 }
+_LARGEST = 1e9  # of a difference
 _BAR = 41
 
 
@@ -81,7 +82,14 @@ def effects_of(name: str) -> list[Effect]:
         EvaluationError: The bundle does not hold, or the study compares nothing.
     """
     path = Path(name)
-    found = list(_of_bundle(path) if path.is_file() else _of_study(Study.open(name)))
+    try:
+        found = list(_of_bundle(path) if path.is_file() else _of_study(Study.open(name)))
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise EvaluationError(
+            m("a value is missing or of a wrong type ({error})", error=repr(error)[:100]),
+            where=name,
+            remedy=m("Get the file again from its author"),
+        ) from error
     if not found:
         raise EvaluationError(
             m("it has no comparison of a storage with the 16-bit assistant"),
@@ -152,7 +160,8 @@ def _of_bundle(path: Path) -> Iterator[Effect]:
 
 
 def _effect(row: Entries, common: Mapping[str, Any]) -> Iterator[Effect]:
-    if not row["ci_high"] > row["ci_low"]:  # without an interval it cannot be pooled
+    # without an interval it cannot be pooled
+    if not -_LARGEST < row["ci_low"] < row["ci_high"] < _LARGEST or abs(row["delta"]) > _LARGEST:
         return
     metric = str(row["metric"])
     factor = -100.0 if metric_of(metric).higher_is_better else 1.0 if metric == LOSS else 100.0
@@ -252,7 +261,8 @@ def _lines(group: Mapping[str, Any]) -> Iterator[str]:
     if pooled and pooled["prediction"]:
         ends += pooled["prediction"]
     low, high = min(*ends, 0.0), max(*ends, 0.0)
-    yield f"## {group['storage']}, {group['approach']}: {metric_of(group['metric']).label}"
+    parts = (group["storage"], group["approach"], metric_of(group["metric"]).label)
+    yield "## {}, {}: {}".format(*map(_cell, parts))
     yield ""
     yield f"Harm against the 16-bit twin in {unit}; right of the line is worse."
     yield ""
@@ -291,7 +301,8 @@ def _bar(value: float, ends: Sequence[float], low: float, high: float) -> str:
     """An interval as text, between ``low`` and ``high``, with the line of no difference."""
 
     def at(number: float) -> int:
-        return round((number - low) / ((high - low) or 1.0) * (_BAR - 1))
+        share = (number - low) / ((high - low) or 1.0)
+        return round(min(max(share, 0.0), 1.0) * (_BAR - 1))
 
     cells = [" "] * _BAR
     cells[at(ends[0]) : at(ends[1]) + 1] = "─" * (at(ends[1]) - at(ends[0]) + 1)
@@ -309,5 +320,5 @@ def _range(low: float, high: float) -> str:
 
 
 def _cell(text: str) -> str:
-    """A name as the text of a table."""
+    """A name as the text of a table or heading."""
     return "".join(each if each.isalnum() or each in " .-_" else " " for each in text)[:80]

@@ -9,9 +9,11 @@ from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.errors import EvaluationError
 from assistant_builder.study import Study
 from evals.atlas import atlas, effects_of, markdown
+from evals.bundle.container import read_bundle
 from evals.bundle.write import write_bundle
 from evals.report.build import write_report
 from tests.commands import command
+from tests.evals.bundle.test_bundle import resealed
 from tests.synthetic_study import finished_study
 
 
@@ -74,3 +76,38 @@ def test_a_bundle_has_the_effects_of_its_study_and_a_changed_one_is_refused(tmp_
     path.write_bytes(path.read_bytes().replace(b'"delta"', b'"delto"', 1))
     with pytest.raises(EvaluationError, match="does not hold"):
         effects_of(str(path))
+
+
+def test_texts_of_a_bundle_cannot_form_markup(tmp_path):
+    ab.example()
+    values, _ = read_bundle(write_bundle("example", tmp_path / "a.bundle"))
+    text = "x\n\n![p](http://a.example/p.png) <script>"
+    values["bundle"] |= {"name": text, "storage": text, "approach": text}
+    values["provenance"]["base_model"]["name"] = text
+    found = markdown(atlas([str(resealed(values, tmp_path / "b.bundle"))]))
+    assert "example" in found and not any(mark in found for mark in ("![", "<", "://", "\n\nx"))
+    values["provenance"] = None
+    with pytest.raises(EvaluationError, match="of a wrong type"):
+        effects_of(str(resealed(values, tmp_path / "b.bundle")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {}},
+        {"config": {"model": None}},
+        {"delta": 1e308},
+        {"delta": 5.0},
+        {"metric": "x\n![p](http://a.example)"},
+    ],
+)
+def test_odd_reports_are_errors_or_text(change):
+    made = study("a", 0)
+    report = read_json(made.folder / "report.json")
+    target = report if "config" in change else report["contrasts"][0]
+    target.update(change)
+    write_json(made.folder / "report.json", report)
+    try:
+        assert "![" not in markdown(atlas(["a"]))
+    except EvaluationError:
+        return
