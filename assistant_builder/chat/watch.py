@@ -33,9 +33,9 @@ _Counts = tuple[int, int]
 _Open = tuple[str, str | None, str | None]
 _OF_VERSION = (
     "FROM drawn JOIN question USING (id) WHERE drawn.chance > drawn.draw AND model = "
-    "(SELECT model FROM drawn JOIN question USING (id) ORDER BY time DESC LIMIT 1)"
+    "(SELECT model FROM drawn JOIN question USING (id) ORDER BY question.rowid DESC LIMIT 1)"
 )
-"""Drawn answers of the version that answered last."""
+"""Drawn answers of the version that answered last, in the order of writing: the clock can have been ahead."""
 
 
 @dataclass(frozen=True)
