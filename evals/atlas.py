@@ -86,7 +86,7 @@ def effects_of(name: str) -> list[Effect]:
         found = list(_of_bundle(path) if path.is_file() else _of_study(Study.open(name)))
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise EvaluationError(
-            m("a value is missing or of a wrong type ({error})", error=repr(error)[:100]),
+            m("a value has the wrong type: {error}", error=repr(error)[:100]),
             where=name,
             remedy=m("Get the file again from its author"),
         ) from error

@@ -78,7 +78,7 @@ def changed_statements(
     if len(gone) > MAX_CHANGES:
         raise DataError(
             m("more than {most:,} statements changed or are gone", most=MAX_CHANGES),
-            remedy=m("Read the documents into a new {study}"),
+            remedy=m("Read the documents under another name"),
         )
     new = [each for each in after if words_of(each) not in known]
     matches: dict[int, int] = {}

@@ -287,7 +287,7 @@ def test_entities_of_a_word_document_are_not_expanded(tmp_path):
 @pytest.mark.parametrize(
     "page",
     [
-        f"<h1>{'h ' * 500}</h1>" + "<p>a b</p>" * 300,
+        f"<h1>{'h ' * 500}</h1>" + "<p>a b</p>" * 500,
         "<p>We open at nine.</p>" + "".join(f"<a href=x{n}>" for n in range(3_000)),
         "<p>a b</p>" * 3_000,
     ],

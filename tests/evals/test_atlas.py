@@ -87,7 +87,7 @@ def test_texts_of_a_bundle_cannot_form_markup(tmp_path):
     found = markdown(atlas([str(resealed(values, tmp_path / "b.bundle"))]))
     assert "example" in found and not any(mark in found for mark in ("![", "<", "://", "\n\nx"))
     values["provenance"] = None
-    with pytest.raises(EvaluationError, match="of a wrong type"):
+    with pytest.raises(EvaluationError, match="has the wrong type"):
         effects_of(str(resealed(values, tmp_path / "b.bundle")))
 
 
