@@ -337,7 +337,7 @@ class Study:
                     remedy=m("Omit the arm, or ask it with --mode tuned"),
                 )
             if (COPY, None) not in self._sessions:
-                from assistant_builder.serving.copying import CopySession
+                from assistant_builder.inference.copying import CopySession
 
                 self._sessions[COPY, None] = CopySession({COPY: (self._view, COPY)})
             copies = self._sessions[COPY, None]

@@ -166,7 +166,7 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
             mode="json",
             exclude={
                 *("sources_in_endpoint", "greeting", "suggestions", "final_index"),
-                *("most_wrong", "keep_promise", "stop_if_broken"),
+                *("most_wrong", "keep_promise", "if_broken"),
             },
         ),
         "max_new_tokens": answer_limit(study),

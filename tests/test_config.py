@@ -48,7 +48,10 @@ def test_a_config_survives_yaml(tmp_path):
 
 def test_removed_settings_are_ignored_in_a_stored_study_and_named_in_a_new_one(tmp_path):
     path = tmp_path / "study.yaml"
-    path.write_text("train: {early_stopping: true, patience: 3, kernels: liger, rank: 8}")
+    path.write_text(
+        "train: {early_stopping: true, patience: 3, kernels: liger, rank: 8}\n"
+        "retrieval: {stop_if_broken: true}"
+    )
     assert load_config(path, absent={}) == StudyConfig().with_changes({"train.rank": 8})
     with pytest.raises(ConfigError, match="train.early_stopping was removed: train.stop_loss ends"):
         load_config(path)

@@ -53,7 +53,9 @@ from assistant_builder.error_translation import (
 from assistant_builder.errors import AssistantBuilderError, ResourceError
 from assistant_builder.i18n import Text, m, t, written
 from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.copying import BesideCopies, CopySession
 from assistant_builder.inference.session import Session
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study, run_marker
 
 IDLE_SECONDS = 900.0
@@ -269,21 +271,22 @@ def run_server(
 
 
 def run_models(session: Callable[..., Session]) -> None:
-    """Run the process with the models of an endpoint, which ends with its server.
+    """Run the process with the assistants of an endpoint, which ends with its server.
 
     Args:
-        session: Makes the session of assistants (id → study and arm) and of the further settings of
+        session: Makes the session of trained assistants (id → study and arm) and of the further settings of
             :func:`~assistant_builder.serving.engine.start_worker`; ``slots`` among them is the number of questions
             to one assistant that are answered at a time, 1 by default.
     """
     settings = json.loads(sys.argv[1])
     configure_libraries()
-    assistants = {
-        name: (Study(Path(folder), approach), arm)
-        for name, folder, arm, approach in settings.pop("assistants")
-    }
+    trained, copied = {}, {}
+    for name, folder, arm, approach in settings.pop("assistants"):
+        chosen = copied if arm == COPY else trained
+        chosen[name] = Study(Path(folder), approach), arm
+    copies = CopySession(copied)
     run_server(
-        session(assistants, **settings),
+        BesideCopies(session(trained, **settings), copies) if trained else copies,
         threading.TIMEOUT_MAX,
         exit_on_run=False,
         concurrency=settings.get("slots", 1),

@@ -11,7 +11,7 @@ from assistant_builder.data import Message
 from assistant_builder.error_translation import ran_out_of_memory
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.i18n import m
-from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.chunks import WHOLE, Sampling
 from assistant_builder.inference.session import ChatSession, Session
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
@@ -21,9 +21,6 @@ from assistant_builder.study.limits import answer_limit, pair_limit
 MIN_CONTEXT = 4096
 """Smallest default context in tokens, enough for several questions and answers. Its KV cache takes 0.5 GiB with
 Llama-3.1-8B (32 layers, 8 heads of 128, keys and values in 16 bits); the full 131,072 tokens would take 16 GiB."""
-
-WHOLE = 1_000_000
-"""Words of a copied answer at most: it is as long as it is in the data."""
 
 
 def ask_arms(

@@ -10,16 +10,26 @@ after each judgement.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from assistant_builder.atomic_io import write_json
+from assistant_builder.chat.drift import Drift, read_drift
 from assistant_builder.chat.visitor_log import checked, log_file, opened
 from assistant_builder.data import load_split
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import Message, m, mn
+from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.retrieval.decline import decline_sentence
-from assistant_builder.retrieval.promise import BROKEN, Broken
+from assistant_builder.retrieval.promise import (
+    BROKEN,
+    Broken,
+    IfBroken,
+    if_broken,
+    read_broken,
+    version_name,
+)
 from assistant_builder.study import Study
 
 FALSE_ALARMS = 0.05
@@ -31,11 +41,10 @@ _STAKES = (0.025, 0.05, 0.1, 0.25)
 _MOST_GROWTH = 100.0  # beyond any doubt, and far from an overflow
 _Counts = tuple[int, int]
 _Open = tuple[str, str | None, str | None]
-_OF_VERSION = (
-    "FROM drawn JOIN question USING (id) WHERE drawn.chance > drawn.draw AND model = "
-    "(SELECT model FROM drawn JOIN question USING (id) ORDER BY question.rowid DESC LIMIT 1)"
-)
-"""Drawn answers of the version that answered last, in the order of writing: the clock can have been ahead."""
+_OF_MODEL = "FROM drawn JOIN question USING (id) WHERE drawn.chance > drawn.draw AND model = "
+"""Drawn answers of an assistant, by its name with its version."""
+_LAST = "(SELECT model FROM drawn JOIN question USING (id) ORDER BY question.rowid DESC LIMIT 1)"
+"""The assistant that answered last, in the order of writing: the clock can have been ahead."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Watch:
         wrong: The wrong ones of these.
         evidence: Wealth of the bet against the promise, 1 at the beginning.
         waiting: Answers to judge.
+        instead: Assistants of the served version that broke their promise, by name, and what they do since.
+        drift: How visitors' questions differ from those of the test; None while they are few.
     """
 
     most_wrong: float
@@ -64,6 +75,8 @@ class Watch:
     wrong: int = 0
     evidence: float = 1.0
     waiting: tuple[DrawnAnswer, ...] = ()
+    instead: Mapping[str, IfBroken] = field(default_factory=dict)
+    drift: Drift | None = None
 
     @property
     def holds(self) -> bool:
@@ -80,36 +93,34 @@ def evidence_against(judged: int, wrong: int, most: float) -> float:
     return math.fsum(math.exp(min(each, _MOST_GROWTH)) for each in growth) / len(_STAKES)
 
 
-def read_watch(study: Study, most_wrong: float) -> Watch:
-    """What is known about the answers of the version that answered last.
+def read_watch(study: Study, served: Study) -> Watch:
+    """What is known about the answers of the assistant that answered last.
 
     Args:
         study: The first study of the versions, which keeps the questions of visitors.
-        most_wrong: The share of wrong answers that is promised.
+        served: The version that is served, whose promise is watched.
     """
-    path = log_file(study)
+    most_wrong, path = served.config.retrieval.most_wrong, log_file(study)
     if not path.is_file():
         return Watch(most_wrong)
     with opened(path) as connection:
-        [(judged, wrong)] = checked(
-            connection.execute(
-                f"SELECT COUNT(correct), COUNT(NULLIF(correct, 1)) {_OF_VERSION}"
-            ).fetchall(),
-            _Counts,
-        )
+        judged, wrong = _counts(connection, _LAST)
         waiting = checked(
             connection.execute(
-                f"SELECT id, question, answer {_OF_VERSION} AND correct IS NULL ORDER BY time, id LIMIT ?",
+                f"SELECT id, question, answer {_OF_MODEL} {_LAST} AND correct IS NULL ORDER BY time, id LIMIT ?",
                 (MOST_SHOWN,),
             ).fetchall(),
             _Open,
         )
+    done = {arm: if_broken(served, study, arm) for arm in (*served.config.arms, "copy")}
     return Watch(
         most_wrong,
         judged,
         wrong,
         evidence_against(judged, wrong, most_wrong),
         tuple(DrawnAnswer(id, question or "", answer or "") for id, question, answer in waiting),
+        {version_name(served, arm): does for arm, does in done.items() if does != "answer"},
+        read_drift(study, served),
     )
 
 
@@ -128,32 +139,58 @@ def judge(study: Study, served: Study, id: str, *, right: bool) -> Watch:
     Raises:
         DataError: No answer of this id was drawn.
     """
-    path, found = log_file(study), 0
+    path, models = log_file(study), list[str]()
     if path.is_file():
         with opened(path) as connection:
-            found = connection.execute(
+            connection.execute(
                 "UPDATE drawn SET correct = ? WHERE id = ? AND chance > draw", (int(right), id)
-            ).rowcount
-    if not found:
+            )
+            found = connection.execute(
+                "SELECT model FROM drawn JOIN question USING (id) WHERE chance > draw AND id = ?",
+                (id,),
+            )
+            models = [str(model) for (model,) in found]
+            judged, wrong = _counts(connection, "?", *models) if models else (0, 0)
+    if not models:
         raise DataError(
             m("no answer with the id {key!r} was drawn", key=id),
             where="inbox",
             remedy=m("Use an id that the inbox lists"),
         )
-    watch, file = read_watch(study, served.config.retrieval.most_wrong), study.folder / BROKEN
-    if watch.holds:
-        file.unlink(missing_ok=True)
-        return watch
-    with opened(path) as connection:
-        (model,) = connection.execute(f"SELECT model {_OF_VERSION}").fetchone()
-    sentence = decline_sentence(load_split(served.folder / "data", "train"))
-    broken: Broken = {"model": str(model), "sentence": sentence}
-    write_json(file, broken)
-    return watch
+    most = served.config.retrieval.most_wrong
+    holds = Watch(most, judged, wrong, evidence_against(judged, wrong, most)).holds
+    broken = [each for each in read_broken(study)["models"] if each not in models]
+    if not holds:
+        broken += models
+    if broken:
+        sentence = decline_sentence(load_split(served.folder / "data", "train"))
+        content: Broken = {"models": broken, "sentence": sentence}
+        write_json(study.folder / BROKEN, content)
+    else:
+        (study.folder / BROKEN).unlink(missing_ok=True)
+    return read_watch(study, served)
 
 
-def said(watch: Watch, *, promised: bool) -> Message:
-    """What the judged answers say, in a sentence; ``promised``: whether the report made the promise."""
+def _counts(connection: sqlite3.Connection, model: str, *values: str) -> _Counts:
+    """How many answers of an assistant were judged, and how many of these are wrong."""
+    statement = f"SELECT COUNT(correct), COUNT(NULLIF(correct, 1)) {_OF_MODEL} {model}"
+    (counts,) = checked(connection.execute(statement, values).fetchall(), _Counts)
+    return counts
+
+
+def said(watch: Watch, *, promised: bool) -> Text:
+    """What the judged answers say, and what was done; ``promised``: whether the report made the promise."""
+    instead = [
+        m("{name} broke its promise, and answers are copied from the data since.", name=name)
+        if does == "copy"
+        else m("{name} broke its promise, and declines every question since.", name=name)
+        for name, does in watch.instead.items()
+    ]
+    changed = watch.drift.sentences() if watch.drift is not None else ()
+    return joined([_counted(watch, promised=promised), *instead, *changed])
+
+
+def _counted(watch: Watch, *, promised: bool) -> Message:
     values: dict[str, Any] = {"wrong": watch.wrong, "most": 100 * watch.most_wrong}
     counted = mn(
         "Of {count} judged answer {wrong} was wrong.",

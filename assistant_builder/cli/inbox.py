@@ -85,7 +85,7 @@ def inbox(
     if (judged := right or wrong) is not None:
         promise = watch.judge(study, version, judged, right=right is not None)
         return _print_watch(study.name, promise, promised=is_promised(version))
-    promise = watch.read_watch(study, version.config.retrieval.most_wrong)
+    promise = watch.read_watch(study, version)
     group_with_embedder(study)
     contents = read_inbox(study, time.time())
     if (key := accept or reject or later) is not None:

@@ -1,8 +1,9 @@
-"""The commands ``report`` and ``compare``."""
+"""The commands ``report``, ``compare`` and ``atlas``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +12,14 @@ import typer
 from assistant_builder import api
 from assistant_builder.atomic_io import read_json, write_text
 from assistant_builder.cli import output
-from assistant_builder.cli.options import Json, Name, documented
+from assistant_builder.cli.options import (
+    Json,
+    Name,
+    TrustAddress,
+    TrustRemoteCode,
+    documented,
+    user_consent,
+)
 from assistant_builder.i18n import (
     ENGLISH,
     Message,
@@ -21,6 +29,8 @@ from assistant_builder.i18n import (
     use_language,
 )
 from assistant_builder.quantization import texts_of
+from assistant_builder.runner.backend import Event
+from assistant_builder.runner.display import run_display
 
 if TYPE_CHECKING:
     from evals.report.schema import Report
@@ -127,17 +137,39 @@ def compare(a: str, b: str, *, as_json: Json = False, fail_if: FailIf = None) ->
     )
 
 
+@contextmanager
+def _show_study(name: str) -> Iterator[Callable[[Event], None]]:
+    """Print the name on standard error, which leaves ``--json`` alone, and show a progress bar for each step."""
+    output.note(f"{name}:")
+    with run_display() as display:
+        yield display
+
+
 @documented()
-def atlas(names: list[str], *, to: Path | None = None, as_json: Json = False) -> None:
+def atlas(
+    names: list[str],
+    *,
+    run: bool = False,
+    to: Path | None = None,
+    trust_remote_code: TrustRemoteCode = False,
+    trust_address: TrustAddress = [],
+    as_json: Json = False,
+) -> None:
     """Pool what a smaller storage cost in several studies, by a random-effects meta-analysis.
 
     Args:
-        names (STUDY|BUNDLE): Finished studies by name, and bundles by file, of different data.
+        names (STUDY|BUNDLE|ATLAS): Finished studies by name, bundles by file, and atlas.yaml files, of different data.
+        run: Run the studies of ATLAS files that have no cell yet, one after the other; a later call goes on.
         to (FILE): Write the tables and forest plots to this Markdown file.
     """
     from evals.atlas import atlas as pool
-    from evals.atlas import markdown
+    from evals.atlas import markdown, run_missing
+    from evals.atlas.declared import is_declared, read_atlas
 
+    if run:
+        consent = user_consent(trust_remote_code, trust_address)
+        for declared in [read_atlas(Path(name)) for name in names if is_declared(name)]:
+            run_missing(declared, before=consent, listener=_show_study, check=api.check_tasks)
     found = pool(names)
     if as_json:
         output.print_json(found)

@@ -58,6 +58,15 @@ def serve(
         ) from error
     backend = SERVING_BACKENDS[config.backend]
     copies = config.mode == "copy"
+    if copies and config.backend != "local":
+        raise ConfigError(
+            m(
+                "copied answers need no backend, and --backend {name} runs models",
+                name=config.backend,
+            ),
+            where="serve --mode copy",
+            remedy=m("Omit --backend, or serve trained assistants with --mode tuned"),
+        )
     models = select_copies(names) if copies else select_models(names, api.recommended_arm, approach)
     consent = user_consent(trust_remote_code, trust_address)
     consent.connect(backend.contacts(models.assistants[0].study.config))
@@ -77,8 +86,5 @@ def serve(
             remedy=m("Choose another --backend: {able}", able=able),
         )
     if copies:
-        from assistant_builder.serving.copying import serve_copies
-
         output.note("Answers are looked up in the data, not trained.")
-        return serve_copies(models, config, key, as_json=as_json)
     backend.start(models, config, key, as_json=as_json, notify=consent.note)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -30,9 +30,12 @@ class RetrievalConfig(ConfigModel):
     keep_promise: bool = Field(False, title=N_("Keep the promise"))
     """Whether assistants that are served, exported or on a website decline as often as the promise needs. The report
     shows how many questions they then answer."""
-    stop_if_broken: bool = Field(False, title=N_("Stop if the promise is broken"))
-    """Whether the served assistant declines every question, so that visitors see whom to ask instead, once judged
-    answers speak against the promise. Another version, or other judgements, end it."""
+    if_broken: Literal["answer", "copy", "decline"] = Field(
+        "answer", title=N_("If the promise is broken")
+    )
+    """What a served assistant does once judged answers speak against the promise. answer: goes on. copy: copies
+    answers from the data until that is found wrong too. decline: declines every question, so that visitors see whom to
+    ask instead. Another version, or other judgements, end it."""
     final_index: bool = Field(True, title=N_("Final index"))
     """Whether answers that only validation and test questions have are added to the index after the evaluation, so that
     the assistant can answer them too."""

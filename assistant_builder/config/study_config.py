@@ -47,6 +47,7 @@ _REMOVED: dict[str, Message] = {
         "validation loss is used"
     ),
     "train.patience": m("it was part of train.early_stopping"),
+    "retrieval.stop_if_broken": m("write 'retrieval.if_broken: decline'"),
 }
 """Settings of earlier versions → what replaces them. Stored studies may have them."""
 _REMOVED_KERNELS = ("liger", "compile")
@@ -477,13 +478,16 @@ def load_config(path: Path, *, absent: Mapping[str, Any] | None = None) -> Study
 
 
 def _without_removed(tree: dict[str, Any]) -> dict[str, Any]:
-    train = tree.get("train")
-    if not isinstance(train, dict):
-        return tree
-    kept = {key: value for key, value in train.items() if f"train.{key}" not in _REMOVED}
-    if kept.get("kernels") in _REMOVED_KERNELS:
-        kept["kernels"] = "fused"
-    return {**tree, "train": kept}
+    kept = {
+        section: {key: each for key, each in values.items() if f"{section}.{key}" not in _REMOVED}
+        if isinstance(values, dict)
+        else values
+        for section, values in tree.items()
+    }
+    train = kept.get("train")
+    if isinstance(train, dict) and train.get("kernels") in _REMOVED_KERNELS:
+        train["kernels"] = "fused"
+    return kept
 
 
 def _no_such_setting(dotted: str) -> Message:

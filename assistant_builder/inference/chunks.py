@@ -11,6 +11,9 @@ from assistant_builder.i18n import joined, m
 Finish = Literal["stop", "length", "cancelled"]
 SEED_LIMIT = 2**32
 
+WHOLE = 1_000_000
+"""Words of a copied answer at most: it is as long as it is in the data."""
+
 
 @dataclass(frozen=True)
 class Sampling:

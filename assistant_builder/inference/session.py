@@ -50,6 +50,11 @@ class Session(abc.ABC):
         self._conversations_read: dict[str, bool] = {}
         self._loading, self._searching = threading.Lock(), threading.Lock()
 
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        """The models of the session."""
+        return self._speakers
+
     def ready(self, speaker: str) -> bool:
         """Whether the model is loaded."""
         return speaker in self._loaded

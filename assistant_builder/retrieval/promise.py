@@ -6,6 +6,9 @@ at which it holds (:mod:`evals.report.promise`).
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Literal
+
 from typing_extensions import TypedDict
 
 from assistant_builder.arms import ARMS
@@ -15,13 +18,17 @@ from assistant_builder.i18n import m
 from assistant_builder.retrieval.decline import DeclineRule
 from assistant_builder.study import Study
 
-BROKEN = "promise.json"  # file in the folder of the first version: which served assistant broke its promise
+BROKEN = "promise.json"  # file in the folder of the first version: the assistants that broke their promise
+
+
+IfBroken = Literal["answer", "copy", "decline"]
+"""What an assistant does that broke its promise."""
 
 
 class Broken(TypedDict):
-    """Content of :data:`BROKEN`: the name of the assistant with its version, and what it says instead."""
+    """Content of :data:`BROKEN`: names of assistants with their versions, and what they say where they decline."""
 
-    model: str
+    models: list[str]
     sentence: str
 
 
@@ -94,19 +101,35 @@ def keep_promise(study: Study, *, keep: bool) -> None:
         study.write_config(study.config.with_changes({"retrieval.keep_promise": keep}))
 
 
-def stopped(study: Study, root: Study, model: str) -> str | None:
-    """What a served assistant says to every question because it broke its promise; None if it answers.
+def version_name(study: Study, arm: str) -> str:
+    """The name of a served assistant with that of its version."""
+    return f"{study.folder.name}-{arm}"
+
+
+def read_broken(root: Study) -> Broken:
+    """The assistants that broke their promise; none if the file is missing or damaged."""
+    path = root.folder / BROKEN
+    if path.is_file():
+        with suppress(StudyError):
+            return read_json(path, Broken)
+    return {"models": [], "sentence": ""}
+
+
+def if_broken(study: Study, root: Study, arm: str) -> IfBroken:
+    """What a served assistant does: ``answer`` unless it broke its promise, and the owner chose otherwise.
+
+    Copying is no way out where it broke its own promise, or where the report cannot make the promise that is to be
+    kept.
 
     Args:
         study: The version that is served.
         root: The first study of its versions.
-        model: The name of the assistant with its version.
+        arm: An arm, or ``copy``.
     """
-    path = root.folder / BROKEN
-    if not path.is_file() or not study.config.retrieval.stop_if_broken:
-        return None
-    try:
-        broken = read_json(path, Broken)
-    except StudyError:  # damaged
-        return None
-    return broken["sentence"] if broken["model"] == model else None
+    if version_name(study, arm) not in read_broken(root)["models"]:
+        return "answer"
+    config = study.config.retrieval
+    kept = not config.keep_promise or promised_threshold(study, "copy") is not None
+    if config.if_broken == "copy" and not (arm != "copy" and kept):
+        return "decline"
+    return config.if_broken

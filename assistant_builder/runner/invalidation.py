@@ -382,7 +382,7 @@ def _grounding(
     if "grounded" not in config.approaches:
         return {}
     unread = {"sources_in_endpoint", "greeting", "suggestions"}
-    unread |= {"most_wrong", "keep_promise", "stop_if_broken"}
+    unread |= {"most_wrong", "keep_promise", "if_broken"}
     unread |= leave_out or set()
     return {
         "approaches": config.approaches,

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, cast
 
 from assistant_builder.child_process import compute_environment, configure_libraries, python_command
@@ -148,7 +147,7 @@ def main() -> int:
     from assistant_builder.config.serving import ServingConfig
     from assistant_builder.error_translation import translate_error
     from assistant_builder.retrieval.copying import COPY
-    from assistant_builder.serving.engine import COPIES, start_worker
+    from assistant_builder.serving.engine import start_worker
     from assistant_builder.serving.local import serve_with
     from assistant_builder.serving.registry import select_copies, select_models
 
@@ -164,15 +163,15 @@ def main() -> int:
     try:
         wanted, more = sys.argv[1], (*sys.argv[2:], None)[0]
         name, _, arm = wanted.partition(":")
-        copies, website = arm == COPY, more == WEBSITE
+        website = more == WEBSITE
         approach = None if website else cast("Approach | None", more)
         config = ServingConfig(port=0, widget=True)
         if website:
             config = Website.of(Study.open(name)).config()
         serve_with(
-            partial(start_worker, module=COPIES) if copies else start_worker,
+            start_worker,
             select_copies([name])
-            if copies
+            if arm == COPY
             else select_models([wanted], lambda study: arm, approach),
             config,
             None,

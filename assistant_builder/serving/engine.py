@@ -22,7 +22,7 @@ from assistant_builder.errors import AssistantBuilderError, error_texts
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.redaction import terminal_text
 from assistant_builder.retrieval.answering import alone
-from assistant_builder.retrieval.promise import stopped
+from assistant_builder.retrieval.promise import if_broken, read_broken
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
 from assistant_builder.serving.schemas import (
     ApiError,
@@ -35,8 +35,6 @@ from assistant_builder.serving.schemas import (
 Health = Literal["ok", "loading", "failed"]
 _TOKENIZER_THREADS = 2
 """Threads that wait for the tokenizer of one study, separately for short and for long prompts."""
-COPIES = "assistant_builder.serving.copying"
-"""Module of the process that copies answers, for :func:`start_worker`."""
 _RETRY_SECONDS = 2
 MAX_LOOKED_UP = 10_000
 """Characters of a question that is looked up; no limit of tokens holds there, and longer ones would delay others."""
@@ -232,7 +230,10 @@ class Engine:
             ApiError: Too many requests wait, or the answer failed.
         """
         name, served = request.assistant.id, request.assistant
-        if (said := stopped(served.study, served.root, served.version)) is not None:
+        instead = if_broken(served.study, served.root, served.arm)
+        # where no other assistant can take its place, as with vLLM
+        if instead == "decline" or (instead == "copy" and self.models.select is None):
+            said = read_broken(served.root)["sentence"]
             yield StreamChunk("", 0)
             grounding: dict[str, Any] = {"mode": served.mode, "declined": True, "sources": []}
             yield StreamChunk(said, 0, "stop", grounding, 0)

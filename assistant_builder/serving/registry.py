@@ -26,7 +26,12 @@ from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.decline import FILE, Mode, rule_of
-from assistant_builder.retrieval.promise import require_promise
+from assistant_builder.retrieval.promise import (
+    BROKEN,
+    if_broken,
+    require_promise,
+    version_name,
+)
 from assistant_builder.study import Study
 from assistant_builder.study.versions import served_version, versions_file
 
@@ -57,7 +62,7 @@ class ServedModel:
     @property
     def version(self) -> str:
         """Its name with that of its version: that of its study, and the arm."""
-        return f"{self.folder.name}-{self.arm}"
+        return version_name(self.study, self.arm)
 
     @property
     def root(self) -> Study:
@@ -99,8 +104,11 @@ class ModelRegistry:
 
     @property
     def published(self) -> str:
-        """A text that changes when another version of one of the studies is published, or has another rule or index."""
-        files = sorted({versions_file(assistant.root) for assistant in self.assistants})
+        """A text that changes when another version of a study is published, or its rule, index or promise changes."""
+        roots = {assistant.root.folder: assistant.root for assistant in self.assistants}
+        files = sorted(
+            file for root in roots.values() for file in (versions_file(root), root.folder / BROKEN)
+        )
         versions = [str(file.stat().st_mtime_ns) if file.is_file() else "-" for file in files]
         return " ".join([*versions, *(assistant.latest_lookup for assistant in self.assistants)])
 
@@ -211,6 +219,8 @@ def select_models(
                     ),
                 )
             require_promise(study, arm)
+            if if_broken(study, first, arm) == "copy":
+                found = replace(found, arm=COPY)
             assistants.append(replace(found, lookup=found.latest_lookup))
         best = recommended(study)
         aliases[name] = f"{name}-{best if best in chosen else chosen[0]}"

@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 
+from assistant_builder.atomic_io import write_jsonl
+from assistant_builder.chat.drift import LEAST
 from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
-from assistant_builder.chat.watch import FALSE_ALARMS, Watch, evidence_against, judge, read_watch
+from assistant_builder.chat.watch import (
+    FALSE_ALARMS,
+    Watch,
+    evidence_against,
+    judge,
+    read_watch,
+    said,
+)
 from assistant_builder.errors import DataError
-from assistant_builder.retrieval.decline import SENTENCE
-from assistant_builder.retrieval.promise import stopped
+from assistant_builder.i18n import render
+from assistant_builder.retrieval.promise import if_broken
 from assistant_builder.study import Study
 from tests.commands import command
 from tests.synthetic_study import new_study, with_data
@@ -27,21 +36,22 @@ def keep(
     kept: Any = "texts",
     start: int = 0,
     answer: str = ANSWER,
+    model: str = "library-lora",
     **changes: Any,
 ) -> None:
     """Keep answered questions."""
     log = VisitorLog(log_file(study), kept, 90)
     for number in range(start, start + count):
         asked = {"declined": False, "confidence": 0.9, **changes}
-        log.asked(f"q-{number:04}", "v", "library-lora", f"When {number}?", answer, **asked)
+        log.asked(f"q-{number:04}", "v", model, f"When {number}?", answer, **asked)
     log.close()
 
 
 def test_the_first_answers_are_drawn_and_then_about_ten_a_week():
     study = new_study()
-    assert read_watch(study, 0.05) == Watch(0.05) and Watch(0.05).holds
+    assert read_watch(study, study) == Watch(0.05) and Watch(0.05).holds
     keep(study, A_WEEK)
-    found = read_watch(study, 0.05)
+    found = read_watch(study, study)
     assert [each.question for each in found.waiting] == [f"When {n}?" for n in range(5)]
     assert found.waiting[0].answer == ANSWER and found.judged == 0
     random.seed(5)
@@ -62,31 +72,88 @@ def test_the_first_answers_are_drawn_and_then_about_ten_a_week():
 def test_what_is_no_judged_answer_is_not_drawn(changes):
     study = new_study()
     keep(study, 3, **changes)
-    assert read_watch(study, 0.05) == Watch(0.05)
+    assert read_watch(study, study) == Watch(0.05)
 
 
 def test_judgements_count_once_and_a_wrong_one_speaks_against_the_promise():
-    study = with_data(new_study(retrieval__stop_if_broken=True))
+    study = with_data(new_study(retrieval__if_broken="decline"))
     keep(study, A_WEEK)
     for number in range(3):
         judge(study, study, f"q-{number:04}", right=number > 0)
     judge(study, study, "q-0002", right=True)
-    found = read_watch(study, 0.05)
+    found = read_watch(study, study)
     assert (found.judged, found.wrong) == (3, 1)
     assert found.evidence > 1 and found.holds and found.waiting[0].id == "q-0003"
     judge(study, study, "q-0000", right=True)
-    assert read_watch(study, 0.05).wrong == 0
+    assert read_watch(study, study).wrong == 0
     for number in range(4):
         judge(study, study, f"q-{number:04}", right=False)
-    assert not read_watch(study, 0.05).holds
-    assert stopped(study, study, "library-lora") == SENTENCE
-    assert stopped(study, study, "library-v2-lora") is None
+    assert not read_watch(study, study).holds
+    assert if_broken(study, study, "lora") == "decline"
+    assert if_broken(study, study, "qlora") == "answer"
     for number in range(4):
         judge(study, study, f"q-{number:04}", right=True)
-    assert stopped(study, study, "library-lora") is None
+    assert if_broken(study, study, "lora") == "answer"
     with pytest.raises(DataError, match="no answer with the id 'q-9999' was drawn"):
         judge(study, study, "q-9999", right=True)
-    assert erase(study, "v") == A_WEEK and read_watch(study, 0.05) == Watch(0.05)
+    assert erase(study, "v") == A_WEEK and read_watch(study, study) == Watch(0.05)
+
+
+def test_copying_takes_the_place_of_what_broke_its_promise_until_it_does_too():
+    study = with_data(new_study(retrieval__if_broken="copy"))
+    keep(study, 4)
+    for number in range(4):
+        found = judge(study, study, f"q-{number:04}", right=False)
+    assert found.instead == {"library-lora": "copy"}
+    time.sleep(0.01)
+    keep(study, 4, start=4, model="library-copy")
+    found = judge(study, study, "q-0004", right=True)  # takes nothing back
+    assert (found.judged, found.wrong, found.instead) == (1, 0, {"library-lora": "copy"})
+    text = render(said(found, promised=True))
+    assert "library-lora broke its promise, and answers are copied" in text
+    for number in range(4, 8):
+        found = judge(study, study, f"q-{number:04}", right=False)
+    assert found.instead == {"library-lora": "copy", "library-copy": "decline"}
+    assert "library-copy broke its promise, and declines every" in render(
+        said(found, promised=True)
+    )
+    for number in range(4):
+        found = judge(study, study, f"q-{number:04}", right=True)
+    assert found.instead == {"library-copy": "decline"}
+
+
+def test_questions_unlike_those_of_the_test_are_named():
+    study = with_data(new_study())
+    rng = random.Random(3)
+    lines = [
+        {"declined": number % 10 == 0, "confidence": 0.8 + 0.2 * rng.random()}
+        for number in range(200)
+    ]
+    folder = study.cell_folder("L16")
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "samples.jsonl", lines)
+    for number in range(LEAST):
+        assert read_watch(study, study).drift is None  # too few
+        keep(study, 1, start=number, confidence=0.8 + 0.2 * rng.random())
+    drift = read_watch(study, study).drift
+    assert drift is not None and not list(drift.sentences())
+    assert (drift.asked, drift.declined, drift.tested_declined) == (LEAST, 0, 0.1)
+    keep(study, 40, start=100, confidence=0.6)
+    keep(study, 5, start=200, declined=True)
+    found = read_watch(study, study)
+    text = render(said(found, promised=True))
+    assert "unlike those of the test: the median confidence of the answers is 0.60" in text
+    assert "lack" not in text
+    keep(study, 30, start=300, declined=True)
+    text = render(said(read_watch(study, study), promised=True))
+    assert "33 % of their questions were declined, and 10 % of those of the test" in text
+
+
+def test_the_name_of_an_assistant_is_no_path():
+    study = with_data(new_study())
+    (study.folder / "samples.jsonl").write_text('{"declined": true}\n', encoding="utf-8")
+    keep(study, LEAST, model="library-/../..")
+    assert read_watch(study, study).drift is None
 
 
 def test_another_version_begins_anew():
@@ -99,7 +166,7 @@ def test_another_version_begins_anew():
     judge(
         study, study, "q-0001", right=False
     )  # of the earlier version, which was listed a moment ago
-    found = read_watch(study, 0.05)
+    found = read_watch(study, study)
     assert found.judged == 0 and [each.id for each in found.waiting] == ["q-new"]
 
 
@@ -111,7 +178,7 @@ def test_a_clock_that_was_ahead_hides_no_later_version(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now)
     with closing(VisitorLog(log_file(study), "texts", 90)) as log:
         log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, confidence=0.8)
-    assert [each.id for each in read_watch(study, 0.05).waiting] == ["q-new"]
+    assert [each.id for each in read_watch(study, study).waiting] == ["q-new"]
 
 
 def test_what_cannot_be_judged_is_an_error_and_leaves_no_file():

@@ -1,20 +1,31 @@
 """The atlas of finished studies and bundles."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import assistant_builder as ab
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.errors import EvaluationError
+from assistant_builder.config import StudyConfig
+from assistant_builder.errors import ConfigError, EvaluationError, StudyError
 from assistant_builder.study import Study
-from evals.atlas import atlas, effects_of, markdown
+from evals.atlas import atlas, declared, effects_of, markdown, run_missing
 from evals.bundle.container import read_bundle
 from evals.bundle.write import write_bundle
 from evals.report.build import write_report
 from tests.commands import command
 from tests.evals.bundle.test_bundle import resealed
 from tests.synthetic_study import finished_study
+
+PROVENANCE = {
+    "created": "2026-01-01T00:00:00Z",
+    "assistant_builder": "0.2.0",
+    "git_revision": None,
+    "packages": {"torch": "2.13.0"},
+    "hardware": {"cpu": "any", "cores": 2},
+}
 
 
 def study(name: str, shift: float) -> Study:
@@ -27,6 +38,7 @@ def study(name: str, shift: float) -> Study:
             row |= {key: row[key] + shift for key in ("delta", "ci_low", "ci_high")}
     write_json(path, report)
     write_json(made.folder / "declaration.json", {"heldout_sha256": name})
+    write_json(made.folder / "provenance.json", PROVENANCE)
     return made
 
 
@@ -76,6 +88,88 @@ def test_a_bundle_has_the_effects_of_its_study_and_a_changed_one_is_refused(tmp_
     path.write_bytes(path.read_bytes().replace(b'"delta"', b'"delto"', 1))
     with pytest.raises(EvaluationError, match="does not hold"):
         effects_of(str(path))
+
+
+@pytest.fixture
+def atlas_file(tmp_path, monkeypatch) -> Path:
+    """An atlas of three studies, which are finished at once; "c" fails the first time."""
+    for name in "abc":
+        rows = f"question,answer\nWhat is {name}?,It is {name}.\n"
+        (tmp_path / f"{name}.csv").write_text(rows, encoding="utf-8")
+    ran: list[str] = []
+
+    def create(config: StudyConfig, data: Path, before: Any) -> Study:
+        before(config)
+        ran.append(config.name)
+        if config.name == "four-bit-c" and ran.count(config.name) == 1:
+            raise StudyError("no space left", where=config.name)
+        return study(config.name, 0.1 * len(ran))
+
+    monkeypatch.setattr(declared, "create_or_update", create)
+    monkeypatch.setattr(declared, "run_study", lambda study, **rest: None)
+    path = tmp_path / "four-bit.yaml"
+    path.write_text(
+        "note: One base alone.\nsettings: {approaches: [memory], seeds: 3}\n"
+        "studies: [a.csv, b.csv, {source: c.csv, settings: {seeds: 1}}]\n",
+        encoding="utf-8",
+    )
+    return path
+
+
+def test_missing_studies_are_run_and_their_cells_stay(atlas_file):
+    found = declared.read_atlas(atlas_file)
+    seeds = [(each.config.seeds, each.config.approaches) for each in found.studies]
+    assert seeds == [(3, ["memory"]), (3, ["memory"]), (1, ["memory"])]
+    assert atlas([str(atlas_file)])["missing"] == [f"four-bit-{each}" for each in "abc"]
+    with pytest.raises(EvaluationError, match="1 of 3 studies failed .four-bit-c: no space left"):
+        run_missing(found)
+    assert [each.config.name for each in found.missing] == ["four-bit-c"]
+    run_missing(found)
+    pooled = atlas([str(atlas_file)])
+    group = next(each for each in pooled["groups"] if each["metric"] == "nll_per_token")
+    assert [each["study"] for each in group["studies"]] == [f"four-bit-{each}" for each in "abc"]
+    relative = [100 * each["harm"] / each["reference"] for each in group["studies"]]
+    assert min(relative) < group["relative"]["mean"] < max(relative)
+    text = markdown(pooled)
+    assert command(f"atlas {atlas_file} --run").stdout.strip() == text.strip()
+    assert text.startswith("One base alone.\n\n## Overview") and "Not run yet" not in text
+    cell = found.studies[0].cell
+    assert "It is a" not in cell.read_text(encoding="utf-8")
+    run_missing(found)  # nothing is left to do
+    mine = study("mine", 0.2)
+    more = atlas([str(atlas_file), mine.name])["groups"]
+    assert max(len(each["studies"]) for each in more) == 4
+
+
+def test_a_cell_of_other_settings_or_data_is_not_pooled(atlas_file):
+    with pytest.raises(EvaluationError):
+        run_missing(declared.read_atlas(atlas_file))
+    before = atlas_file.read_text(encoding="utf-8")
+    atlas_file.write_text(before.replace("seeds: 3", "seeds: 2"), encoding="utf-8")
+    with pytest.raises(EvaluationError, match="other settings or data"):
+        atlas([str(atlas_file)])
+    atlas_file.write_text(before, encoding="utf-8")
+    with (atlas_file.parent / "a.csv").open("a", encoding="utf-8") as file:
+        file.write("And b?,That too.\n")
+    with pytest.raises(EvaluationError, match="other settings or data"):
+        atlas([str(atlas_file)])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("studies: []", "studies: List should have at least 1 item"),
+        ("studies: [gone.csv]", "there is no file gone.csv"),
+        ("studies: [a.csv, ./a.csv]", "two studies would have the name 'four-bit-a'"),
+        ("studies: [a.csv]\nsettings: {train.rang: 3}", "train.rang: no such setting"),
+        ("- a", "not an atlas"),
+        ("studies: [a.csv", "not an atlas"),
+    ],
+)
+def test_a_wrong_atlas_is_an_error_that_says_what(atlas_file, content, said):
+    atlas_file.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        declared.read_atlas(atlas_file)
 
 
 def test_texts_of_a_bundle_cannot_form_markup(tmp_path):

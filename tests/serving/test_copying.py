@@ -11,22 +11,33 @@ from typing import Any
 import httpx
 import pytest
 
+from assistant_builder.atomic_io import write_json
+from assistant_builder.chat.client import ChatWorker
 from assistant_builder.chat.inbox import read_inbox
 from assistant_builder.config import StudyConfig
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.data import Message
+from assistant_builder.data import Message, load_split
 from assistant_builder.errors import ConfigError
 from assistant_builder.inference.chunks import Sampling
+from assistant_builder.inference.copying import CopySession
 from assistant_builder.models import embedding
 from assistant_builder.retrieval.copying import COPY
-from assistant_builder.serving.copying import CopySession, serve_copies
+from assistant_builder.retrieval.promise import if_broken
 from assistant_builder.serving.engine import Engine
-from assistant_builder.serving.registry import prompt_limits, select_copies
+from assistant_builder.serving.registry import (
+    ModelRegistry,
+    prompt_limits,
+    select_copies,
+    select_models,
+)
+from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.serving.widget import START_PATH, site_token
 from assistant_builder.study import Study
+from tests.cluster.conftest import wait_until
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.retrieval.test_copying import SHEET
-from tests.serving.conftest import Served
+from tests.serving.conftest import Served, limits
+from tests.serving.test_parts import with_adapters
 from tests.synthetic_study import new_study
 
 SITE = "https://baths.example"
@@ -38,8 +49,8 @@ from tests.retrieval.fake_embedder import FakeEmbedder
 embedding.Embedder.of = classmethod(lambda cls, model: FakeEmbedder())
 sys.modules["torch"] = sys.modules["transformers"] = None  # importing them fails
 from assistant_builder.chat.answer_server import run_models
-from assistant_builder.serving.copying import CopySession
-run_models(CopySession)
+from assistant_builder.serving.shared_models import SharedSession
+run_models(SharedSession)
 """
 DEEP = "How deep is the deep end?"
 TESTED = "How often is the water tested?"
@@ -69,6 +80,78 @@ def copies(
         return serve(command, config=ServingConfig(mode="copy", **config))
 
     return start
+
+
+TRAINED = """
+from assistant_builder.inference.chunks import Chunk
+from assistant_builder.inference.session import Session
+
+class Trained(Session):
+    def __init__(self, assistants):
+        super().__init__(tuple(assistants), "the server")
+    def _load(self, speaker, report):
+        self._loaded[speaker] = None, None
+    def stream(self, speaker, messages, sampling, stop_event):
+        yield Chunk("Of its own.", 3, 0.1, 0.1, "stop", declined=False)
+"""
+
+
+def test_an_assistant_that_broke_its_promise_copies_until_that_is_wrong_too(
+    serve, tmp_path, monkeypatch
+):
+    study = with_adapters("baths", approaches=["grounded"], retrieval__if_broken="copy")
+    question = load_split(study.folder / "data", "train")[0]
+    chosen = partial(select_models, ["baths"], lambda study: "lora")
+    script = tmp_path / "worker.py"
+    script.write_text(
+        WORKER.format(root=str(Path(__file__).parents[2])).replace(
+            "run_models(SharedSession)", f"{TRAINED}\nrun_models(Trained)"
+        ),
+        encoding="utf-8",
+    )
+
+    def build(models: ModelRegistry) -> Engine:
+        assistants = [
+            [each.id, str(each.folder), each.arm, each.approach] for each in models.assistants
+        ]
+        command = [sys.executable, str(script), json.dumps({"assistants": assistants})]
+        return Engine(models, dict.fromkeys(models.ids, limits()), 4, ChatWorker(command))
+
+    served = serve(switch=EngineSwitch(chosen(), build))
+
+    def said(arm: str) -> str:
+        answer = served.ask(question.question, model=f"baths-{arm}").json()
+        return str(answer["choices"][0]["message"]["content"])
+
+    def broken(*names: str) -> None:
+        content = {"models": list(names), "sentence": "Please ask the desk."}
+        write_json(study.folder / "promise.json", content)
+
+    assert (said("lora"), said("qlora")) == ("Of its own.", "Of its own.")
+    broken("baths-lora")
+    wait_until(lambda: said("lora") == question.answer, 30)
+    assert said("qlora") == "Of its own."
+    broken("baths-lora", "baths-copy")
+    wait_until(lambda: said("lora") == "Please ask the desk.", 30)
+    (study.folder / "promise.json").unlink()
+    wait_until(lambda: said("lora") == "Of its own.", 30)
+
+
+def test_copying_is_no_way_out_where_its_promise_cannot_be_kept():
+    study = with_adapters(
+        "baths",
+        approaches=["grounded"],
+        retrieval__if_broken="copy",
+        retrieval__keep_promise=True,
+    )
+    write_json(study.folder / "promise.json", {"models": ["baths-lora"], "sentence": "No."})
+    for copy, does in ((None, "decline"), (0.4, "copy")):
+        cells = {"L16": {"threshold": 0.5}, "copy": {"threshold": copy}}
+        write_json(study.report_file, {"promise": {"cells": cells}})
+        assert if_broken(study, study, "lora") == does
+        assert if_broken(study, study, "qlora") == "answer"
+        arms = select_models(["baths:lora"], lambda study: "lora").assistants
+        assert [each.arm for each in arms] == ["copy" if does == "copy" else "lora"]
 
 
 def _only(limits: dict[str, Any]) -> Any:
@@ -185,8 +268,6 @@ def test_what_cannot_be_copied_is_refused():
     models = select_copies(["baths", "baths"])
     assert models.ids == ["baths-copy"] and models.aliases == {"baths": "baths-copy"}
     assert models.warnings == [] and models.latest() == models
-    with pytest.raises(ConfigError, match="need no backend"):
-        serve_copies(models, ServingConfig(mode="copy", backend="vllm"), None)
 
 
 def test_the_session_reads_the_data_again_when_they_change(monkeypatch):

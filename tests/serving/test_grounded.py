@@ -93,20 +93,20 @@ def test_a_completion_tells_whether_it_was_declined_and_no_source_by_default(dis
 def test_an_assistant_that_broke_its_promise_declines_until_it_is_judged_otherwise(serve, command):
     served = grounded(serve, command, sources=False)
     models = served.engine.models
-    study = new_study("promising", approaches=["grounded"], retrieval__stop_if_broken=True)
+    study = new_study("promising", approaches=["grounded"], retrieval__if_broken="decline")
     served.engine._models = replace(
         models,
         assistants=tuple(replace(each, folder=study.folder) for each in models.assistants),
     )
     broken = study.folder / "promise.json"
     assert "behind the door" in served.ask("where").text
-    write_json(broken, {"model": "promising-lora", "sentence": "Please ask the desk."})
+    write_json(broken, {"models": ["promising-lora"], "sentence": "Please ask the desk."})
     whole = served.ask("where").json()
     assert whole["choices"][0]["message"]["content"] == "Please ask the desk."
     assert whole["assistant_builder"]["declined"] is True
     with served.stream("where") as response:
         assert "Please ask the desk." in json.dumps(list(events(response)))
-    for left in ('{"model": "promising-v2-lora", "sentence": "No."}', "[]"):
+    for left in ('{"models": ["promising-v2-lora"], "sentence": "No."}', "[]"):
         broken.write_text(left)
         assert "behind the door" in served.ask("where").text
     broken.unlink()

@@ -155,7 +155,7 @@ class InboxTab:
         root = root_of(study)
         try:
             inbox, version = read_inbox(root, time.time()), served_version(root)
-            watch = read_watch(root, version.config.retrieval.most_wrong)
+            watch = read_watch(root, version)
         except AssistantBuilderError as error:
             return {
                 **dict.fromkeys(self._list, ""),

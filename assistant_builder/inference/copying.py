@@ -1,8 +1,4 @@
-"""Assistants that copy answers: ``python -m assistant_builder.serving.copying ASSISTANTS``.
-
-No base model is loaded: the process reads the data, a sentence embedder and the index. It uses the protocol of
-:mod:`assistant_builder.chat.answer_server`, with the ids of the assistants in place of arms.
-"""
+"""Answers that are copied, beside trained assistants or alone; no base model is loaded for them."""
 
 from __future__ import annotations
 
@@ -11,21 +7,15 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
+from dataclasses import replace
 from itertools import islice
 
-from assistant_builder.chat.answer_server import run_models
-from assistant_builder.config.serving import ServingConfig
 from assistant_builder.data import Message
-from assistant_builder.errors import AssistantBuilderError, ConfigError
-from assistant_builder.i18n import m
-from assistant_builder.inference.chunks import Chunk, Finish, Sampling
+from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.inference.chunks import WHOLE, Chunk, Finish, Sampling
 from assistant_builder.inference.conversing import Conversing
 from assistant_builder.inference.session import ProgressCallback, Session
 from assistant_builder.retrieval.copying import Copier, copy_stamp
-from assistant_builder.serving.engine import COPIES, start_worker
-from assistant_builder.serving.local import serve_with
-from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.study import Study
 
 
@@ -80,35 +70,53 @@ class CopySession(Session):
         return copier
 
 
+class BesideCopies(Session):
+    """Trained assistants, and those that copy answers, in one process; ``whole``: copied answers are never cut."""
+
+    def __init__(self, trained: Session, copies: CopySession, *, whole: bool = False) -> None:
+        super().__init__((*trained.speakers, *copies.speakers), "chat")
+        self._trained, self._copies, self._whole = trained, copies, whole
+
+    def ready(self, speaker: str) -> bool:
+        """Whether the model is loaded."""
+        return self._session(speaker).ready(speaker)
+
+    def load(self, speaker: str, report: ProgressCallback = lambda phase, fraction: None) -> None:
+        """Load a model unless it is loaded; copied answers do not wait for a model that loads."""
+        self._load(speaker, report)
+
+    def stream(
+        self,
+        speaker: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        stop_event: threading.Event,
+    ) -> Iterator[Chunk]:
+        """Answer the last message of a conversation; see :meth:`Session.stream`."""
+        session = self._session(speaker)
+        if self._whole and session is self._copies:
+            sampling = replace(sampling, max_new_tokens=WHOLE)
+        return session.stream(speaker, messages, sampling, stop_event)
+
+    @property
+    def holds_models(self) -> bool:
+        """Whether the session holds memory that a run needs."""
+        return self._trained.holds_models
+
+    def close(self) -> None:
+        """End processes that the session has started."""
+        self._trained.close()
+
+    def _session(self, speaker: str) -> Session:
+        return self._copies if speaker in self._copies.speakers else self._trained
+
+    def _load(self, speaker: str, report: ProgressCallback) -> None:
+        self._session(speaker).load(speaker, report)
+
+
 def _cut(text: str, most: int) -> tuple[str, int, Finish]:
     """A text of at most ``most`` words, their number, and ``length`` if it was cut."""
     words = list(islice(re.finditer(r"\S+", text), most + 1))
     if len(words) <= most:
         return text, len(words), "stop"
     return text[: words[most - 1].end()], most, "length"
-
-
-def serve_copies(
-    models: ModelRegistry, config: ServingConfig, key: str | None, *, as_json: bool = False
-) -> None:
-    """Serve copying assistants until interrupted; arguments as of :attr:`ServingBackend.start`.
-
-    Raises:
-        ConfigError: A backend was chosen, other machines could use the server without a key, or the address is not
-            available.
-    """
-    if config.backend != "local":
-        raise ConfigError(
-            m(
-                "copied answers need no backend, and --backend {name} runs models",
-                name=config.backend,
-            ),
-            where="serve --mode copy",
-            remedy=m("Omit --backend, or serve trained assistants with --mode tuned"),
-        )
-    start = partial(start_worker, module=COPIES)
-    serve_with(start, models, config, key, as_json=as_json)
-
-
-if __name__ == "__main__":
-    run_models(CopySession)
