@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4820  2550
-assistant_builder/chat               2880  1615
+assistant_builder/chat               2890  1620
 assistant_builder/cli                2550  1285
 assistant_builder/cluster             990   585
 assistant_builder/config             1430   795
@@ -19,10 +19,10 @@ assistant_builder/export             3450  1735
 assistant_builder/documents          2820  1665
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2045
-assistant_builder/models             3600  1870
+assistant_builder/models             3610  1870
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4380  2300
+assistant_builder/retrieval          4480  2370
 assistant_builder/runner             1900  1070
 assistant_builder/serving            3550  1935
 assistant_builder/store              1130   740
