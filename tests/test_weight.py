@@ -19,10 +19,10 @@ assistant_builder/export             3450  1735
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2045
-assistant_builder/models             3600  1870
+assistant_builder/models             3610  1870
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4400  2315
+assistant_builder/retrieval          4500  2385
 assistant_builder/runner             1900  1070
 assistant_builder/serving            3550  1940
 assistant_builder/store              1130   740

@@ -1,0 +1,76 @@
+"""Misspelt words of a question, as the data spell them: "famly tiket" is looked up as "family ticket".
+
+A word is taken for misspelt if neither the data nor the sentence embedder know it, and for the word of the data that
+one change makes of it: a letter more, less, another, or two exchanged. Candidates share the word with one letter left
+out (W. Garbe, SymSpell, 2012). What is shown, and what a model reads, stays as it was typed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+SHORTEST, LONGEST = 3, 24
+"""Letters of a word that is corrected."""
+MOST = 50
+"""Words of a question that are corrected."""
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+class Spelling:
+    """The words of texts, which are facts of the data."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        words = (word for text in texts for word in _WORD.findall(text.casefold()))
+        self._counts = Counter(words)
+        self._near: dict[str, list[str]] = {}
+        for word in self._counts:
+            if SHORTEST <= len(word) <= LONGEST and _is_cased(word):
+                for shorter in _shortened(word):
+                    self._near.setdefault(shorter, []).append(word)
+
+    def corrected(self, text: str, is_word: Callable[[str], bool]) -> str:
+        """A text with the words of the data in place of misspelt ones; ``is_word``: whether the embedder knows one."""
+        left = MOST
+
+        def one(found: re.Match[str]) -> str:
+            nonlocal left
+            typed = found.group()
+            word = typed.casefold()
+            if left <= 0 or not SHORTEST <= len(word) <= LONGEST or word in self._counts:
+                return typed
+            left -= 1
+            near = self._nearest(word) if _is_cased(word) and not is_word(word) else None
+            return near or typed
+
+        return _WORD.sub(one, text)
+
+    def _nearest(self, word: str) -> str | None:
+        """The most frequent word of the data that one change makes of a word; None without one."""
+        candidates = {each for shorter in _shortened(word) for each in self._near.get(shorter, ())}
+        near = [each for each in candidates if _is_one_change(word, each)]
+        return max(near, key=lambda each: (self._counts[each], each), default=None)
+
+
+def _is_cased(word: str) -> bool:
+    """Whether a word is of a script with upper and lower case, in which words are separated by spaces."""
+    return all(letter.upper() != letter.lower() for letter in word)
+
+
+def _shortened(word: str) -> set[str]:
+    """The word, and what is left without one of its letters."""
+    return {word, *(word[:place] + word[place + 1 :] for place in range(len(word)))}
+
+
+def _is_one_change(word: str, other: str) -> bool:
+    """Whether one change makes ``other`` of ``word``; of three letters, an exchange alone."""
+    same = 0
+    while same < min(len(word), len(other)) and word[same] == other[same]:
+        same += 1
+    left, right = word[same:], other[same:]
+    if left[:2] == right[:2][::-1] and left[2:] == right[2:]:
+        return True
+    if len(word) == SHORTEST:
+        return False
+    return left[1:] == right[1:] or left[1:] == right or left == right[1:]
