@@ -13,7 +13,7 @@ assistant_builder                    4830  2555
 assistant_builder/chat               2890  1625
 assistant_builder/cli                2550  1285
 assistant_builder/cluster             990   585
-assistant_builder/config             1430   795
+assistant_builder/config             1435   795
 assistant_builder/data               5180  2780
 assistant_builder/export             3450  1735
 assistant_builder/documents          2850  1680
@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2045
 assistant_builder/models             3610  1870
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4500  2385
+assistant_builder/retrieval          4510  2395
 assistant_builder/runner             1900  1070
 assistant_builder/serving            3550  1940
 assistant_builder/store              1130   740
@@ -40,7 +40,7 @@ evals/report                         9260  4185
 evals/stats                          1390   660
 evals/study_compare                   830   360
 evals/tasks                           540   235
-evals/atlas                           680   380
+evals/atlas                           695   390
 """
 
 

@@ -10,11 +10,16 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 SHORTEST, LONGEST = 3, 24
 """Letters of a word that is corrected."""
 MOST = 50
 """Words of a question that are corrected."""
+WORDS, NEAR = 50_000, 100
+"""Words of the data that others are corrected to, the most frequent, and those that share what is left of them."""
+MOST_WORDS = 1_000_000
+"""Words of the data up to which a word that is none of them counts as misspelt."""
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -22,13 +27,18 @@ class Spelling:
     """The words of texts, which are facts of the data."""
 
     def __init__(self, texts: Iterable[str]) -> None:
-        words = (word for text in texts for word in _WORD.findall(text.casefold()))
-        self._counts = Counter(words)
+        self._counts: Counter[str] = Counter()
         self._near: dict[str, list[str]] = {}
-        for word in self._counts:
-            if SHORTEST <= len(word) <= LONGEST and _is_cased(word):
-                for shorter in _shortened(word):
-                    self._near.setdefault(shorter, []).append(word)
+        for text in texts:
+            self._counts.update(found.group() for found in _WORD.finditer(text.casefold()))
+            if len(self._counts) > MOST_WORDS:
+                return
+        words = (word for word, _ in self._counts.most_common() if _is_corrected(word))
+        for word in islice(words, WORDS):
+            for shorter in _shortened(word):
+                near = self._near.setdefault(shorter, [])
+                if len(near) < NEAR:
+                    near.append(word)
 
     def corrected(self, text: str, is_word: Callable[[str], bool]) -> str:
         """A text with the words of the data in place of misspelt ones; ``is_word``: whether the embedder knows one."""
@@ -41,7 +51,7 @@ class Spelling:
             if left <= 0 or not SHORTEST <= len(word) <= LONGEST or word in self._counts:
                 return typed
             left -= 1
-            near = self._nearest(word) if _is_cased(word) and not is_word(word) else None
+            near = self._nearest(word) if _is_corrected(word) and not is_word(word) else None
             return near or typed
 
         return _WORD.sub(one, text)
@@ -53,9 +63,11 @@ class Spelling:
         return max(near, key=lambda each: (self._counts[each], each), default=None)
 
 
-def _is_cased(word: str) -> bool:
-    """Whether a word is of a script with upper and lower case, in which words are separated by spaces."""
-    return all(letter.upper() != letter.lower() for letter in word)
+def _is_corrected(word: str) -> bool:
+    """Whether a word has the length, and a script with upper and lower case, in which words are separated by spaces."""
+    return SHORTEST <= len(word) <= LONGEST and all(
+        letter.upper() != letter.lower() for letter in word
+    )
 
 
 def _shortened(word: str) -> set[str]:

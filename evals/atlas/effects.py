@@ -30,7 +30,7 @@ from evals.stats.intervals import LEVEL
 
 UNKNOWN = "4-bit"
 """Storage of a bundle that does not name it."""
-_LARGEST = 1e9  # of a difference
+_LARGEST, _NARROWEST = 1e11, 1e-12  # of a difference, and of its interval
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Effect:
     answer_words: float | None = None
     pairs: int | None = None
     reference: float | None = None
+
+    def __post_init__(self) -> None:
+        counts = (each for each in (self.answer_words, self.pairs) if each is not None)
+        if not _can_be_pooled(self.harm, self.ci_low, self.ci_high) or any(n < 0 for n in counts):
+            raise ValueError("an effect that cannot be pooled")
 
     @property
     def standard_error(self) -> float:
@@ -123,6 +128,10 @@ def _of_study(study: Study) -> Iterator[Effect]:
             yield from _effect(found, {**common, "storage": file.name}, figures)
 
 
+def _can_be_pooled(harm: float, low: float, high: float) -> bool:
+    return high - low > _NARROWEST and max(map(abs, (harm, low, high))) < _LARGEST
+
+
 def _normal(level: float) -> float:
     return float(stats.norm.ppf((1 + level) / 2))
 
@@ -157,16 +166,16 @@ def _effect(
     common: Mapping[str, Any],
     figures: Mapping[str, float | None] = MappingProxyType({}),
 ) -> Iterator[Effect]:
-    # without an interval it cannot be pooled
-    if not -_LARGEST < row["ci_low"] < row["ci_high"] < _LARGEST or abs(row["delta"]) > _LARGEST:
-        return
     metric = str(row["metric"])
     factor = -100.0 if metric_of(metric).higher_is_better else 1.0 if metric == LOSS else 100.0
     low, high = sorted((factor * row["ci_low"], factor * row["ci_high"]))
+    harm = factor * row["delta"] + 0.0
+    if not _can_be_pooled(harm, low, high):
+        return
     yield Effect(
         **common,
         metric=metric,
-        harm=factor * row["delta"] + 0.0,
+        harm=harm,
         ci_low=low,
         ci_high=high,
         items=int(row["n"]),

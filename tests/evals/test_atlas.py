@@ -155,11 +155,29 @@ def test_a_cell_of_other_settings_or_data_is_not_pooled(atlas_file):
         atlas([str(atlas_file)])
 
 
+def test_a_cell_of_values_that_cannot_be_pooled_is_damaged(atlas_file):
+    with pytest.raises(EvaluationError):
+        run_missing(declared.read_atlas(atlas_file))
+    cell = declared.read_atlas(atlas_file).studies[0].cell
+    before = read_json(cell)
+    first = before["effects"][0]
+    for changed in (
+        [first | {"ci_low": -1e308, "ci_high": 1e308}],
+        [first | {"ci_low": first["ci_high"]}],
+        [first | {"pairs": -1}],
+        [first | {"study": str(n), "heldout": str(n)} for n in range(20_000)],
+    ):
+        write_json(cell, before | {"effects": changed})
+        with pytest.raises(StudyError, match="damaged"):
+            atlas([str(atlas_file)])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("studies: []", "studies: List should have at least 1 item"),
         ("studies: [gone.csv]", "there is no file gone.csv"),
+        (f"studies: [{'a' * 5000}]", "there is no file aaa"),
         ("studies: [a.csv, ./a.csv]", "two studies would have the name 'four-bit-a'"),
         ("studies: [a.csv]\nsettings: {train.rang: 3}", "train.rang: no such setting"),
         ("- a", "not an atlas"),
