@@ -178,6 +178,10 @@ class Embedder:
         self._model.save(str(work), create_model_card=False)
         work.rename(folder)
 
+    def is_word(self, text: str) -> bool:
+        """Whether a word in lower case is one piece of the tokenizer's vocabulary."""
+        return len(self._model.tokenizer.tokenize(text)) == 1
+
     def encode(
         self,
         texts: Sequence[str],
