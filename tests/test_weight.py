@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4820  2550
-assistant_builder/chat               2880  1615
-assistant_builder/cli                2550  1285
+assistant_builder/chat               2880  1620
+assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1430   795
 assistant_builder/data               5170  2775
@@ -19,11 +19,11 @@ assistant_builder/export             3450  1735
 assistant_builder/documents          2820  1665
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2045
-assistant_builder/models             3600  1870
+assistant_builder/models             4080  2100
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4380  2300
-assistant_builder/runner             1900  1070
+assistant_builder/retrieval          4550  2395
+assistant_builder/runner             1910  1075
 assistant_builder/serving            3550  1935
 assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
