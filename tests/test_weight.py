@@ -13,13 +13,13 @@ assistant_builder                    4820  2550
 assistant_builder/chat               2880  1620
 assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
-assistant_builder/config             1430   795
+assistant_builder/config             1440   795
 assistant_builder/data               5170  2775
-assistant_builder/export             3450  1735
+assistant_builder/export             3470  1745
 assistant_builder/documents          2820  1665
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2045
-assistant_builder/models             4080  2100
+assistant_builder/models             4120  2125
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4550  2395

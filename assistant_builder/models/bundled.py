@@ -129,7 +129,7 @@ MULTILINGUAL_BUNDLE = Bundle(
         files={_E5: "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"},
         platform="manylinux2014_x86_64",
     ),
-    made="multilingual-e5-small, weights dequantized from 4 bits to float16, mean of vectors subtracted",
+    made="multilingual-e5-small, weights dequantized from 4 bits to float16, rare tokens weigh more, mean subtracted",
     licence="mit",
     disk_bytes=600_000_000,
 )

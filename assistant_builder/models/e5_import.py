@@ -3,14 +3,19 @@
 The file has a header, the pieces of a unigram tokenizer with their scores, a table of normalized characters, and a
 directory of tensors. It is read with numpy. What depends on a size in the file is compared with the length of the file.
 
+The vector of a text is the mean of its tokens' vectors, in which frequent tokens count less: a / (a + p), where p is
+the probability of a token in the unigram model (Arora et al. 2017, "A simple but tough-to-beat baseline for sentence
+embeddings"). Without it half of a short question is function words.
+
 E5 was trained with a small temperature, so that the cosines of all texts lie between 0.7 and 1. Subtracting the mean of
 the vectors of many texts spreads them. The folder has it subtracted from the bias of the last layer normalization,
-which for mean pooling is the same as subtracting it from each vector.
+which for a mean is the same as subtracting it from each vector.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 import unicodedata
 from collections.abc import Mapping
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
 MEAN = Path(__file__).with_name("multilingual_mean.json")
 """Mean of the vectors of neutral sentences (``python -m benchmarks.retrieval_recall --mean``), float [384]."""
+TOKEN_WEIGHTS = "1_WordWeights"
 PROMPT = "query: "
 """Both sides of a search among questions have it, as the model card of E5 recommends."""
 
@@ -35,6 +41,9 @@ _MAGIC, _VERSION = b"E5S1", 1
 _BLOCK, _BLOCK_BYTES = 32, 18  # Q4_0 of GGML: a float16 scale, and 32 weights in 16 bytes
 _FLOAT, _Q4 = 0, 1
 _LONGEST = 256  # tokens of a text, as with all-MiniLM-L6-v2
+_FREQUENT = 1e-4  # a, the usual choice
+_SELDOM = 0.99  # weights above are 1
+_SPECIAL_WEIGHT = 1e-3  # such that a text without other tokens has a vector
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _NAMES = {
     "q": "attention.self.query",
@@ -142,6 +151,28 @@ def convert_e5(
     target.chmod(0o644)  # safetensors writes it for its owner only
     _write_json(folder / "tokenizer.json", tokenizer)
     _write_settings(header, folder)
+    _write_token_weights(tokenizer["model"]["vocab"], header.vocabulary, folder / TOKEN_WEIGHTS)
+
+
+def _write_token_weights(pieces: list[tuple[str, float]], vocabulary: int, folder: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    weights = {}
+    for piece, score in pieces:
+        weight = _FREQUENT / (_FREQUENT + math.exp(score))
+        if piece in _SPECIAL:
+            weights[piece] = _SPECIAL_WEIGHT
+        elif weight < _SELDOM:
+            weights[piece] = round(weight, 4)
+    names = [piece for piece, _ in pieces]
+    names += [f"<unused{number}>" for number in range(vocabulary - len(names))]
+    rows = np.array([[weights.get(name, 1.0)] for name in names], np.float32)
+    folder.mkdir()
+    content = {"vocab": names, "word_weights": weights, "unknown_word_weight": 1}
+    _write_json(folder / "config.json", content)
+    save_file({"emb_layer.weight": rows}, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").chmod(0o644)
 
 
 def _read_header(reader: _Reader) -> _Header:
@@ -352,7 +383,8 @@ def _write_settings(header: _Header, folder: Path) -> None:
     }
     names = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>"}
     names |= {"pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
-    parts = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    parts = {"": "Transformer", TOKEN_WEIGHTS: "WordWeights"}
+    parts |= {"2_Pooling": "Pooling", "3_Normalize": "Normalize"}
     modes = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
     pooling = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in modes}
     files: dict[str, Any] = {
@@ -375,7 +407,11 @@ def _write_settings(header: _Header, folder: Path) -> None:
             }
             for number, (path, module) in enumerate(parts.items())
         ],
-        "1_Pooling/config.json": {"word_embedding_dimension": header.hidden, **pooling},
+        "2_Pooling/config.json": {
+            "word_embedding_dimension": header.hidden,
+            **pooling,
+            "include_prompt": False,
+        },
         "config_sentence_transformers.json": {
             "prompts": {"query": PROMPT},
             "default_prompt_name": "query",

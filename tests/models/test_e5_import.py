@@ -100,6 +100,10 @@ def test_weights_are_those_of_the_blocks_and_the_mean_is_subtracted(tmp_path, me
     bias = weights["encoder.layer.0.output.LayerNorm.bias"]
     assert np.allclose(bias, tensors["l0.oln.b"] - 0.5) and bias.dtype == np.float32
     assert (weights["encoder.layer.0.output.LayerNorm.weight"] == tensors["l0.oln.w"]).all()
+    rows = load_file(folder / "1_WordWeights" / "model.safetensors")["emb_layer.weight"][:, 0]
+    assert len(rows) == ROWS  # the larger the log-probability, the lower the weight
+    assert rows[PIECES.index("▁")] < rows[PIECES.index("▁the")] < rows[PIECES.index("s")] < 1
+    assert rows[PIECES.index("<mask>")] < 0.01 and (rows[len(PIECES) :] == 1).all()
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text())
     assert prompts["prompts"][prompts["default_prompt_name"]] == "query: "
 
