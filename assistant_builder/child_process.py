@@ -19,7 +19,7 @@ from typing import IO
 
 import psutil
 
-from assistant_builder.redaction import SECRET_VARIABLES
+from assistant_builder.redaction import SECRET_VARIABLES, terminal_text
 
 _ROOT = Path(__file__).resolve().parents[1]
 """The folder that contains this package and ``evals``."""
@@ -198,6 +198,13 @@ def configure_libraries() -> None:
     limit_library_output(logging.WARNING)
 
 
+class _Formatter(logging.Formatter):
+    """Escapes what would change a terminal: messages can quote servers and files of others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return terminal_text(super().format(record))
+
+
 def limit_library_output(level: int) -> None:
     """Let libraries write only messages of at least this level to standard error, and no progress bars.
 
@@ -220,7 +227,7 @@ def limit_library_output(level: int) -> None:
     logging.captureWarnings(True)
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(_HANDLER)
-    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    handler.setFormatter(_Formatter(logging.BASIC_FORMAT))
     # not the level of the root logger, because some libraries set that of their own logger
     handler.addFilter(is_shown)
     root = logging.getLogger()

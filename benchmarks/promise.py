@@ -3,8 +3,8 @@
 Answers are copied from four datasets with the bundled sentence embedder, so that nothing is trained. The held-out facts
 are divided at random into halves, again and again: one makes the promise as a report does, and the other one says how
 many of the answers are wrong. Then visitors ask the held-out questions with every similarity as it is, or lower by 0.05
-or 0.1: how often the smallest share that the whole test promises is withdrawn within 60 judgements. Printed is a JSON
-document.
+or 0.1: how often the smallest share that the whole test promises is withdrawn within 60 judgements, and how often the
+inbox says within 300 questions that they are unlike those of the test. Printed is a JSON document.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from assistant_builder.chat.drift import Row, compared
 from assistant_builder.chat.watch import FALSE_ALARMS, evidence_against
 from assistant_builder.config import load_config
 from assistant_builder.data import Pair, prepare_dataset
@@ -46,6 +47,7 @@ SHARES = (0.05, 0.1, 0.2, 0.3)
 SHIFTS = (0.0, -0.05, -0.1)
 """Change of every similarity of visitors' questions."""
 _JUDGED, _YEAR, _RUNS = 60, 520, 500
+_QUESTIONS = 300
 
 
 def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...]]:
@@ -160,12 +162,28 @@ def watched(asked: Mapping[float, Asked], thresholds: Sequence[float]) -> dict[s
             return float(np.mean(alarms))
 
         found[f"{shift:g}"] = {
+            "unlike_300": unlike(each, asked[0.0], threshold, rng),
             "answered": answered,
             "wrong": share,
             "withdrawn_60": withdrawn(_JUDGED),
             "withdrawn_year": withdrawn(_YEAR),
         }
     return {"most_wrong": most, "similarity": found}
+
+
+def unlike(asked: Asked, tested: Asked, threshold: float, rng: np.random.Generator) -> float:
+    """How often :data:`_QUESTIONS` visitors' questions are said to be unlike those of the test."""
+
+    def rows(group: Asked, places: Any) -> list[Row]:
+        return [(bool(each < threshold), float(each)) for each in group.confidence[places]]
+
+    weight = asked.weight[asked.unit] / np.bincount(asked.unit)[asked.unit]
+    known, said = rows(tested, slice(None)), 0
+    for _ in range(_RUNS):
+        places = rng.choice(len(weight), _QUESTIONS, p=weight / weight.sum())
+        drift = compared(rows(asked, places), known)
+        said += drift.declines_more or drift.less_confident
+    return said / _RUNS
 
 
 def main(words: Sequence[str] | None = None) -> int:

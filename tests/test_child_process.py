@@ -45,6 +45,19 @@ def test_a_process_that_computes_has_its_memory_in_huge_pages(monkeypatch):
     assert found and int(found[1]) > 32_000
 
 
+def test_log_lines_do_not_change_the_terminal():
+    code = """
+import logging
+from assistant_builder.child_process import limit_library_output
+limit_library_output(logging.WARNING)
+logging.getLogger("s3").warning("refused: %s", "\\x1b[2J\\u202e")
+"""
+    done = subprocess.run(
+        python_command("-c", code), capture_output=True, text=True, check=True, encoding="utf-8"
+    )
+    assert done.stderr == "WARNING:s3:refused: ␛[2J\\u202e\n"
+
+
 def test_tunables_of_the_user_are_kept(monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.arena_max=1")
     assert compute_environment()["GLIBC_TUNABLES"] == "glibc.malloc.arena_max=1"

@@ -11,12 +11,14 @@ from assistant_builder.data import csv_reader, encoding, json_reader, load_pairs
 from assistant_builder.data.columns import normalize_name
 from assistant_builder.data.similarity import casefold_normalize, identifier_tokens
 from assistant_builder.documents.statements import sentences, statements_of
-from assistant_builder.documents.types import Block
+from assistant_builder.documents.templates import draft_from_templates
+from assistant_builder.documents.types import Block, Statement
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import negotiate
 from assistant_builder.normalization import normalize_form
 from assistant_builder.planning.hardware import parse_memory
 from assistant_builder.retrieval.lexical import bare_words
+from assistant_builder.retrieval.yes_no import language_of
 from assistant_builder.ui.uploads import safe_name
 from assistant_builder.web.access import cookie
 from assistant_builder.web.language import request_language
@@ -58,6 +60,10 @@ def scope_with(cookies: str) -> dict[str, object]:
 
 def pages_of(text: str) -> None:
     statements_of("a", (Block("heading", word) for word in text.split()))
+
+
+def questions_of(text: str) -> None:
+    draft_from_templates([Statement("a", None, "", text, 0, 1)], language_of, 2)
 
 
 CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
@@ -107,6 +113,7 @@ CASES: dict[str, tuple[Callable[[str], object], str, str, str]] = {
     "sentences of a paragraph": (sentences, "", "A b. ", ""),
     "abbreviations of a paragraph": (sentences, "", "e.g. A ", ""),
     "blocks of a document": (pages_of, "", "a ", ""),
+    "words of a statement": (questions_of, "", "it carries a ", "b."),
     "quotes of an answer": (is_refusal, "", '" ', ""),
     "numbers of a visitor": (mask, "", "1 ", "x"),
     "addresses of a visitor": (mask, "", "a@b", ""),

@@ -19,7 +19,8 @@ LEAST = 30
 """Questions of visitors from which they are compared with the test."""
 LEVEL = 0.001
 """Largest p-value of a difference; it is looked at often."""
-_Row = tuple[int, float | None]
+Row = tuple[int, float | None]
+"""Whether a question was declined, and the confidence of the rule."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,23 @@ def read_drift(study: Study, served: Study) -> Drift | None:
         return None
     with opened(path) as connection:
         last = connection.execute(
-            "SELECT model FROM question ORDER BY time DESC LIMIT 1"
+            "SELECT model FROM question ORDER BY rowid DESC LIMIT 1"
         ).fetchone() or ("",)
         rows = checked(
             connection.execute(
                 "SELECT declined, confidence FROM question LEFT JOIN drawn USING (id) WHERE model = ? AND state != ?",
                 (*last, TALK),
             ).fetchall(),
-            _Row,
+            Row,
         )
     tested = _tested(served, str(last[0]).rpartition("-")[2])
     if len(rows) < LEAST or not tested:
         return None
+    return compared(rows, tested, len(Documents(served).undecided))
+
+
+def compared(rows: Sequence[Row], tested: Sequence[Row], stale: int = 0) -> Drift:
+    """Compare visitors' questions with those of the test; see :class:`Drift` for ``stale``."""
     from scipy.stats import fisher_exact, mannwhitneyu
 
     declined, before = (sum(bool(each) for each, _ in group) for group in (rows, tested))
@@ -108,16 +114,16 @@ def read_drift(study: Study, served: Study) -> Drift | None:
         median(sure) if sure else None,
         median(were_sure) if were_sure else 0.0,
         lower and bool(mannwhitneyu(sure, were_sure, alternative="less").pvalue < LEVEL),
-        len(Documents(served).undecided),
+        stale,
     )
 
 
-def _confidences(rows: Sequence[_Row]) -> list[float]:
+def _confidences(rows: Sequence[Row]) -> list[float]:
     """Those of the questions that were answered."""
     return [each for declined, each in rows if not declined and each is not None]
 
 
-def _tested(study: Study, arm: str) -> list[_Row]:
+def _tested(study: Study, arm: str) -> list[Row]:
     """Whether each test question was declined, and the confidence of the rule."""
     known = {name: study.cell_folder(spec.cell) for name, spec in ARMS.items()}
     known[COPY] = study.evals_folder / "baselines" / COPY

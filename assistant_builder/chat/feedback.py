@@ -291,7 +291,8 @@ def correction_rows(corrections: Iterable[Correction]) -> bytes:
     writer.writerow(("question", "answer"))
     for each in corrections:
         if each.answerable:
-            writer.writerow(map(escape_formula, (each.question, each.answer)))
+            answer = escape_formula(each.answer).replace("\n'- ", "\n- ")  # lists stay as they are
+            writer.writerow((escape_formula(each.question), answer))
     return text.getvalue().encode("utf-8-sig")
 
 

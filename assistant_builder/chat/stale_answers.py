@@ -12,7 +12,7 @@ from assistant_builder.documents.changes import Change
 from assistant_builder.documents.questions import PEOPLE, Questions
 from assistant_builder.i18n import N_
 from assistant_builder.retrieval.index import facts_of
-from assistant_builder.retrieval.staleness import rests_on
+from assistant_builder.retrieval.staleness import Changes
 from assistant_builder.study import Study
 
 Kind = Literal["pair", "test question", "visitor"]
@@ -40,11 +40,12 @@ class StaleAnswer:
 
 def answers_resting_on(study: Study, changes: Sequence[Change]) -> list[list[StaleAnswer]]:
     """The answers that rest on each change: pairs first, then test questions, then visitors' questions."""
-    answers = list(_answers(study)) if changes else []
-    return [
-        [each for each in answers if rests_on(each.question, each.answer, change)]
-        for change in changes
-    ]
+    resting: list[list[StaleAnswer]] = [[] for _ in changes]
+    known = Changes(changes)
+    for each in _answers(study) if changes else ():
+        for number in known.under(each.question, each.answer):
+            resting[number].append(each)
+    return resting
 
 
 def _answers(study: Study) -> Iterator[StaleAnswer]:

@@ -344,13 +344,18 @@ def _chance(connection: sqlite3.Connection) -> float:
 
 
 def purge(connection: sqlite3.Connection, days: int, now: float) -> None:
-    """Delete the questions that are older than ``days`` by :func:`~assistant_builder.study.admin.confirmed_time`."""
+    """Delete the questions that are older than ``days`` by :func:`~assistant_builder.study.admin.confirmed_time`.
+
+    Those of the future get the present time: they are as old as that at least.
+    """
     connection.execute(_DAYS)
     before = [day for (day,) in connection.execute("SELECT day FROM purge_day")]
     last, confirmed = confirmed_time(before, now)
     connection.execute("DELETE FROM purge_day")
     connection.executemany("INSERT INTO purge_day VALUES (?)", [(day,) for day in last])
     if confirmed is not None:
+        # asked while the clock was ahead, and else kept until then
+        connection.execute("UPDATE question SET time = ? WHERE time > ?", (now, now + _DAY))
         connection.execute("DELETE FROM question WHERE time < ?", (confirmed - days * _DAY,))
         _forget(connection)
 

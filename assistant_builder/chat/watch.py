@@ -43,8 +43,8 @@ _Counts = tuple[int, int]
 _Open = tuple[str, str | None, str | None]
 _OF_MODEL = "FROM drawn JOIN question USING (id) WHERE drawn.chance > drawn.draw AND model = "
 """Drawn answers of an assistant, by its name with its version."""
-_LAST = "(SELECT model FROM drawn JOIN question USING (id) ORDER BY time DESC LIMIT 1)"
-"""The assistant that answered last."""
+_LAST = "(SELECT model FROM drawn JOIN question USING (id) ORDER BY question.rowid DESC LIMIT 1)"
+"""The assistant that answered last, in the order of writing: the clock can have been ahead."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ A few nested aliases expand to billions of values ("billion laughs"), and a tag 
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import yaml
@@ -34,7 +35,9 @@ def read_yaml(text: str) -> Any:
         )
     try:
         _require_plain(text)
-        return yaml.load(text, Loader=_LOADER)
+        found = yaml.load(text, Loader=_LOADER)
+        json.dumps(found, default=str, skipkeys=True)  # refuses integers that are too long to show
+        return found
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = (

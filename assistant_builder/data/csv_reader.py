@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,9 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 REJECTED_COLUMNS = ("row", "reason")  # the first two columns of a CSV file of rejected rows
 FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """First characters that spreadsheet programs interpret as a formula (OWASP, CSV injection)."""
+_SIGNS = f"[{re.escape(''.join(FORMULA_PREFIXES).strip())}]"
+_BEGIN = rf"(?:\A(?='*(?:{_SIGNS}|[\t\r\n]))|(?<=[;\t\r\n])(?=['\"]*{_SIGNS}))"
+_FORMULA, _ESCAPED_FORMULA = re.compile(_BEGIN), re.compile(f"{_BEGIN}'")
 FORMULAS_UNESCAPED = N_(
     "the apostrophe that the CSV file of rejected rows puts before = + - @ was removed"
 )
@@ -296,17 +300,18 @@ def _count_broken(lines: list[str], dialect: Dialect) -> int:
 
 
 def escape_formula(text: str) -> str:
-    """Prefix an apostrophe to a text that a spreadsheet program would evaluate as a formula.
+    """Prefix an apostrophe to what a spreadsheet program would evaluate as a formula.
 
-    A text with apostrophes before a formula character also gets one, so that :func:`unescape_formula` is lossless.
+    That is the text, and what follows a separator in it: where lists are separated by semicolons, spreadsheet programs
+    divide the lines of a CSV file there. An apostrophe before a formula also gets one, so that :func:`unescape_formula`
+    is lossless.
     """
-    return f"'{text}" if text.lstrip("'").startswith(FORMULA_PREFIXES) else text
+    return _FORMULA.sub("'", text)
 
 
 def unescape_formula(text: str) -> str:
     """The inverse of :func:`escape_formula`."""
-    escaped = text.startswith("'") and text.lstrip("'").startswith(FORMULA_PREFIXES)
-    return text[1:] if escaped else text
+    return _ESCAPED_FORMULA.sub("", text)
 
 
 def unescape_rejected_rows(table: Table) -> None:

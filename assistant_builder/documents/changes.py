@@ -8,7 +8,10 @@ from itertools import chain
 from typing import Any, Literal
 
 from assistant_builder.data.similarity import casefold_normalize, split_words
+from assistant_builder.documents.limits import MAX_CHANGES
 from assistant_builder.documents.types import Statement
+from assistant_builder.errors import DataError
+from assistant_builder.i18n import m
 
 Decision = Literal["keep", "drop"]
 """What becomes of the answers that rest on a statement that changed: they are still right, or no longer served."""
@@ -62,6 +65,9 @@ def changed_statements(
 
     Returns:
         The changes in the order of ``before``, and the statements that are new.
+
+    Raises:
+        DataError: There are more than :data:`~.limits.MAX_CHANGES`.
     """
 
     def words_of(statement: Statement) -> tuple[str, str]:
@@ -69,6 +75,11 @@ def changed_statements(
 
     known, present = {words_of(each) for each in before}, {words_of(each) for each in after}
     gone = [each for each in before if words_of(each) not in present]
+    if len(gone) > MAX_CHANGES:
+        raise DataError(
+            m("more than {most:,} statements changed or are gone", most=MAX_CHANGES),
+            remedy=m("Read the documents under another name"),
+        )
     new = [each for each in after if words_of(each) not in known]
     matches: dict[int, int] = {}
     for document in dict.fromkeys(each.document for each in gone):

@@ -13,7 +13,11 @@ MAX_STATEMENTS = 20_000
 MAX_DOCUMENTS = 2_000
 """Documents of a study."""
 MAX_TEXT = 200_000_000
-"""Characters of all documents that are read at a time."""
+"""Characters of all documents that are read at a time, with headings, titles and links; see :attr:`Document.size`."""
+MAX_LINKS, MAX_TITLE = 20_000, 500
+"""Links of a web page that are read, and characters of a title or heading."""
+MAX_CHANGES = 20_000
+"""Statements of a study that may change or be gone at a time."""
 
 
 def check_size(count: int) -> None:

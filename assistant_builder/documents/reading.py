@@ -116,7 +116,7 @@ def read_document(path: Path, name: str, kind: DocumentKind | None = None) -> Do
 
 
 def named(paths: Iterable[Path], folder: Path | None = None) -> dict[str, Path]:
-    """Documents by what they are called: their path below a folder, or the name of their file.
+    """Documents by what they are called: their path below a folder, or the name of their file, as text in one line.
 
     Raises:
         ConfigError: Two documents have one name.
@@ -124,6 +124,7 @@ def named(paths: Iterable[Path], folder: Path | None = None) -> dict[str, Path]:
     result: dict[str, Path] = {}
     for path in paths:
         name = path.relative_to(folder).as_posix() if folder else path.name
+        name = " ".join(name.encode(errors="backslashreplace").decode().splitlines())  # one line
         if name in result:
             raise ConfigError(
                 m("two documents are named {name}", name=name),

@@ -12,7 +12,7 @@ from typing import Any
 
 from assistant_builder.data.encoding import decode
 from assistant_builder.documents.html_reader import html_blocks, markdown_blocks
-from assistant_builder.documents.limits import MAX_BYTES, check_size
+from assistant_builder.documents.limits import MAX_BYTES, MAX_LINKS, MAX_TITLE, check_size
 from assistant_builder.documents.office import office_blocks
 from assistant_builder.documents.pdf_reader import pdf_blocks
 from assistant_builder.documents.statements import statements_of
@@ -41,7 +41,8 @@ def _answer(request: Mapping[str, Any]) -> Iterator[str]:
     except DataError as error:
         raise DataError(error.what, where=name, remedy=error.remedy) from error
     title = title or next((block.text for block in blocks if block.kind == "heading"), "")
-    yield json.dumps({"head": {"title": title, "links": links}}, ensure_ascii=False)
+    links = tuple(dict.fromkeys(links))[:MAX_LINKS]
+    yield json.dumps({"head": {"title": title[:MAX_TITLE], "links": links}}, ensure_ascii=False)
     for page in pages:
         yield json.dumps({"page": page}, ensure_ascii=False)
     for statement in statements:

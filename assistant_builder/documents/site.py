@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 from urllib.robotparser import RobotFileParser
 
@@ -53,6 +54,7 @@ _TYPES: dict[str, DocumentKind] = {
     "text/markdown": "markdown",
 }
 Progress = Callable[[int, int, str], None]
+_Result = TypeVar("_Result")
 
 
 @dataclass
@@ -289,7 +291,11 @@ class _Response:
 
     def __enter__(self) -> httpx.Response:
         try:
-            self._response = _sent(self._client, self._request)
+            self._response = _in_time(
+                lambda: self._client.send(self._request, stream=True),
+                2 * _SECONDS,
+                "its header comes too slowly",
+            )
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             raise _error(
                 m("the server cannot be reached: {error}", error=error), self._address, _Failed
@@ -300,58 +306,48 @@ class _Response:
         self._response.close()
 
 
-def _sent(client: httpx.Client, request: httpx.Request) -> httpx.Response:
-    """The response with its headers, within two times :data:`_SECONDS`: the timeout of httpx is between two bytes."""
-    found: queue.Queue[httpx.Response | Exception] = queue.Queue()
+def _in_time(work: Callable[[], _Result], seconds: float, why: str) -> _Result:
+    """The result of work in a thread, within a time: the timeout of httpx is between two bytes.
 
-    def send() -> None:
+    Raises:
+        httpx.ReadTimeout: It takes longer; the thread ends when its connection is closed.
+    """
+    found: queue.Queue[tuple[_Result | None, Exception | None]] = queue.Queue()
+
+    def run() -> None:
         try:
-            found.put(client.send(request, stream=True))
+            found.put((work(), None))
         except Exception as error:
-            found.put(error)
+            found.put((None, error))
 
-    threading.Thread(target=send, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     try:
-        response = found.get(timeout=2 * _SECONDS)
+        result, error = found.get(timeout=seconds)
     except queue.Empty:
-        raise httpx.ReadTimeout("its header comes too slowly") from None
-    if isinstance(response, Exception):
-        raise response
-    return response
-
-
-class _Timed(httpx.SyncByteStream):
-    """A body that ends within :data:`_SECONDS`, also where nothing comes of it because it is compressed."""
-
-    def __init__(self, stream: httpx.SyncByteStream) -> None:
-        self._stream, self._end = stream, time.monotonic() + _SECONDS
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._stream:
-            if time.monotonic() > self._end:
-                raise httpx.ReadTimeout("its content comes too slowly")
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()
+        raise httpx.ReadTimeout(why) from None
+    if error is not None:
+        raise error
+    return cast("_Result", result)
 
 
 def _content(response: httpx.Response, address: str, most: int) -> bytes:
-    content = bytearray()
     if not has_accepted_coding(response):
         raise _error(m("the page is compressed in an unknown way"), address)
-    assert isinstance(response.stream, httpx.SyncByteStream)
-    response.stream = _Timed(response.stream)
-    try:
+
+    def read() -> bytes:
+        content = bytearray()
         for chunk in response.iter_bytes():
             content += chunk
             if len(content) > most:
                 raise _error(m("the page is too large or comes too slowly"), address, _Failed)
+        return bytes(content)
+
+    try:
+        return _in_time(read, _SECONDS, "its content comes too slowly")
     except httpx.HTTPError as error:
         raise _error(
             m("the server cannot be reached: {error}", error=error), address, _Failed
         ) from error
-    return bytes(content)
 
 
 def _resolved(host: str, port: int) -> str:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from assistant_builder.documents.limits import MAX_STATEMENTS
+from assistant_builder.documents.limits import MAX_STATEMENTS, MAX_TITLE
 from assistant_builder.documents.types import HEADINGS, Block, BlockKind, Statement
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import m
 
 MOST_CHARACTERS = 450
 """Characters from which a sentence that refers to the one before begins a statement of its own nevertheless."""
+LONGEST_STATEMENT = 5_000
+"""Characters from which a sentence is divided: every answer compares and shows statements whole."""
 _REFERENCE_WORDS = (
     6  # words of a sentence among which a reference to the sentence before is looked for
 )
@@ -129,7 +131,7 @@ class _Builder:
             self._end_table()
         if block.kind == "heading":
             self._headings = [each for each in self._headings if each[0] < block.level]
-            self._headings.append((block.level, block.text))
+            self._headings.append((block.level, block.text[:MAX_TITLE]))
             self._lead = ""
         elif block.kind == "row":
             self._add_row(block, start)
@@ -156,6 +158,11 @@ class _Builder:
 
     def _state(self, text: str, start: int, end: int, kind: BlockKind = "text") -> None:
         text = " ".join(text.split())
+        while len(text) > LONGEST_STATEMENT:
+            part = text[:LONGEST_STATEMENT].rpartition(" ")[0] or text[:LONGEST_STATEMENT]
+            self._state(part, start, min(end, start + len(part)), kind)
+            rest = text[len(part) :].lstrip()
+            text, start = rest, min(end, start + len(text) - len(rest))
         if len(text.split()) < 2 or not _WORD.search(text):
             return
         heading = HEADINGS.join(title for _, title in self._headings)

@@ -20,6 +20,8 @@ from assistant_builder.documents.types import HEADINGS, Statement
 TEMPLATE = "template"
 """Origin of a question from a template."""
 _LONGEST_SUBJECT = 9  # words of what a question is about
+_PARTNERS = 20  # later questions of one subject with which a question is joined
+_LONGEST_SENTENCE = 1_000  # characters; the time that a pattern takes grows with their square
 _NUMBER = (
     r"(?:[£$€]? ?\d[\d.,:]*(?: ?[%€£$])?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty|half"
     r"|zwei|drei|vier|fünf|sechs|sieben|acht|neun|zehn|elf|zwölf|eine[nmrs]?"
@@ -221,6 +223,8 @@ def _asked(
         return
     for place, (start, end) in enumerate(sentences(statement.text)):
         text = statement.text[start:end]
+        if len(text) > _LONGEST_SENTENCE:
+            continue
         for pattern, template in _COMPILED[code]:
             match = pattern.fullmatch(text)
             if match is None or (place and "v" not in match.groupdict()):
@@ -228,7 +232,7 @@ def _asked(
             groups = match.groupdict()
             subject = _inside(groups["s"].rstrip(". "), common)
             words = subject.casefold().split()
-            if words[0] in _NO_SUBJECT and not template.endswith("there {s}?"):
+            if not words or (words[0] in _NO_SUBJECT and not template.endswith("there {s}?")):
                 break
             if len(words) > _LONGEST_SUBJECT or not _VERBS.isdisjoint(words) or words[-1] == "and":
                 continue
@@ -260,7 +264,7 @@ def _of_row(
         return
     for cell in cells.split("; "):
         column, colon, value = cell.partition(": ")
-        if colon and value:
+        if colon and value and column.strip():
             heading = _inside(statement.heading.rpartition(HEADINGS)[2], common)
             small = column[:1].lower() + column[1:] if column.split()[0].istitle() else column
             named = {"column": small, "Column": column, "heading": heading}
@@ -292,7 +296,7 @@ def _of_two(parts: Sequence[tuple[str, Statement, DocumentQuestion]]) -> list[Do
         (first, second)
         for group in by_subject.values()
         for number, first in enumerate(group)
-        for second in group[number + 1 :]
+        for second in group[number + 1 : number + 1 + _PARTNERS]
         if first[2].keys != second[2].keys
     ]
     couples += [

@@ -12,6 +12,8 @@ from assistant_builder.data.similarity import casefold_normalize
 BlockKind = Literal["heading", "text", "item", "row"]
 HEADINGS = " › "
 """Between the headings of a statement."""
+OVERHEAD = 100
+"""Characters that need as much memory as an object of a text."""
 DocumentKind = Literal["pdf", "docx", "pptx", "html", "markdown", "text"]
 
 
@@ -115,5 +117,7 @@ class Document:
 
     @property
     def size(self) -> int:
-        """Characters of its pages and statements."""
-        return sum(map(len, self.pages)) + sum(len(each.text) for each in self.statements)
+        """Characters of all its texts, and :data:`OVERHEAD` for each of them."""
+        texts = [self.title, *self.pages, *self.links]
+        texts += [text for each in self.statements for text in (each.heading, each.text)]
+        return sum(map(len, texts)) + OVERHEAD * len(texts)

@@ -5,6 +5,7 @@ The similarity of such embeddings hardly reflects negation and numbers, and cove
 
 from __future__ import annotations
 
+import logging
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ class Embedder:
 
         from assistant_builder.devices import torch_device
 
+        # it warns of models that have a prompt
+        logging.getLogger("sentence_transformers.base.model").setLevel(logging.ERROR)
         self._folder, self._name = folder, name or folder.name
         try:
             self._model = SentenceTransformer(
@@ -218,6 +221,10 @@ class Embedder:
         if kept:
             _halve(work / "model.safetensors", kept)
         work.rename(folder)
+
+    def is_word(self, text: str) -> bool:
+        """Whether a word in lower case is one piece of the tokenizer's vocabulary."""
+        return len(self._model.tokenizer.tokenize(text)) == 1
 
     def encode(
         self,

@@ -40,7 +40,7 @@ class _KnownVectors:
     def __init__(self, encoder: TextEncoder, known: Mapping[str, NDArray[np.float32]]) -> None:
         self._encoder = encoder
         self._known = dict(known)
-        self.name, self.sha256 = encoder.name, encoder.sha256
+        self.name, self.sha256, self.is_word = encoder.name, encoder.sha256, encoder.is_word
 
     def encode(
         self, texts: Sequence[str], *, progress: Progress | None = None
@@ -125,7 +125,7 @@ def with_missing_answers(
     if not new:
         return index, new
     vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])
-    return Index([*index.facts, *new], vectors, index.embedder), new
+    return Index([*index.facts, *new], vectors, index.embedder, spells=index.spells), new
 
 
 def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder) -> list[Path]:

@@ -102,7 +102,8 @@ class Corrected:
         for vector, (place, fact) in zip(vectors, changed.items(), strict=False):
             facts[place], all_vectors[place] = fact, vector
         all_vectors = np.concatenate([all_vectors, vectors[len(changed) :]])
-        return cls(Index([*facts, *new], all_vectors, index.embedder), answers)
+        changed_index = Index([*facts, *new], all_vectors, index.embedder, spells=index.spells)
+        return cls(changed_index, answers)
 
 
 def _is_edit(wrong: str, answer: str) -> bool:

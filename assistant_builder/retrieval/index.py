@@ -7,10 +7,11 @@ these choices. The module needs numpy and bm25s, and torch only in the embedder 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,7 @@ from assistant_builder.retrieval.ranking import (
     numbered,
     rank,
 )
+from assistant_builder.retrieval.spelling import Spelling
 
 MAX_FACTS = 100_000  # facts up to which the exact search is fast enough
 FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
@@ -70,6 +72,9 @@ class TextEncoder(Protocol):
         self, texts: Sequence[str], *, progress: Progress | None = None
     ) -> NDArray[np.float32]:
         """Unit vectors of n texts, float32 [n, d]."""
+
+    def is_word(self, text: str) -> bool:
+        """Whether a word in lower case is one of its vocabulary."""
 
 
 class Progress(Protocol):
@@ -168,6 +173,7 @@ class IndexRecord(TypedDict):
     facts: int
     dimensions: int
     embedder: _EmbedderRecord
+    spelling: NotRequired[bool]
     sha256: dict[str, str]
 
 
@@ -234,15 +240,21 @@ class Index:
 
     ``vectors`` are those of :func:`fact_vectors`, float32 [n, d], rounded as in the file, so that a
     loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model. ``positions``
-    are those of the facts of a row.
+    are those of the facts of a row. ``spells``: whether misspelt words of a question are corrected; indexes of earlier
+    versions were measured without.
     """
 
     def __init__(
-        self, facts: Sequence[Fact], vectors: NDArray[np.float32], embedder: Mapping[str, str]
+        self,
+        facts: Sequence[Fact],
+        vectors: NDArray[np.float32],
+        embedder: Mapping[str, str],
+        *,
+        spells: bool = True,
     ) -> None:
         self.facts = list(facts)
         self.vectors = on_grid(vectors)
-        self.embedder = dict(embedder)
+        self.embedder, self.spells = dict(embedder), spells
         self._answers = numbered(fact.answer_key for fact in self.facts)
         subjects = (fact.subject for fact in self.facts)
         self._subjects = numbered(zip(self._answers.tolist(), subjects, strict=True))
@@ -253,6 +265,16 @@ class Index:
             self._asked.setdefault(fact.query.key, []).append(position)
             self.positions.setdefault(fact.row, []).append(position)
         self._bm25 = Bm25([terms(fact.query.text) for fact in self.facts])
+
+    @cached_property
+    def _spelling(self) -> Spelling:
+        return Spelling(f"{fact.question} {fact.answer}" for fact in self.facts)
+
+    def corrected(self, query: Query, is_word: Callable[[str], bool]) -> Query:
+        """A query with the words of the facts in place of misspelt ones, see :class:`Spelling`."""
+        if not self.spells:
+            return query
+        return replace(query, question=self._spelling.corrected(query.question, is_word))
 
     @classmethod
     def build(
@@ -291,6 +313,7 @@ class Index:
                 "facts": len(self.facts),
                 "dimensions": int(self.vectors.shape[1]),
                 "embedder": self.embedder,
+                **({"spelling": True} if self.spells else {}),
                 **_METHOD,
                 "sha256": {name: file_hash(folder / name) for name in (FACTS, VECTORS)},
             },
@@ -323,7 +346,8 @@ class Index:
                     )
             facts = read_jsonl(folder / FACTS, Fact)
             vectors = load_file(folder / VECTORS)[_TENSOR]
-            index = cls(facts, vectors, record["embedder"])
+            spells = record.get("spelling", False)
+            index = cls(facts, vectors, record["embedder"], spells=spells)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder, m("is damaged")) from error
         shape, count = index.vectors.shape, len(facts)

@@ -225,7 +225,8 @@ class Retriever:
             exclude: For each look, rows whose facts are not used.
             context: Tokens that a prompt and its answer may have together; facts beyond them are left out.
         """
-        queries, latest = [look.query for look in looks], self._latest()
+        latest, is_word = self._latest(), self.embedder.is_word
+        queries = [latest.index.corrected(look.query, is_word) for look in looks]
         vectors = self.embedder.encode([query.text for query in queries])
         if self.dropped:
             exclude = [{*self.dropped, *out} for out in exclude or [()] * len(queries)]

@@ -6,7 +6,9 @@ word or figure that the answer has. No model is needed for it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from assistant_builder.documents.changes import Change
 from assistant_builder.documents.store import Documents
@@ -24,26 +26,44 @@ UNDECIDED = (
 _STEM = 4  # characters by which words are compared, so that "tool" is "tools"
 
 
+class Changes:
+    """Changes by the words of their old statements, so that only those near an answer are compared with it."""
+
+    def __init__(self, changes: Sequence[Change]) -> None:
+        self._changes = changes
+        self._old = [_stems(change.old.searched) for change in changes]
+        self._postings: dict[str, list[int]] = {}
+        for number, old in enumerate(self._old):
+            for word in old:
+                self._postings.setdefault(word, []).append(number)
+
+    def under(self, question: str, answer: str) -> list[int]:
+        """Numbers of the changes whose old statement the answer rests on."""
+        said, asked = _stems(answer), _stems(question)
+        shared = Counter(chain.from_iterable(self._postings.get(word, ()) for word in said))
+        near = sorted(number for number, count in shared.items() if count >= ANSWER * len(said))
+        return [number for number in near if self._rests(number, said, asked)]
+
+    def _rests(self, number: int, said: set[str], asked: set[str]) -> bool:
+        old, new = self._old[number], self._changes[number].new
+        figures = {word for word in said if any(map(str.isdigit, word))}
+        if not figures <= old or len((said | asked) & old) < WHOLE * len(said | asked):
+            return False
+        return bool(said & (old - (_stems(new.searched) if new else set())))
+
+
 def rests_on(question: str, answer: str, change: Change) -> bool:
     """Whether an answer rests on what a statement no longer says."""
-    said, asked = _stems(answer), _stems(question)
-    old = _stems(change.old.searched)
-    lost = old - (_stems(change.new.searched) if change.new else set())
-    if not said & lost:
-        return False
-    figures = {word for word in said if any(map(str.isdigit, word))}
-    if not figures <= old or len(said & old) < ANSWER * len(said):
-        return False
-    return len((said | asked) & old) >= WHOLE * len(said | asked)
+    return bool(Changes([change]).under(question, answer))
 
 
 def rows_resting_on(facts: Iterable[Fact], changes: Sequence[Change]) -> dict[int, list[Change]]:
     """Row of the data file → the changes that its answer rests on."""
     rows: dict[int, list[Change]] = {}
+    known = Changes(changes)
     for fact in facts:
-        for change in changes:
-            if fact.answerable and rests_on(fact.question, fact.answer, change):
-                rows.setdefault(fact.row, []).append(change)
+        if fact.answerable and (found := known.under(fact.question, fact.answer)):
+            rows.setdefault(fact.row, []).extend(changes[number] for number in found)
     return rows
 
 

@@ -20,6 +20,7 @@ from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, error_texts
 from assistant_builder.inference.chunks import Sampling
+from assistant_builder.redaction import terminal_text
 from assistant_builder.retrieval.answering import alone
 from assistant_builder.retrieval.promise import if_broken, read_broken
 from assistant_builder.serving.registry import ModelRegistry, PromptLimits, ServedModel, is_long
@@ -139,7 +140,7 @@ class Engine:
         async for _ in _follow(self._loading):
             pass
         if error := self.failure():
-            print(f"assistant-builder: {error}", file=sys.stderr, flush=True)
+            print(terminal_text(f"assistant-builder: {error}"), file=sys.stderr, flush=True)
 
     def failure(self) -> AssistantBuilderError | None:
         """The error of the last attempt to load the models."""

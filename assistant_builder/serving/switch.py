@@ -14,6 +14,7 @@ from dataclasses import replace
 import anyio.to_thread
 
 from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.redaction import terminal_text
 from assistant_builder.serving.engine import Engine, GenerationRequest, Health, StreamChunk
 from assistant_builder.serving.registry import ModelRegistry
 from assistant_builder.serving.schemas import ChatRequest
@@ -125,4 +126,4 @@ class EngineSwitch:
 
 
 def _report(line: str) -> None:
-    print(f"assistant-builder: {line}", file=sys.stderr, flush=True)
+    print(terminal_text(f"assistant-builder: {line}"), file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ import atexit
 import errno
 import functools
 import hashlib
+import math
 import os
 import re
 import shutil
@@ -183,10 +184,13 @@ class Uploads:
     def _has_space(self, size: int) -> bool:
         """Whether an upload fits the limits; removes old uploads if it does not."""
         paths = self._folder.glob(f"{UPLOAD_PREFIX}*")
-        found = sorted(((path.stat().st_mtime, _size(path), path) for path in paths), reverse=True)
+        # those of the future were uploaded while the clock was ahead
+        found = sorted(
+            ((_age(path), _size(path), path) for path in paths), key=lambda each: each[0]
+        )
         while found and not self._fits(len(found), sum(entry[1] for entry in found), size):
-            changed, _, path = found.pop()
-            if time.time() - changed < _KEPT_SECONDS:
+            age, _, path = found.pop()
+            if age < _KEPT_SECONDS:
                 return False
             shutil.rmtree(path, ignore_errors=True)
         return self._fits(len(found), sum(entry[1] for entry in found), size)
@@ -229,6 +233,12 @@ async def _limited_stream(request: Request, most: int) -> AsyncGenerator[bytes, 
         if size > most:
             raise MultiPartException("The form exceeded the maximum allowed size.")
         yield chunk
+
+
+def _age(folder: Path) -> float:
+    """Seconds since the folder was changed, infinity if that is in the future."""
+    age = time.time() - folder.stat().st_mtime
+    return age if age >= 0 else math.inf
 
 
 def _size(folder: Path) -> int:

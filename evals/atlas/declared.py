@@ -14,6 +14,7 @@ file, with effects, settings and the machine, and no text of the data.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from assistant_builder.atomic_io import bounded_bytes, file_hash, read_json, write_json
 from assistant_builder.config import StudyConfig
-from assistant_builder.config.safe_yaml import YamlError, read_yaml
+from assistant_builder.config.safe_yaml import read_yaml
 from assistant_builder.config.study_config import option_fields
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, ConfigError, EvaluationError
@@ -62,6 +63,12 @@ class _Cell:
     data_sha256: str
     made: dict[str, Any]
     effects: tuple[Effect, ...]
+
+    def __post_init__(self) -> None:
+        if len({(each.storage, each.approach, each.metric) for each in self.effects}) < len(
+            self.effects
+        ):
+            raise ValueError("two effects of one storage, approach and metric")
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ def read_atlas(path: Path) -> Atlas:
     """
     try:
         file = _File.model_validate(read_yaml(bounded_bytes(path).decode("utf-8-sig")))
-    except (OSError, UnicodeDecodeError, YamlError, ValidationError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             m("it is not an atlas: {error}", error=_first_line(error)),
             where=str(path),
@@ -142,7 +149,7 @@ def read_atlas(path: Path) -> Atlas:
     for entry in file.studies:
         given = _Entry(source=entry) if isinstance(entry, str) else entry
         source = path.parent / given.source
-        if not source.is_file():
+        if not os.path.isfile(source):  # a name can be too long for the system
             raise ConfigError(
                 m("there is no file {source}", source=given.source),
                 where=str(path),

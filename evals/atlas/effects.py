@@ -30,6 +30,7 @@ from evals.stats.intervals import LEVEL
 
 UNKNOWN = "4-bit"
 """Storage of a bundle that does not name it."""
+_LARGEST, _NARROWEST = 1e11, 1e-12  # of a difference, and of its interval
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ class Effect:
     pairs: int | None = None
     reference: float | None = None
 
+    def __post_init__(self) -> None:
+        counts = (each for each in (self.answer_words, self.pairs) if each is not None)
+        if not _can_be_pooled(self.harm, self.ci_low, self.ci_high) or any(n < 0 for n in counts):
+            raise ValueError("an effect that cannot be pooled")
+
     @property
     def standard_error(self) -> float:
         """Half the 95 % interval, in normal quantiles."""
@@ -72,7 +78,14 @@ def effects_of(name: str) -> list[Effect]:
         EvaluationError: The bundle does not hold, or the study compares nothing.
     """
     path = Path(name)
-    found = list(_of_bundle(path) if path.is_file() else _of_study(Study.open(name)))
+    try:
+        found = list(_of_bundle(path) if path.is_file() else _of_study(Study.open(name)))
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise EvaluationError(
+            m("a value has the wrong type: {error}", error=repr(error)[:100]),
+            where=name,
+            remedy=m("Get the file again from its author"),
+        ) from error
     if not found:
         raise EvaluationError(
             m("it has no comparison of a storage with the 16-bit assistant"),
@@ -115,6 +128,10 @@ def _of_study(study: Study) -> Iterator[Effect]:
             yield from _effect(found, {**common, "storage": file.name}, figures)
 
 
+def _can_be_pooled(harm: float, low: float, high: float) -> bool:
+    return high - low > _NARROWEST and max(map(abs, (harm, low, high))) < _LARGEST
+
+
 def _normal(level: float) -> float:
     return float(stats.norm.ppf((1 + level) / 2))
 
@@ -149,15 +166,16 @@ def _effect(
     common: Mapping[str, Any],
     figures: Mapping[str, float | None] = MappingProxyType({}),
 ) -> Iterator[Effect]:
-    if not row["ci_high"] > row["ci_low"]:  # without an interval it cannot be pooled
-        return
     metric = str(row["metric"])
     factor = -100.0 if metric_of(metric).higher_is_better else 1.0 if metric == LOSS else 100.0
     low, high = sorted((factor * row["ci_low"], factor * row["ci_high"]))
+    harm = factor * row["delta"] + 0.0
+    if not _can_be_pooled(harm, low, high):
+        return
     yield Effect(
         **common,
         metric=metric,
-        harm=factor * row["delta"] + 0.0,
+        harm=harm,
         ci_low=low,
         ci_high=high,
         items=int(row["n"]),

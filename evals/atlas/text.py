@@ -43,7 +43,7 @@ def _overview(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         new = _range(*pooled["prediction"]) if pooled["prediction"] else ""
         share = f"{_number(relative['mean'])} ({_range(*relative['ci'])})" if relative else ""
         yield (
-            f"| {_cell(group['storage'])} | {group['approach']} | {metric_of(group['metric']).label} | "
+            f"| {' | '.join(_names(group))} | "
             f"{len(group['studies'])} | {_number(pooled['mean'])} {group['unit']} | {_range(*pooled['ci'])} | {new} | "
             f"{share} | {_against(relative['ci']) if relative else ''} |"
         )
@@ -66,7 +66,7 @@ def _lines(group: Mapping[str, Any]) -> Iterator[str]:
     if pooled and pooled["prediction"]:
         ends += pooled["prediction"]
     low, high = min(*ends, 0.0), max(*ends, 0.0)
-    yield f"## {group['storage']}, {group['approach']}: {metric_of(group['metric']).label}"
+    yield "## {}, {}: {}".format(*_names(group))
     yield ""
     yield f"Harm against the 16-bit twin in {unit}; right of the line is worse."
     yield ""
@@ -105,7 +105,8 @@ def _bar(value: float, ends: Sequence[float], low: float, high: float) -> str:
     """An interval as text, between ``low`` and ``high``, with the line of no difference."""
 
     def at(number: float) -> int:
-        return round((number - low) / ((high - low) or 1.0) * (_BAR - 1))
+        share = (number - low) / ((high - low) or 1.0)
+        return round(min(max(share, 0.0), 1.0) * (_BAR - 1))
 
     cells = [" "] * _BAR
     cells[at(ends[0]) : at(ends[1]) + 1] = "─" * (at(ends[1]) - at(ends[0]) + 1)
@@ -122,6 +123,12 @@ def _range(low: float, high: float) -> str:
     return f"{_number(low)} to {_number(high)}"
 
 
+def _names(group: Mapping[str, Any]) -> list[str]:
+    """Storage, approach and metric of a group."""
+    label = metric_of(group["metric"]).label
+    return [_cell(each) for each in (group["storage"], group["approach"], label)]
+
+
 def _cell(text: str) -> str:
-    """A name as the text of a table."""
+    """A name as the text of a table or heading."""
     return "".join(each if each.isalnum() or each in " .-_" else " " for each in text)[:80]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,8 @@ LINES = (
 ).split()
 LOSS = "nll_per_token"
 MAX_ITEMS, MAX_COMPARISONS, MAX_WORK = 200_000, 5_000, 5e9
+_PLACE, _METRIC = re.compile(r"verdict( on [A-Z])?"), re.compile(r"[\w.-]{1,60}")
+"""What a place of a verdict and the name of a metric can be: both are printed next to what was computed."""
 MAX_LABELS = 16
 """Labels of a comparison; a study has five."""
 SHARE_OF_GAIN = WITHOUT_GAIN = 0.03
@@ -152,6 +155,9 @@ class _Check:
         if len(set(names)) != len(names):
             raise Refused("items", "a name occurs twice")
         for number, cell in enumerate(self._cells):
+            for metric in cell["metrics"]:
+                if not _METRIC.fullmatch(metric):
+                    raise Refused(f"cells[{number}]", f"{metric[:40]!r} is no name of a metric")
             columns = {"nll": cell["nll"], "tokens": cell["tokens"], **cell["metrics"]}
             for name, column in columns.items():
                 self._column(column, f"cells[{number}].{name}")
@@ -301,6 +307,8 @@ class _Check:
             _same(self._declared["level"], level, "declaration.level")
         for number, row in enumerate(rows):
             place = f"verdicts[{number}] ({str(row['place'])[:80]})"
+            if not _PLACE.fullmatch(row["place"]):
+                raise Refused(place, "this is no place of a verdict")
             compared = {}
             for index in row["comparisons"]:
                 result = self._result(index, place)
@@ -330,7 +338,12 @@ class _Check:
                 _same(row[name], value, f"{place}.{name}")
             self.shown.append(
                 {key: row[key] for key in _SHOWN}
-                | {"place": str(row["place"]), "n": primary.n, "sentence": str(row["sentence"])}
+                | {
+                    "place": row["place"],
+                    "n": primary.n,
+                    # in one line, so that it cannot look like another one of what is printed
+                    "sentence": " ".join(str(row["sentence"]).split()),
+                }
             )
         return len(rows)
 

@@ -323,3 +323,17 @@ def test_a_chosen_question_is_kept_masked_with_texts_alone_and_goes_with_its_que
         assert connection.execute("SELECT COUNT(*) FROM chosen").fetchone() == (0,)
         connection.execute("DROP TABLE chosen")  # as in the files of earlier releases
     assert read_inbox(study, time.time()).groups == ()
+
+
+def test_a_question_of_the_future_is_not_kept_until_then(tmp_path):
+    path, now, day = tmp_path / "visitors.db", time.time(), 86_400
+    filled("texts", path).close()
+    with visitor_log.opened(path) as connection:
+        connection.execute("UPDATE question SET time = ?", (now + 3650 * day,))
+        for days in range(2):
+            visitor_log.purge(connection, 30, now + days * day)
+        [(least,)] = connection.execute("SELECT MIN(time) FROM question")
+        assert least > now + 3000 * day  # the clock may be behind now
+        for days in range(2, 40):
+            visitor_log.purge(connection, 30, now + days * day)
+        assert connection.execute("SELECT COUNT(*) FROM question").fetchone() == (0,)

@@ -170,6 +170,17 @@ def test_another_version_begins_anew():
     assert found.judged == 0 and [each.id for each in found.waiting] == ["q-new"]
 
 
+def test_a_clock_that_was_ahead_hides_no_later_version(monkeypatch):
+    study = new_study()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 3650 * 86_400)
+    keep(study, 2)
+    monkeypatch.setattr(time, "time", lambda: now)
+    with closing(VisitorLog(log_file(study), "texts", 90)) as log:
+        log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, confidence=0.8)
+    assert [each.id for each in read_watch(study, study).waiting] == ["q-new"]
+
+
 def test_what_cannot_be_judged_is_an_error_and_leaves_no_file():
     study = new_study()
     with pytest.raises(DataError, match="no answer with the id 'q-1' was drawn"):

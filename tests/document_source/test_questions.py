@@ -98,6 +98,20 @@ def test_a_heading_that_asks_is_the_question_and_a_sentence_without_subject_has_
     assert drafted(statements) == [expected]
 
 
+def test_odd_texts_are_not_drafted_from_and_rows_of_one_subject_are_joined_with_few():
+    odd = (". is was.", "... costs 5 euros.", "Bus – : 5; : 3")
+    for kind in ("text", "row"):
+        draft_from_templates(
+            [Statement("a", None, "", each, 0, 1, kind) for each in odd],
+            language_of,
+            2,
+        )
+    rows = [
+        Statement("a", None, "H", f"The pool – Price: {n} euros", 0, 1, "row") for n in range(200)
+    ]
+    assert len(draft_from_templates(rows, language_of, 2)) < 200 * 25
+
+
 def test_replies_of_a_model_are_questions_with_a_part_of_the_statement():
     (statement,) = texts("The forge reaches 1,200 degrees.")
     reply = '1. How hot is it? | 1,200 degrees\nHow warm? | 900\nHere you are:\n- "What is hot?"'

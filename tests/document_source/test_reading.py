@@ -1,5 +1,7 @@
 """Reading of documents: the example's gold statements, and documents that cannot be read, one sentence each."""
 
+import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -280,6 +282,35 @@ def test_entities_of_a_word_document_are_not_expanded(tmp_path):
     except DataError:
         return
     assert sum(len(each.text) for each in found) < 10_000
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        f"<h1>{'h ' * 500}</h1>" + "<p>a b</p>" * 500,
+        "<p>We open at nine.</p>" + "".join(f"<a href=x{n}>" for n in range(3_000)),
+        "<p>a b</p>" * 3_000,
+    ],
+)
+def test_what_is_kept_of_a_document_counts_whatever_it_is(tmp_path, page):
+    """Headings are kept with each statement, so that a small page could fill the memory."""
+    (tmp_path / "a.html").write_text(f"<title>{'t' * 100_000}</title>{page}")
+    document = read_document(tmp_path / "a.html", "a.html")
+    assert document.size > 250_000 and len(document.title) == limits.MAX_TITLE
+
+
+def test_links_of_a_page_are_bounded(tmp_path):
+    links = "".join(f"<a href=x{n % 30_000}>" for n in range(60_000))
+    (tmp_path / "a.html").write_text(f"<p>We open at nine.</p>{links}")
+    assert len(read_document(tmp_path / "a.html", "a.html").links) == limits.MAX_LINKS
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_the_name_of_a_file_that_is_no_text_is_written_as_text(tmp_path):
+    (tmp_path / "a\nb.md").write_text("We open at nine.")
+    with open(os.fsencode(tmp_path) + b"/\xff.md", "wb") as file:
+        file.write(b"Tea is free.")
+    assert list(named(document_files(tmp_path), tmp_path)) == ["a b.md", "\\udcff.md"]
 
 
 def test_a_reading_that_takes_too_long_ends(tmp_path, monkeypatch):

@@ -35,7 +35,7 @@ class Site(Server):
         self.robots: str | int = "User-agent: *\nDisallow: /secret/\n"
         self.redirects = {"/moved": "/b"}
         self.compressed: dict[str, tuple[str, bytes]] = {}
-        self.empty = ""
+        self.empty = self.chunked = ""
         self.released = threading.Event()
 
 
@@ -50,6 +50,12 @@ class SiteHandler(Handler):
             self.wfile.write(b"Content-Encoding: gzip\r\n\r\n\x1f\x8b\x08\0\0\0\0\0\0\xff")
             while not self.server.released.wait(0.05):
                 self.wfile.write(b"\0\0\0\xff\xff" * 100)
+            self.close_connection = True
+        elif self.path == self.server.chunked:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n")
+            self.wfile.write(b"Transfer-Encoding: chunked\r\n\r\n1;")
+            while not self.server.released.wait(0.05):
+                self.wfile.write(b"x")
             self.close_connection = True
         elif self.path == "/robots.txt" and isinstance(self.server.robots, int):
             self.send(self.server.robots)
@@ -252,6 +258,17 @@ def test_a_compressed_page_of_nothing_ends_after_a_while(site, monkeypatch, path
             read_site(site.endpoint)
     finally:
         site.released.set()
+
+
+def test_the_head_of_a_chunk_without_end_ends_after_a_while(site, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 0.3)
+    site.chunked = "/slow"
+    site.pages["/"] = "<main><p>We open at nine.</p><a href='/slow'>S</a></main>"
+    threading.Timer(5.0, site.released.set).start()
+    read = read_site(site.endpoint)
+    assert not site.released.is_set() and not read.complete
+    site.released.set()
+    assert "content comes too slowly" in str(read.problems[f"{site.endpoint}/slow"])
 
 
 def test_links_and_text_of_a_site_are_bounded(site, monkeypatch):

@@ -4,7 +4,12 @@ import pytest
 
 from assistant_builder.documents import statements as module
 from assistant_builder.documents.changes import Change, changed_statements
-from assistant_builder.documents.statements import refers_back, sentences, statements_of
+from assistant_builder.documents.statements import (
+    LONGEST_STATEMENT,
+    refers_back,
+    sentences,
+    statements_of,
+)
 from assistant_builder.documents.types import Block, Statement
 from assistant_builder.errors import DataError
 from assistant_builder.retrieval.staleness import rests_on
@@ -73,6 +78,15 @@ def test_headings_and_pages_are_kept_beside_a_statement():
     ]
     assert found[1].text == "Yes, you can. Cash is welcome, too."  # the answer as a whole
     assert found[0].searched == "Shop › Hours: We open at nine."
+
+
+def test_a_sentence_without_end_is_divided_between_words():
+    text = "The pool is " + "very " * 5_000 + "nice."
+    (page,), found = statements_of("a.pdf", [Block("text", text)])
+    assert len(found) == 6 and " ".join(each.text for each in found) == text
+    assert all(page[each.start : each.end].strip() == each.text for each in found)
+    _, found = statements_of("a.pdf", [Block("item", "x" * 20_000 + " y z")])
+    assert max(len(each.text) for each in found) <= LONGEST_STATEMENT
 
 
 def test_a_document_of_too_many_statements_is_refused(monkeypatch):

@@ -5,11 +5,13 @@ import time
 import pytest
 
 from assistant_builder.config import StudyConfig
-from assistant_builder.documents.changes import changed_statements
+from assistant_builder.documents import changes
+from assistant_builder.documents.changes import Change, changed_statements
 from assistant_builder.documents.statements import statements_of
 from assistant_builder.documents.store import Documents, Reading
 from assistant_builder.documents.types import Block, Document, Statement
 from assistant_builder.errors import ConfigError, DataError
+from assistant_builder.retrieval.staleness import Changes
 from assistant_builder.study import Study
 
 
@@ -83,6 +85,25 @@ def test_a_document_that_is_gone_or_unreadable(documents):
     update = read_again(documents, reading("a.pdf", "We open at nine."))
     assert [each.old.text for each in update.changes] == ["Tea is free."]
     assert [each["name"] for each in documents.records] == ["a.pdf", "c.pdf"]
+
+
+def test_too_many_changes_at_a_time_are_refused(documents, monkeypatch):
+    monkeypatch.setattr(changes, "MAX_CHANGES", 1)
+    read_again(documents, reading("a.pdf", "We open at nine.", "Tea is free."))
+    with pytest.raises(DataError, match="more than 1 statements changed"):
+        read_again(documents, reading("a.pdf", "We close."))
+    assert len(documents.statements) == 2
+
+
+def test_answers_are_compared_with_thousands_of_changes_in_seconds():
+    changed = [
+        Change(Statement("a.pdf", 1, "", f"Room {n} costs {n} euros a night.", 0, 1))
+        for n in range(4_000)
+    ]
+    began = time.process_time()
+    known = Changes(changed)
+    assert all(known.under(f"What is room {n}?", f"{n} euros") == [n] for n in range(1_000))
+    assert time.process_time() - began < 8
 
 
 def test_thousands_of_changed_statements_are_compared_in_seconds():

@@ -12,9 +12,11 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError, EvaluationError, StudyError
 from assistant_builder.study import Study
 from evals.atlas import atlas, declared, effects_of, markdown, run_missing
+from evals.bundle.container import read_bundle
 from evals.bundle.write import write_bundle
 from evals.report.build import write_report
 from tests.commands import command
+from tests.evals.bundle.test_bundle import resealed
 from tests.synthetic_study import finished_study
 
 PROVENANCE = {
@@ -153,11 +155,29 @@ def test_a_cell_of_other_settings_or_data_is_not_pooled(atlas_file):
         atlas([str(atlas_file)])
 
 
+def test_a_cell_of_values_that_cannot_be_pooled_is_damaged(atlas_file):
+    with pytest.raises(EvaluationError):
+        run_missing(declared.read_atlas(atlas_file))
+    cell = declared.read_atlas(atlas_file).studies[0].cell
+    before = read_json(cell)
+    first = before["effects"][0]
+    for changed in (
+        [first | {"ci_low": -1e308, "ci_high": 1e308}],
+        [first | {"ci_low": first["ci_high"]}],
+        [first | {"pairs": -1}],
+        [first | {"study": str(n), "heldout": str(n)} for n in range(20_000)],
+    ):
+        write_json(cell, before | {"effects": changed})
+        with pytest.raises(StudyError, match="damaged"):
+            atlas([str(atlas_file)])
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("studies: []", "studies: List should have at least 1 item"),
         ("studies: [gone.csv]", "there is no file gone.csv"),
+        (f"studies: [{'a' * 5000}]", "there is no file aaa"),
         ("studies: [a.csv, ./a.csv]", "two studies would have the name 'four-bit-a'"),
         ("studies: [a.csv]\nsettings: {train.rang: 3}", "train.rang: no such setting"),
         ("- a", "not an atlas"),
@@ -168,3 +188,38 @@ def test_a_wrong_atlas_is_an_error_that_says_what(atlas_file, content, said):
     atlas_file.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
         declared.read_atlas(atlas_file)
+
+
+def test_texts_of_a_bundle_cannot_form_markup(tmp_path):
+    ab.example()
+    values, _ = read_bundle(write_bundle("example", tmp_path / "a.bundle"))
+    text = "x\n\n![p](http://a.example/p.png) <script>"
+    values["bundle"] |= {"name": text, "storage": text, "approach": text}
+    values["provenance"]["base_model"]["name"] = text
+    found = markdown(atlas([str(resealed(values, tmp_path / "b.bundle"))]))
+    assert "example" in found and not any(mark in found for mark in ("![", "<", "://", "\n\nx"))
+    values["provenance"] = None
+    with pytest.raises(EvaluationError, match="has the wrong type"):
+        effects_of(str(resealed(values, tmp_path / "b.bundle")))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": {}},
+        {"config": {"model": None}},
+        {"delta": 1e308},
+        {"delta": 5.0},
+        {"metric": "x\n![p](http://a.example)"},
+    ],
+)
+def test_odd_reports_are_errors_or_text(change):
+    made = study("a", 0)
+    report = read_json(made.folder / "report.json")
+    target = report if "config" in change else report["contrasts"][0]
+    target.update(change)
+    write_json(made.folder / "report.json", report)
+    try:
+        assert "![" not in markdown(atlas(["a"]))
+    except EvaluationError:
+        return

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,7 +73,12 @@ class Words:
 
 
 class Exported(FakeEmbedder):
-    """The embedder as an export calls it."""
+    """The embedder as an export calls it; it knows words without an x."""
+
+    tokenizer = SimpleNamespace(tokenize=lambda text: text.split("x"))
+
+    def is_word(self, text: str) -> bool:
+        return len(self.tokenizer.tokenize(text)) == 1
 
     def encode(self, texts: Sequence[str], **_: Any) -> Any:
         return super().encode(texts)
@@ -114,7 +119,7 @@ def test_an_export_finds_and_decides_what_the_product_does(study, tmp_path):
     lookup = exported(study, tmp_path / "out", words)
     prompter: Any = words
     retriever = Retriever(
-        study, Index.load(study.retrieval_folder), FakeEmbedder(), Grounder.of(study, prompter)
+        study, Index.load(study.retrieval_folder), Exported(), Grounder.of(study, prompter)
     )
     rule = rule_of(study.arm_folder("lora") / FILE)
     assert rule is not None
@@ -130,6 +135,12 @@ def test_an_export_finds_and_decides_what_the_product_does(study, tmp_path):
             Message("user", "And when?"),
         )
     )
+    typed = [re.sub(r"\b([a-z]{3})([a-z]+)", r"\1x\2", talk[-1].content) for talk in asked[:9]]
+    misspelt = [
+        (*talk[:-1], Message("user", text)) for talk, text in zip(asked, typed, strict=False)
+    ]
+    assert lookup.spelling.corrected(typed[0], lookup.is_word) != typed[0]
+    asked += misspelt
     asked += [
         (*talk, Message("assistant", "Yes."), Message("user", "And when?")) for talk in asked[:9]
     ]

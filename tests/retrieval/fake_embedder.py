@@ -18,6 +18,9 @@ class FakeEmbedder:
     def __init__(self) -> None:
         self.embedded: list[str] = []
 
+    def is_word(self, text: str) -> bool:
+        return True
+
     def encode(self, texts: Sequence[str], *, progress: Any = None) -> np.ndarray:
         vectors = np.zeros((len(texts), DIMENSIONS), dtype=np.float32)
         for row, text in enumerate(texts):

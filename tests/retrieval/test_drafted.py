@@ -101,7 +101,8 @@ def test_a_study_of_pairs_has_the_index_and_prompts_that_it_had_before(tmp_path:
     digest = hashlib.sha256()
     folder = tmp_path / "retrieval"
     for path in sorted(write_index(folder, split.train, split.validation, FakeEmbedder(), {})):
-        digest.update(path.name.encode() + path.read_bytes())
+        content = path.read_bytes().replace(b'  "spelling": true,\n', b"")  # there since
+        digest.update(path.name.encode() + content)
     for name, pairs, seed in (("train", split.train, 0), ("validation", split.validation, None)):
         for longest in (1000, 40):
             contexts = read_contexts(folder, name)

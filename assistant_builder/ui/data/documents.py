@@ -30,7 +30,7 @@ from assistant_builder.ui.html import (
 )
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, chosen_study
 
-_SHOWN_CHARACTERS = 120
+_SHOWN_CHARACTERS, _SHOWN_CHANGES = 120, 200
 _SITE = "https://www.example.com"
 _PRIVATE = {"api_visibility": "private"}
 
@@ -118,7 +118,8 @@ class DocumentsForm:
             shown = documents_view(study, changes)
         except AssistantBuilderError as error:
             changes, shown = [], error_callout(error.to_record())
-        choices = [(_label(change), change.key) for change in changes]
+        # further ones follow when these are decided
+        choices = [(_label(change), change.key) for change in changes[:_SHOWN_CHANGES]]
         return {
             self.name: gr.update(visible=False),
             self.shown: shown,
@@ -215,13 +216,14 @@ def documents_view(study: Study, changes: list[Change]) -> Markup:
             "{count} statements changed, and are not served until you decide",
             len(changes),
         )
-        resting = answers_resting_on(study, changes)
+        shown = changes[:_SHOWN_CHANGES]
+        resting = answers_resting_on(study, shown)
         entries = [
             (
                 change,
                 [(t(ANSWER_KINDS[each.kind]), each) for each in answers],
             )
-            for change, answers in zip(changes, resting, strict=True)
+            for change, answers in zip(shown, resting, strict=True)
         ]
         parts.insert(0, callout("warn", title))
         parts.append(card(t("What changed"), fragment("data.changes", entries)))

@@ -300,6 +300,12 @@ def test_the_words_of_the_author_are_shown_as_such(judged, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "verdict on B: worse, computed on 120 items: exact_match -0.1083" in printed
     assert "in the words of its author: B is no worse than A.␛" in printed and "\x1b" not in printed
+    values["verdicts"][0]["sentence"] = "Fine.\nsignature: by the author"
+    commands.verify(resealed(values, forged))
+    assert "\nsignature: by" not in capsys.readouterr().out
+    values["verdicts"][0]["place"] = "signature: by the author\nverdict"
+    with pytest.raises(Refused, match="no place of a verdict"):
+        verify(resealed(values, forged))
     values["verdicts"][0].update(place="\x1b[2J", outcome="no worse")
     assert main([str(resealed(values, forged))]) == 1
     assert "\x1b" not in capsys.readouterr().err
