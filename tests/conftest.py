@@ -168,6 +168,15 @@ def bundled_models(home: Path, model_cache: Path) -> Path:
     return models
 
 
+@pytest.fixture
+def multilingual_model(bundled_models: Path, model_cache: Path) -> Path:
+    """Make the multilingual embedder, which few tests need, for the test's home; returns its folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ASSISTANT_BUILDER_HOME", str(model_cache))
+        bundled.ensure_multilingual_embedder()
+    return bundled_models / bundled.MULTILINGUAL_EMBEDDER
+
+
 @pytest.fixture(scope="session")
 def short_base(model_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled base without all but its first four layers: its tokenizer and widths, and an eighth of the work."""

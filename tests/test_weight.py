@@ -10,26 +10,26 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4830  2555
-assistant_builder/chat               2900  1625
-assistant_builder/cli                2550  1285
+assistant_builder/chat               2900  1630
+assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
 assistant_builder/data               5210  2795
-assistant_builder/export             3450  1735
+assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2045
-assistant_builder/models             3610  1870
+assistant_builder/models             4130  2130
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4510  2395
-assistant_builder/runner             1900  1070
+assistant_builder/retrieval          4680  2490
+assistant_builder/runner             1910  1075
 assistant_builder/serving            3550  1940
 assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12530  6190
+assistant_builder/ui                12540  6190
 assistant_builder/web                2000  1170
 evals                                4160  2105
 evals/bundle                         1540   875
@@ -40,7 +40,7 @@ evals/report                         9260  4185
 evals/stats                          1390   660
 evals/study_compare                   830   360
 evals/tasks                           540   235
-evals/atlas                           695   390
+evals/atlas                           700   395
 """
 
 

@@ -403,10 +403,10 @@ def group_with_embedder(study: Study) -> int:
             loaded.append(embedder_of_study(study))
         return loaded[0].encode(texts)
 
+    from assistant_builder.retrieval.embedder_choice import chosen_embedder
+
     trained = study.embedder_folder / "model.safetensors"
-    version = (
-        str(trained.stat().st_mtime_ns) if trained.is_file() else study.config.retrieval.embedder
-    )
+    version = str(trained.stat().st_mtime_ns) if trained.is_file() else chosen_embedder(study)
     return group_by_meaning(study, encode, version or "bundled")
 
 

@@ -34,6 +34,7 @@ def check(file: Path, *, settings: Settings = [], as_json: Json = False) -> None
     """
     from assistant_builder.data import load_pairs
     from assistant_builder.data.wordings import count_wordings
+    from assistant_builder.retrieval.embedder_choice import choice_note
     from evals.stats.power import power_sentence, split_power
 
     study = StudyConfig().with_changes(parse_settings(settings))
@@ -48,6 +49,7 @@ def check(file: Path, *, settings: Settings = [], as_json: Json = False) -> None
         output.print_json({**findings.to_record(), **records})
     else:
         output.print_findings(findings)
+        output.echo(f"embedder: {choice_note(study.retrieval.embedder, findings.usable)}")
         if wordings and wordings.occurs_once:
             output.echo(once_line(wordings, file))
         if power:

@@ -14,8 +14,9 @@ class RetrievalConfig(ConfigModel):
     """Looking up training pairs for a question."""
 
     embedder: Annotated[str, AfterValidator(str.strip)] = Field("", title=N_("Sentence embedder"))
-    """Folder or hub id of a sentence-transformers model for the index. Empty: the bundled all-MiniLM-L6-v2, which knows
-    English. For other languages for example sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2."""
+    """Model that looks facts up. Empty: all-MiniLM-L6-v2 for data in English, else multilingual-e5-small, which is
+    downloaded once (91 MB). english or multilingual: that one. Or the folder or hub id of a sentence-transformers
+    model."""
     train_embedder: bool = Field(True, title=N_("Train the embedder"))
     """Whether a copy of the sentence embedder is trained on the training questions, so that it knows names and wordings
     of the data and tells other questions from them. Takes a minute or two."""

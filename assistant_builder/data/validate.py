@@ -481,9 +481,8 @@ def too_long_words(too_long: Mapping[int, int], limit: int) -> tuple[Text, Text]
 def _content_problems(findings: Findings) -> Iterable[Problem]:
     if findings.is_foreign:
         detail = m(
-            "The bundled models know English: in another language they find fewer answers and give wrong ones more "
-            "often. Set {model.base} and {retrieval.embedder} to multilingual models, and ask your own questions "
-            "before visitors do."
+            "The bundled base model knows English: in another language its answers are wrong more often. Set "
+            "{model.base} to a multilingual model, and ask your own questions before visitors do."
         )
         yield _problem("warning", m("The data are not in English"), detail)
     if near := findings.near_duplicates:

@@ -48,6 +48,7 @@ from assistant_builder.export_formats import (
 )
 from assistant_builder.i18n import Text, m, written
 from assistant_builder.models.base_model import base_ref, fetch_base
+from assistant_builder.models.bundled import EMBEDDER_HUB_ID
 from assistant_builder.models.chat_template import ChatTokenizer, asks_for_date
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.quantization import texts_of
@@ -239,8 +240,8 @@ def loading_snippets(
 ) -> list[Snippet]:
     """The ways to load an export in ``folder`` on ``base``, the name or folder of the base model.
 
-    ``with_data``: the export contains the index; ``embedder``: name or folder of the index's embedder, if not the one
-    that all can download.
+    ``with_data``: the export contains the index; ``embedder``: folder of all-MiniLM-L6-v2, if it is not downloaded
+    from the hub.
     """
     config = study.config
     ref = base_ref(config.model)
@@ -266,8 +267,10 @@ def loading_snippets(
     model = spec.export_format.model_lines(context) if with_data else []
     snippets = spec.export_format.snippets(context)
     if model:
-        embedder = embedder or embedder_source(study, f"{folder}/{FOLDER}")
-        snippets.insert(0, python_snippet(folder, embedder, model, context.system))
+        source = embedder_source(study, f"{folder}/{FOLDER}")
+        if embedder and source == EMBEDDER_HUB_ID:
+            source = embedder
+        snippets.insert(0, python_snippet(folder, source, model, context.system))
     return snippets
 
 

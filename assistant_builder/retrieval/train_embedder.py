@@ -12,7 +12,9 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 from assistant_builder.data.respell import as_typed
+from assistant_builder.models.bundled import BUNDLED_EMBEDDERS
 from assistant_builder.models.embedding import Embedder
+from assistant_builder.retrieval.embedder_choice import chosen_embedder
 from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
 from assistant_builder.study import Study
 
@@ -28,30 +30,34 @@ Triple = tuple[str, str, str]  # A question, another wording of it, and the answ
 
 
 def train_embedder(
-    study: Study, facts: Sequence[Fact], progress: Callable[[int, int], None]
+    study: Study, model: str, facts: Sequence[Fact], progress: Callable[[int, int], None]
 ) -> Embedder:
-    """Train a copy of the study's embedder, and write it to the study's folder; see :func:`batches` for when not.
+    """Train a copy of an embedder, and write it to the study's folder; see :func:`batches` for when not.
 
     Args:
         study: The study.
+        model: The embedder, as :meth:`Embedder.of` takes it.
         facts: Its training facts; those that should be declined are not used.
         progress: Called with finished steps and their number; an exception cancels the training.
     """
-    embedder = Embedder.of(study.config.retrieval.embedder)
+    embedder = Embedder.of(model)
     trained = list(batches(facts, study.config.train.seed))
     if not trained:
         return embedder
     embedder.train(trained, progress, **HYPERPARAMETERS)
     embedder.save(study.embedder_folder)
-    return embedder_of_study(study)
+    return _trained(study, model)
 
 
 def embedder_of_study(study: Study) -> Embedder:
-    """The embedder of a study's index: the trained one, else that of the settings."""
-    other, folder = study.config.retrieval.embedder, study.embedder_folder
-    if not folder.is_dir():
-        return Embedder.of(other)
-    return Embedder(folder, name=NAME.format(name=other or "all-MiniLM-L6-v2"))
+    """The embedder of a study's index: the trained one, else that of the settings or of the language of the data."""
+    model = chosen_embedder(study)
+    return _trained(study, model) if study.embedder_folder.is_dir() else Embedder.of(model)
+
+
+def _trained(study: Study, model: str) -> Embedder:
+    name = BUNDLED_EMBEDDERS.get(model, model)
+    return Embedder(study.embedder_folder, name=NAME.format(name=name))
 
 
 def batches(facts: Sequence[Fact], seed: int) -> Iterator[list[Triple]]:

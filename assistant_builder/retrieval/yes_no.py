@@ -73,7 +73,9 @@ _STEM = 4  # characters by which longer words are compared
 def language_of(text: str) -> str:
     """Code of the language with most of its function words in a text; English if none has."""
     words = bare_words(text)
-    counts = {code: sum(word in known for word in words) for code, known in _functions().items()}
+    counts = {
+        code: sum(word in known for word in words) for code, known in function_words().items()
+    }
     return max(counts, key=lambda code: (counts[code], code == "en"))
 
 
@@ -193,7 +195,8 @@ def _same(word: str, other: str) -> bool:
 
 
 @functools.cache
-def _functions() -> dict[str, frozenset[str]]:
+def function_words() -> dict[str, frozenset[str]]:
+    """Code of a language → its function words, without accents."""
     from bm25s import stopwords
 
     names = {"en": "EN_PLUS", "de": "GERMAN", "fr": "FRENCH", "es": "SPANISH"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare_dataset
 from assistant_builder.i18n import Text, m
+from assistant_builder.models.bundled import BUNDLED_EMBEDDERS
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
 from assistant_builder.models.download import fetch, needs_embedder_download
@@ -76,6 +77,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     """Find held-out questions that leak into training by sentence embeddings, and index the training pairs."""
     from assistant_builder.data import find_embedding_leaks
     from assistant_builder.retrieval.build import write_index
+    from assistant_builder.retrieval.embedder_choice import embedder_for
     from assistant_builder.retrieval.passages import trained_passages
 
     config = study.config.data
@@ -90,10 +92,14 @@ def embed_data(study: Study) -> Iterable[Path]:
         return lambda done, total: report(done, total, message)
 
     report(0, 1, m("Loading the sentence embedder"))
-    embedder = Embedder.load(report)
     heldout = load_split(data, "heldout")
     seen: tuple[SplitName, ...] = ("train", "validation")
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
+    other = embedder_for(
+        study.config.retrieval.embedder, (*heldout, *(pair for pair, _ in outside))
+    )
+    bundled = other in BUNDLED_EMBEDDERS
+    embedder = Embedder.of(other if bundled else "", report)
     questions = [pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))]
     vectors = embedder.encode(questions, progress=reporting(m("Comparing questions by meaning")))
     # a respelled question of training is no leak: it is known to be one
@@ -125,8 +131,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     known = dict(zip(questions[len(heldout) :], vectors[len(heldout) :], strict=True))
     training = [pair for pair, name in outside if name == "train"]
     validation = [pair for pair, name in outside if name == "validation"]
-    other = study.config.retrieval.embedder
-    if other:
+    if not bundled:
         embedder, known = Embedder.of(other, report), {}
     shutil.rmtree(study.embedder_folder, ignore_errors=True)
     passages = trained_passages(study)
@@ -136,7 +141,7 @@ def embed_data(study: Study) -> Iterable[Path]:
 
         facts = [fact for pair in training for fact in facts_of(pair)]
         progress = reporting(m("Training the sentence embedder"))
-        embedder, known = train_embedder(study, facts, progress), {}
+        embedder, known = train_embedder(study, other, facts, progress), {}
     progress = reporting(m("Indexing the training questions"))
     index = write_index(
         study.retrieval_folder, training, validation, embedder, known, progress, passages

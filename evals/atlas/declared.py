@@ -165,6 +165,12 @@ def read_atlas(path: Path) -> Atlas:
                 remedy=m("Give one of them another 'name' in its settings"),
             )
         cell = path.parent / "cells" / f"{config.name}.json"
+        if cell.parent.is_symlink() or cell.is_symlink():
+            raise ConfigError(
+                m("{name} is a link", name=cell.parent.name),
+                where=str(cell),
+                remedy=m("Put the folder or the file in its place"),
+            )
         studies[config.name] = DeclaredStudy(config, data, cell)
     return Atlas(file.note, tuple(studies.values()))
 

@@ -172,6 +172,14 @@ def test_a_cell_of_values_that_cannot_be_pooled_is_damaged(atlas_file):
             atlas([str(atlas_file)])
 
 
+def test_cells_are_not_written_through_a_link(atlas_file, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (atlas_file.parent / "cells").symlink_to(elsewhere)
+    with pytest.raises(ConfigError, match="is a link"):
+        declared.read_atlas(atlas_file)
+    assert not list(elsewhere.iterdir())
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

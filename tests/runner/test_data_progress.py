@@ -26,7 +26,7 @@ def test_a_phase_is_named_when_it_begins_and_not_after_its_first_part(monkeypatc
         report(9, 9, "Downloading the embedder")
         return Slow()
 
-    def train(study, facts, progress):
+    def train(study, model, facts, progress):
         said["training"] = message()
         return FakeEmbedder()
 

@@ -13,7 +13,8 @@ from assistant_builder.data.edit import rejected_csv
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.i18n import t
+from assistant_builder.i18n import render, t
+from assistant_builder.retrieval.embedder_choice import choice_note, embedder_note
 from assistant_builder.retrieval.recall import RECALL, recommended_approach
 from assistant_builder.study import Study
 from assistant_builder.study.contents import (
@@ -55,7 +56,9 @@ def study_data_panel(study: Study) -> Markup:
                 _rejected(study),
                 [*split["leaks"], *by_meaning],
                 _recall(study),
-                recommended_approach(study) if study.embedding_file.is_file() else "",
+                f"{recommended_approach(study)} {render(embedder_note(study))}"
+                if study.embedding_file.is_file()
+                else "",
             )
         return _source_view(study)
     except AssistantBuilderError as error:
@@ -100,6 +103,7 @@ def _source_view(study: Study) -> Markup:
         heldout_power(record) if record else None,
         seen.findings.left_out,
         record["leaks"] if record else (),
+        approach=render(choice_note(study.config.retrieval.embedder, seen.findings.usable)),
     )
 
 
