@@ -164,7 +164,12 @@ def _amount(bound: Entries) -> Message:
 
 
 def _details(bound: Entries) -> Message:
-    """A metric with its difference and its margin."""
+    """A metric with its difference and its margin, or why it shows nothing though the interval is within."""
+    if not bound["passed"] and harm_interval(bound)[1] <= bound["margin"]:
+        return m(
+            "{metric} (nearly all answers of both are wrong by it, so that it can show nothing)",
+            metric=Message(shown(bound["metric"]).phrase),
+        )
     return m(
         "{metric} ({measured}; allowed {amount})",
         metric=Message(shown(bound["metric"]).phrase),

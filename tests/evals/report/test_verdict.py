@@ -53,3 +53,6 @@ def test_what_was_not_tested_is_said_with_the_verdict():
     assert "not ruled out for the loss (not measured)" in str(
         verdict_sentence(open_one, "9 questions")
     )
+    floor = {**bound, "metric": "facts_kept", "passed": False}
+    text = str(verdict_sentence({**open_one, "bounds": [bound, floor]}, "9 questions"))
+    assert "(nearly all answers of both are wrong by it, so that it can show nothing)" in text
