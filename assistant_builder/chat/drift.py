@@ -25,7 +25,7 @@ Row = tuple[int, float | None]
 
 @dataclass(frozen=True)
 class Drift:
-    """Visitors' questions beside those of the test.
+    """Visitors' questions compared with those of the test.
 
     Attributes:
         asked: Questions of visitors to the assistant that answered last, without small talk.

@@ -1,4 +1,4 @@
-"""Answers that are copied, beside trained assistants or alone; no base model is loaded for them."""
+"""Copied answers, in the process of trained assistants or alone; they need no base model."""
 
 from __future__ import annotations
 

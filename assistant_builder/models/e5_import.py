@@ -236,7 +236,7 @@ def _read_tokenizer(reader: _Reader, vocabulary: int) -> dict[str, Any]:
             "type": "Sequence",
             "pretokenizers": [
                 {"type": "WhitespaceSplit"},
-                _metaspace("Metaspace"),
+                _metaspace(),
             ],
         },
         "post_processor": {
@@ -250,7 +250,7 @@ def _read_tokenizer(reader: _Reader, vocabulary: int) -> dict[str, Any]:
             ],
             "special_tokens": {name: tokens[name] for name in ("<s>", "</s>")},
         },
-        "decoder": _metaspace("Metaspace"),
+        "decoder": _metaspace(),
         "model": {
             "type": "Unigram",
             "unk_id": unknown,
@@ -260,8 +260,8 @@ def _read_tokenizer(reader: _Reader, vocabulary: int) -> dict[str, Any]:
     }
 
 
-def _metaspace(kind: str) -> dict[str, Any]:
-    return {"type": kind, "replacement": "▁", "prepend_scheme": "always", "split": True}
+def _metaspace() -> dict[str, Any]:
+    return {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
 
 
 def _read_characters(reader: _Reader) -> dict[str, str]:

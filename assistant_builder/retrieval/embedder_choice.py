@@ -26,14 +26,11 @@ from assistant_builder.retrieval.study_pairs import splits
 from assistant_builder.retrieval.yes_no import function_words
 from assistant_builder.study import Study
 
-_OTHER = (
-    1 / 3
-)  # of the function words of English: 0.13 in English data, more than 1 in data of one other language
+_OTHER = 1 / 3
+"""Share of the function words of English: 0.13 in English data, more than 1 in data of one other language."""
 _PAIRS = 1000
-_FEW, _SIGNS = (
-    0.15,
-    0.05,
-)  # shares of words; English data have 0.33 to 0.48, and hardly a letter beyond ASCII
+_FEW, _SIGNS = 0.15, 0.05
+"""Shares of words: English data have 0.33 to 0.48 function words, and hardly a letter beyond ASCII."""
 
 
 @dataclass(frozen=True)

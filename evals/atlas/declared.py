@@ -8,8 +8,8 @@
       - source: ../pool.csv
         settings: {seeds: 1}
 
-Paths are relative to the file. A study is named after the file and its data; its cell is ``cells/NAME.json`` beside the
-file, with effects, settings and the machine, and no text of the data.
+Paths are relative to the file. A study is named after the file and its data; its cell is ``cells/NAME.json`` in the
+folder of the file, with effects, settings and the machine, and no text of the data.
 """
 
 from __future__ import annotations
