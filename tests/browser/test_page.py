@@ -26,6 +26,13 @@ def upload(page: Page, site: Site, file: Path) -> None:
     page.locator("#ab-file input[type=file]").set_input_files(str(file))
 
 
+SORTING = """() => {
+  let state = 1;
+  const entries = Array.from({length: 1e6}, () => ({key: state = (state * 48271) % 2147483647}));
+  entries.sort((a, b) => a.key - b.key);
+}"""
+
+
 def some_pairs(count: int) -> str:
     rows = (f"What is the height of tower {n}?,It is {n * 7} metres.\n" for n in range(count))
     return "question,answer\n" + "".join(rows)
@@ -41,17 +48,20 @@ def processor_seconds() -> float:
 
 
 @pytest.mark.long
-def test_the_page_opens_in_under_four_seconds(page, site):
+def test_opening_the_page_takes_little_processor_time(page, site):
+    """At most 2.7 times as much as sorting a million objects; about four seconds on an idle machine."""
     page.goto(site.start_url)
     page.get_by_role("button", name="New project from my file").wait_for()
-    took = []
+    ratios = []
     for _ in range(5):
-        started = processor_seconds(), time.monotonic()
+        started = processor_seconds()
+        page.evaluate(SORTING)
+        sorted_ = processor_seconds()
         page.reload()
         page.get_by_role("button", name="New project from my file").wait_for()
-        took.append((processor_seconds() - started[0], time.monotonic() - started[1]))
-    print(took)
-    assert min(map(min, took)) < 4, "CPU time counts if other tests use the processors"
+        ratios.append((processor_seconds() - sorted_) / (sorted_ - started))
+        print(sorted_ - started, ratios[-1])
+    assert min(ratios) < 2.7
 
 
 @pytest.mark.long
