@@ -28,7 +28,7 @@ assistant_builder/serving            3550  1940
 assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505
-assistant_builder/training           2610  1560
+assistant_builder/training           2610  1565
 assistant_builder/ui                12530  6185
 assistant_builder/web                2000  1170
 evals                                3850  1925
