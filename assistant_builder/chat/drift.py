@@ -19,6 +19,8 @@ LEAST = 30
 """Questions of visitors from which they are compared with the test."""
 LEVEL = 0.001
 """Largest p-value of a difference; it is looked at often."""
+_EXACT = 500
+"""Answers up to which ranks are compared exactly: that takes seconds for thousands, and then hours."""
 Row = tuple[int, float | None]
 """Whether a question was declined, and the confidence of the rule."""
 
@@ -113,7 +115,16 @@ def compared(rows: Sequence[Row], tested: Sequence[Row], stale: int = 0) -> Drif
         bool(fisher_exact(table, alternative="greater").pvalue < LEVEL),
         median(sure) if sure else None,
         median(were_sure) if were_sure else 0.0,
-        lower and bool(mannwhitneyu(sure, were_sure, alternative="less").pvalue < LEVEL),
+        lower
+        and bool(
+            mannwhitneyu(
+                sure,
+                were_sure,
+                alternative="less",
+                method="auto" if len(sure) <= _EXACT else "asymptotic",
+            ).pvalue
+            < LEVEL
+        ),
         stale,
     )
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import write_jsonl
-from assistant_builder.chat.drift import LEAST
+from assistant_builder.chat.drift import LEAST, compared
 from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
 from assistant_builder.chat.watch import (
     FALSE_ALARMS,
@@ -231,3 +231,13 @@ def test_the_command_line_judges_and_says_what_that_means(monkeypatch, bundled_m
     assert (promise["judged"], promise["wrong"], promise["promised"]) == (2, 1, False)
     assert promise["holds"] and [each["id"] for each in promise["waiting"]] == ["q-0002", "q-0003"]
     assert "no answer with the id" in command("inbox library --right q-1", ends=1).stderr
+
+
+def test_many_questions_and_a_small_test_are_compared_at_once():
+    made = random.Random(0)
+    asked = [(0, made.random() / 2) for _ in range(10_000)]
+    tested = [(0, 0.5 + made.random() / 2) for _ in range(8)]
+    compared(asked[:100], tested)  # imports scipy
+    began = time.process_time()
+    assert compared(asked, tested).less_confident and not compared(asked, asked[:8]).less_confident
+    assert time.process_time() - began < 3  # exact ranks take a minute, and hours for 100,000
