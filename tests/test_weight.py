@@ -37,7 +37,7 @@ evals/judge                           440   220
 evals/metrics                        1140   495
 evals/model_compare                  1900   980
 evals/report                         9270  4185
-evals/stats                          1390   660
+evals/stats                          1390   665
 evals/study_compare                   830   360
 evals/tasks                           540   235
 evals/atlas                           700   395
