@@ -40,7 +40,7 @@ evals/report                         9270  4185
 evals/stats                          1390   665
 evals/study_compare                   830   360
 evals/tasks                           540   235
-evals/atlas                           730   410
+evals/atlas                           730   415
 """
 
 
