@@ -26,7 +26,7 @@ assistant_builder/retrieval          4680  2495
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3550  1940
 assistant_builder/store              1150   750
-assistant_builder/study              2390  1420
+assistant_builder/study              2400  1430
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
 assistant_builder/ui                12540  6190
