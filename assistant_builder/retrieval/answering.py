@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
 from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.words import bare_words, content_words
 from assistant_builder.retrieval.grounding import query_of
 from assistant_builder.retrieval.index import Fact, Query
-from assistant_builder.retrieval.lexical import bare_words, content_words
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from assistant_builder.retrieval.lexical import bare_words, content_words
+from assistant_builder.data.words import bare_words, content_words
 
 MOST_PARTS = 4
 """Questions of a message that are answered one by one; a message with more is one question."""

@@ -2,6 +2,7 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.data import Message
+from assistant_builder.data.words import content_words
 from assistant_builder.retrieval.answering import (
     Judged,
     Look,
@@ -14,7 +15,6 @@ from assistant_builder.retrieval.answering import (
 )
 from assistant_builder.retrieval.decline import NAMES, DeclineRule
 from assistant_builder.retrieval.index import Fact
-from assistant_builder.retrieval.lexical import content_words
 from tests.synthetic_study import new_study
 
 SHOP, HUT = "The shop is open from 8 to 12.", "A hut costs 46 pounds a night and sleeps four."

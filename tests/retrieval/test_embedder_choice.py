@@ -6,18 +6,17 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import StudyConfig
-from assistant_builder.data import Message, Pair, load_pairs
+from assistant_builder.data import Dataset, Message, Pair, check_pairs, load_pairs
+from assistant_builder.data.language import Language, language_of_pairs
 from assistant_builder.i18n import render
 from assistant_builder.models.bundled import MULTILINGUAL_BUNDLE
 from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.embedder_choice import (
-    Language,
     choice_note,
     chosen_embedder,
     embedder_for,
     embedder_note,
-    language_of_pairs,
 )
 from assistant_builder.study import Study
 
@@ -53,8 +52,22 @@ def test_other_languages_are_not_english(text):
     ids=lambda path: path.parent.name,
 )
 def test_the_language_of_the_datasets(path):
-    english = path.parent.name != "buergeramt-ebbelrode"
-    assert language_of_pairs(load_pairs(path).pairs).english == english
+    english, data = path.parent.name != "buergeramt-ebbelrode", load_pairs(path)
+    assert language_of_pairs(data.pairs).english == english
+    assert check_pairs(data).is_foreign != english
+
+
+def test_the_warning_and_the_embedder_agree_on_the_language():
+    pairs = [
+        Pair(n, (Message("user", f"{asked} {n}?"), Message("assistant", f"{said} {n}.")))
+        for n in range(1, 21)
+        for asked, said in (
+            ("When does the library open on day", "It opens at nine and it closes at six, door"),
+            ("Wann öffnet die Bibliothek am Tag", "Sie öffnet um neun und schließt um sechs, Tür"),
+        )
+    ]
+    assert embedder_for("", pairs) == "multilingual"
+    assert check_pairs(Dataset("mixed", "csv", {}, tuple(pairs), (), len(pairs))).is_foreign
 
 
 @pytest.mark.parametrize(
