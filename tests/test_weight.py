@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2050
 assistant_builder/models             4130  2130
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4570  2430
+assistant_builder/retrieval          4640  2465
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3550  1940
 assistant_builder/store              1130   740

