@@ -7,7 +7,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from assistant_builder.atomic_io import write_json
+from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import PRESETS, StudyConfig
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.hub import HubStatus
@@ -39,6 +39,7 @@ from tests.synthetic_study import (
     finished_study,
     new_study,
     running,
+    step_event,
     trained,
     with_data,
     with_metrics,
@@ -298,6 +299,12 @@ def test_the_time_left_counts_what_has_not_begun():
     study = with_data(new_study())
     running(study, "train-lora")
     assert time_left(take_snapshot(study), None, 20) is None
+    first = step_event(1, 60, 2.0, 3.0, epoch=0.1)
+    del first["eta_seconds"]  # nothing is extrapolated from one step
+    append_jsonl(study.arm_folder("lora") / "metrics.jsonl", first)
+    study.write_progress("train-lora", Progress(1, 60, "steps", ""))
+    assert time_left(take_snapshot(study), None, 20) is None
+    assert "shown after the first training steps" in run_panel(take_snapshot(study), "", None)
     with_metrics(study, "lora", 30)  # 90 s done, 90 s to go: the twin takes 180 s
     study.write_progress("train-lora", Progress(30, 60, "steps", "", 90.0))
     seen = take_snapshot(study)
