@@ -29,7 +29,7 @@ assistant_builder/store              1130   740
 assistant_builder/study              2390  1420
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12540  6190
+assistant_builder/ui                12560  6210
 assistant_builder/web                2010  1170
 evals                                4160  2105
 evals/bundle                         1540   875
