@@ -190,7 +190,8 @@ class Copier:
         judged = look(first)
         if attempts[0].corrected is not None:
             return _Attempt(attempts[0], rule, False)
-        place = settle(rule, messages[-1].content, judged, again)
+        earlier = second.query.history if second is not None else ""
+        place = settle(rule, messages[-1].content, judged, again, earlier)
         return _Attempt(attempts[place or 0], rule, place is None)
 
 
