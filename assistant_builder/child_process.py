@@ -31,6 +31,27 @@ _HANDLER = "limited standard error"
 _NICENESS, _LOWEST = 10, 19
 """Of 19: a process at 0 gets about nine times as much of a shared core; an idle core is used fully."""
 
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""CPU quota of a container (cgroup v2): microseconds in each period, or ``max``."""
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on, and at most the CPU quota of its container."""
+    process = psutil.Process()
+    cores = (
+        len(process.cpu_affinity()) if hasattr(process, "cpu_affinity") else psutil.cpu_count() or 1
+    )
+    return min(cores, _quota() or cores)
+
+
+def _quota() -> int | None:
+    """The CPU quota of the container in cores, rounded up; None without one."""
+    try:
+        quota, period = map(int, _CPU_QUOTA.read_text(encoding="utf-8").split())
+    except (OSError, ValueError):
+        return None
+    return max(1, -(-quota // period))
+
 
 def python_command(*arguments: str) -> list[str]:
     """The argument vector of a Python process: ``python_command("-m", "evals", "score")``."""
@@ -90,9 +111,13 @@ def compute_environment() -> dict[str, str]:
 
     glibc asks for huge pages (2 MB instead of 4 kB) where the kernel grants them on request, which is the default of
     most distributions. Weights and activations are then translated and faulted in 512 times as much at once, which
-    virtual machines need most. A ``GLIBC_TUNABLES`` of the user's own is kept.
+    virtual machines need most.
+
+    In a container with a CPU quota there are no more threads than it has cores: PyTorch counts those of the host, and
+    most of its threads would wait. Variables of the user's own are kept.
     """
     return {
+        **({"OMP_NUM_THREADS": str(usable_cores())} if _quota() else {}),
         "GOMP_SPINCOUNT": "10000",
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
         **python_environment(),

@@ -18,8 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from assistant_builder.child_process import python_command, python_environment
 
 _VARIABLES = """
@@ -280,15 +278,6 @@ def kernel_problem(index: int | None = None) -> str:
     return (
         f"this build of PyTorch has no kernels for compute capability {major}.{minor} "
         f"(it supports {', '.join(built_for)})"
-    )
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return (
-        len(psutil.Process().cpu_affinity())
-        if hasattr(psutil.Process, "cpu_affinity")
-        else psutil.cpu_count() or 1
     )
 
 

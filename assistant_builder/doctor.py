@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 
 from assistant_builder import __version__, devices, study
-from assistant_builder.child_process import python_command, python_environment
-from assistant_builder.devices import cpu_flags, usable_cores
+from assistant_builder.child_process import python_command, python_environment, usable_cores
+from assistant_builder.devices import cpu_flags
 from assistant_builder.models import bundled, hub, wheel_download
 from assistant_builder.quantization import METHODS, quantizing
 

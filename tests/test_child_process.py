@@ -7,9 +7,16 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
-from assistant_builder.child_process import compute_environment, peak_memory_bytes, python_command
+from assistant_builder import child_process
+from assistant_builder.child_process import (
+    compute_environment,
+    peak_memory_bytes,
+    python_command,
+    usable_cores,
+)
 
 _GRANTS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ALLOCATED = """
@@ -93,3 +100,19 @@ def test_the_peak_memory_is_known_without_the_module_resource(monkeypatch):
     info = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=5_000_000))
     monkeypatch.setattr("psutil.Process", lambda: info)
     assert peak_memory_bytes("cpu") == 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 64), ("", 64)]
+)
+def test_threads_are_limited_to_the_cpu_quota_of_a_container(tmp_path, monkeypatch, quota, cores):
+    file = tmp_path / "cpu.max"
+    file.write_text(quota, encoding="utf-8")
+    monkeypatch.setattr(child_process, "_CPU_QUOTA", file)
+    monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda self: list(range(64)))
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert usable_cores() == cores
+    threads = compute_environment().get("OMP_NUM_THREADS")
+    assert threads == (str(cores) if cores < 64 else None)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert compute_environment()["OMP_NUM_THREADS"] == "3"

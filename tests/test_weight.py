@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4830  2555
+assistant_builder                    4840  2565
 assistant_builder/chat               2900  1630
 assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
@@ -40,7 +40,7 @@ evals/report                         9270  4185
 evals/stats                          1390   660
 evals/study_compare                   830   360
 evals/tasks                           540   235
-evals/atlas                           700   395
+evals/atlas                           730   410
 """
 
 

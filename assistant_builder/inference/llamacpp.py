@@ -36,6 +36,7 @@ from assistant_builder.child_process import (
     compute_environment,
     last_line,
     python_command,
+    usable_cores,
     without_secrets,
 )
 from assistant_builder.data import Message
@@ -88,7 +89,7 @@ def _thread_count() -> int:
     # those of ``OMP_NUM_THREADS``, else the cores that this process may use
     with suppress(KeyError, ValueError):
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cores()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from typing import Literal
 import psutil
 
 from assistant_builder import devices
-from assistant_builder.devices import computes_bfloat16, usable_cores
+from assistant_builder.child_process import usable_cores
+from assistant_builder.devices import computes_bfloat16
 from assistant_builder.errors import ConfigError
 from assistant_builder.i18n import Message, Text, m, mn, written
 

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.devices import usable_cores
+from assistant_builder.child_process import usable_cores
 from assistant_builder.error_record import ErrorRecord
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled, error_texts
@@ -68,7 +68,8 @@ def train_distributed(
 
     error_file = study.arm_folder(run) / _ERROR_FILE
     error_file.unlink(missing_ok=True)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // spread.devices)))
+    share, given = max(1, usable_cores() // spread.devices), os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(given)) if given.isdigit() else share)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -10,6 +10,12 @@ from evals.metrics import metric_of
 
 CLAIM = (1, 3)
 """Per cent by which 4-bit is usually said to be worse than 16-bit LoRA."""
+_AGAINST = {
+    "less": "This is less than",
+    "more": "This is more than",
+    "within": "This is within",
+    "open": "This neither confirms nor contradicts",
+}
 _BAR = 41
 
 
@@ -48,6 +54,31 @@ def _overview(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{share} | {_against(relative['ci']) if relative else ''} |"
         )
     yield ""
+    yield "To quote:"
+    for group in groups:
+        yield ""
+        yield f"> {_sentences(group)}"
+    yield ""
+
+
+def _sentences(group: Mapping[str, Any]) -> str:
+    """What a group shows, with its intervals; "worse" is a positive harm."""
+    pooled, relative = group["pooled"], group["relative"]
+    storage, approach, metric = _names(group)
+    items = sum(row["items"] for row in group["studies"])
+    text = (
+        f"{storage}, {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: {metric} was "
+        f"{_number(pooled['mean'])} {group['unit']} worse than with 16 bits (95% interval {_range(*pooled['ci'])}"
+    )
+    if pooled["prediction"]:
+        text += f"; one more study like these: {_range(*pooled['prediction'])}"
+    text += ")."
+    if relative:
+        text += (
+            f" In per cent of the 16-bit figure: {_number(relative['mean'])} ({_range(*relative['ci'])}). "
+            f"{_AGAINST[_against(relative['ci'])]} “{CLAIM[0]}–{CLAIM[1]} %”."
+        )
+    return text
 
 
 def _against(interval: Sequence[float]) -> str:

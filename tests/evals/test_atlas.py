@@ -133,6 +133,10 @@ def test_missing_studies_are_run_and_their_cells_stay(atlas_file):
     text = markdown(pooled)
     assert command(f"atlas {atlas_file} --run").stdout.strip() == text.strip()
     assert text.startswith("One base alone.\n\n## Overview") and "Not run yet" not in text
+    items = sum(each["items"] for each in group["studies"])
+    quote = next(line for line in text.splitlines() if line.startswith("> ") and "Loss" in line)
+    assert f"in 3 studies with {items} held-out questions" in quote
+    assert "This neither confirms nor contradicts “1–3 %”." in quote
     cell = found.studies[0].cell
     assert "It is a" not in cell.read_text(encoding="utf-8")
     run_missing(found)  # nothing is left to do
