@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -332,3 +333,11 @@ def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():
     assert about_time(600, config, complete=True) == "at most about 10 min"
     to_the_end = config.with_changes({"train.stop_loss": 0})
     assert about_time(600, to_the_end, complete=True) == "about 10 min"
+
+
+def test_the_loss_curves_are_folded_for_specialists():
+    tab = inside_blocks(TrainTab)
+    assert tab.plot.parent is tab.curves and not tab.curves.open and not tab.curves.visible
+    study = trained(with_data(new_study()))
+    drawn = tab._draw_plot(SimpleNamespace(snapshot=take_snapshot(study)))
+    assert drawn[tab.curves]["visible"] and drawn[tab.plot]["value"].data
