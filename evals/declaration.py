@@ -129,7 +129,7 @@ class Declaration:
     @property
     def sha256(self) -> str:
         """Hash of the canonical JSON of all fields."""
-        return _hash_of(self.to_record())
+        return json_hash(self.to_record())
 
     def to_record(self) -> dict[str, Any]:
         """All fields as a JSON value."""
@@ -411,7 +411,7 @@ def frozen(study: Study, heldout: HeldOut) -> dict[str, Any] | None:
     chosen = [record["declared"].get("formats"), *(line.get("formats") for line in own)]
     return {
         **record,
-        "sha256": record["sha256"] if record["sha256"] == _hash_of(record["declared"]) else None,
+        "sha256": record["sha256"] if record["sha256"] == json_hash(record["declared"]) else None,
         "earlier": [
             {"study": line["study"], "written": line["written"]}
             for line in tests.same
@@ -449,7 +449,7 @@ class _Uses:
         pairs = heldout.pairs.values()
         texts = [[[message.role, message.content] for message in pair.messages] for pair in pairs]
         numbered = [[pair.row, text] for pair, text in zip(pairs, texts, strict=True)]
-        self.hashes = _hash_of(sorted([text] for text in texts)), _hash_of(sorted(numbered))
+        self.hashes = json_hash(sorted([text] for text in texts)), json_hash(sorted(numbered))
         self.questions = {
             hashlib.sha256(
                 f"{normalise(pair.question)}\0{normalise(pair.answer)}".encode()
@@ -486,7 +486,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _hash_of(value: Any) -> str:
+def json_hash(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,15 +1,18 @@
 """Commands of the product and pieces of Python in processes of their own, and settings of runs that take seconds."""
 
+import io
 import json
 import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+from assistant_builder import cli
 from assistant_builder.registry import PLUGIN_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +60,39 @@ def python(
     return done
 
 
-def command(line: str, *words: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run ``assistant-builder LINE`` with further words that are not split; see :func:`python`."""
-    return python("-m", "assistant_builder", *shlex.split(line), *words, **options)
+def command(
+    line: str, *words: object, inside: bool = False, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run ``assistant-builder LINE`` with further words that are not split.
+
+    Args:
+        line: Words of the command.
+        words: Further ones.
+        inside: Run it in this process, which is sooner by the seconds that imports take; ``ends`` is the only option.
+        options: Of :func:`python`.
+    """
+    given = [*shlex.split(line), *map(str, words)]
+    return (
+        _inside(given, **options)
+        if inside
+        else python("-m", "assistant_builder", *given, **options)
+    )
+
+
+def _inside(words: list[str], ends: int = 0) -> subprocess.CompletedProcess[str]:
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        redirect_stdout(out),
+        redirect_stderr(err),
+        mock.patch.object(sys, "argv", ["assistant-builder", *words]),
+        mock.patch.object(cli, "limit_library_output"),
+    ):
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+    assert code == ends, f"{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
 
 
 def record_of(line: str, *words: object, **options: Any) -> Any:

@@ -13,19 +13,15 @@ from assistant_builder.chat.client import ChatWorker, worker_command
 from assistant_builder.child_process import python_command, python_environment
 from assistant_builder.data import Message
 from assistant_builder.doctor import diagnose
-from assistant_builder.export.job import export_to
-from assistant_builder.export_formats import ExportSpec
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models import wheel_download
 from assistant_builder.planning.probe import probe
-from assistant_builder.runner.run import rerender_report
 from assistant_builder.runner.step_process import step_command
-from assistant_builder.study import Study
-from tests.commands import FEW_SCORES, QUICK, ROOT, record_of, served, set_words
+from tests.commands import ROOT, record_of, served
 from tests.export.tiny import tiny_base, tiny_study
 from tests.models.test_bundled import CONTENT, MEMBER, TOY, write_wheel
 from tests.shadowing_modules import Shadows, installed_command
-from tests.synthetic_study import SMALL, new_study
+from tests.synthetic_study import new_study
 
 
 @pytest.fixture
@@ -44,27 +40,6 @@ def cli(*words: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.mark.train
-@pytest.mark.long
-def test_a_study_is_run_reported_again_and_exported(bundled_models, shadows, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    settings = {
-        **QUICK,
-        **FEW_SCORES,
-        "approaches": "grounded",
-        "eval.retention": True,
-        "eval.cells": "L16,Q4",
-        "model.base": tiny_base(tmp_path / "base"),
-    }
-    words = ("run", str(SMALL), "--name", "shadowed", *set_words(settings), "--json")
-    document = json.loads(cli(*words))
-    assert document["state"] == "succeeded" and shadows.run == []
-    study = Study(Path(document["folder"]))
-    rerender_report(study)
-    export_to(study, ExportSpec("lora", "adapter"), tmp_path / "exported", force=False, sample=2)
-    assert shadows.run == []
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from assistant_builder.arms import LORA, QLORA, TWINS
 from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
@@ -34,7 +34,6 @@ from assistant_builder.retrieval.own_questions import keep_questions, read_quest
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary
 
-Record = TypeVar("Record")
 SIGNIFICANT = 0.05
 
 
@@ -129,7 +128,8 @@ def record_vote(study: Study, turn: Turn, conversation: Iterable[Message], vote:
 
 def read_votes(study: Study) -> list[Vote]:
     """Every vote, oldest first; raises StudyError if the file is damaged."""
-    return _read_records(votes_file(study), Vote)
+    votes: list[Vote] = read_jsonl(votes_file(study), Vote, remedy=t("Fix or remove that line"))
+    return votes
 
 
 def counted_votes(votes: Iterable[Vote], model: Mapping[str, str]) -> list[Vote]:
@@ -227,10 +227,6 @@ class RetrainingPlan:
     left_out: tuple[Correction, ...] = ()
     # rows of the training and validation data whose answer is replaced by a correction
     replaced: tuple[int, ...] = ()
-
-
-def _read_records(path: Path, kind: type[Record]) -> list[Record]:
-    return read_jsonl(path, kind, remedy=t("Fix or remove that line"))
 
 
 def add_correction(

@@ -13,7 +13,6 @@ from assistant_builder import api
 from assistant_builder.cli import output
 from assistant_builder.cli.options import Json, Name, documented
 from assistant_builder.config import printable
-from assistant_builder.documents.questions import DocumentQuestion
 from assistant_builder.documents.store import no_documents
 
 
@@ -77,9 +76,8 @@ def questions(
         output.note(f"{done['unseen']} drafts are trained on unseen")
     known = study.questions()
     if as_json:
-        return output.print_json(
-            {"name": study.name, **done, "questions": [_record(each) for each in known]}
-        )
+        records = [{"key": each.key, **vars(each), "keys": list(each.keys)} for each in known]
+        return output.print_json({"name": study.name, **done, "questions": records})
     if not known:
         return output.echo(
             f"{study.name} has no questions about its documents. Draft some with "
@@ -92,7 +90,3 @@ def questions(
     )
     if study.can_train:
         output.echo(f"Train it: assistant-builder run {study.name}")
-
-
-def _record(question: DocumentQuestion) -> dict[str, Any]:
-    return {"key": question.key, **vars(question), "keys": list(question.keys)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -121,10 +121,6 @@ def _plain_blocks(text: str) -> Iterator[Block]:
             yield Block("text", " ".join(paragraph))
 
 
-def _prepare() -> Callable[[Mapping[str, Any]], Iterator[str]]:
-    return _answer
-
-
 def _failed(request: Mapping[str, Any], reason: str) -> DataError:
     return DataError(
         m("the document cannot be read: {reason}", reason=reason),
@@ -134,4 +130,4 @@ def _failed(request: Mapping[str, Any], reason: str) -> DataError:
 
 
 if __name__ == "__main__":
-    serve_requests(_prepare, _failed)
+    serve_requests(lambda: _answer, _failed)

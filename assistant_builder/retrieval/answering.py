@@ -176,17 +176,13 @@ def own_words(text: str, answers: Sequence[str], *, complete: bool = True) -> st
     begun = bare_words(text)
     whole = begun if complete else begun[:-1]  # the last word may go on
     facts = [bare_words(answer) for answer in answers]
-    common = [_common(whole, fact) for fact in facts]
+    common = [len(os.path.commonprefix([list(whole), list(fact)])) for fact in facts]
     longest = max(common)
     open_ended = longest < _CHOOSING or common.count(longest) > 1
     if not complete and longest == len(whole) and open_ended:
         return None
     same = [answer for answer, fact in zip(answers, facts, strict=True) if fact == whole]
     return same[0] if same else answers[common.index(longest) if longest >= _CHOOSING else 0]
-
-
-def _common(words: Sequence[str], others: Sequence[str]) -> int:
-    return len(os.path.commonprefix([list(words), list(others)]))
 
 
 def is_verbatim(text: str, answers: Sequence[str]) -> bool:

@@ -81,9 +81,8 @@ def prepare_training(study: Study) -> QuestionCounts:
         StudyError: There are too few questions to train or to test with.
     """
     documents = Documents(study)
-    statements = [
-        each for each in documents.statements if each.key not in _waiting(documents.undecided)
-    ]
+    waiting = {each.new.key for each in documents.undecided if each.new is not None}
+    statements = [each for each in documents.statements if each.key not in waiting]
     questions = current_questions(Questions(study).all(), statements, documents.changes)
     rows, counts = training_rows(questions, statements, study.config.data)
     test = counts["people"] + counts["accepted"]
@@ -178,10 +177,6 @@ def training_rows(
         unseen=sum(each.state == "training" for each in used),
         left_out=sum(each.origin != PEOPLE for each in questions) - len(test) - len(used),
     )
-
-
-def _waiting(changes: Iterable[Change]) -> set[str]:
-    return {change.new.key for change in changes if change.new is not None}
 
 
 def _not_asked(

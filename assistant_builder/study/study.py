@@ -149,7 +149,7 @@ class Study(StudyLayout):
     def all() -> list[Study]:
         """All studies, the most recently changed first."""
         found = [
-            (_modified(path.parent), path.parent)
+            (modified(path.parent), path.parent)
             for path in studies_folder().glob("[!.]*/study.yaml")
         ]
         return [Study(folder) for _, folder in sorted(found, key=lambda entry: -entry[0])]
@@ -455,8 +455,9 @@ class Study(StudyLayout):
             )
 
 
-def _modified(folder: Path) -> float:
+def modified(path: Path) -> float:
+    """When a file or folder was changed last; 0 if it is missing, or was deleted meanwhile."""
     try:
-        return folder.stat().st_mtime
-    except OSError:  # deleted since it was listed
+        return path.stat().st_mtime
+    except OSError:
         return 0.0

@@ -38,7 +38,9 @@ class MetricsLog:
         self._started = time.monotonic()
         self._busy = 0.0
         self.losses = [float(event["loss"]) for event in kept if event["event"] == "step"]
-        self.validation = _validation_losses(kept)
+        self.validation = {
+            event["step"]: event["loss"] for event in kept if event["event"] == "validation"
+        }
         for event in kept:
             self._pace.add(event)
 
@@ -116,7 +118,3 @@ class MetricsLog:
                 ),
             )
         append_jsonl(self._path, event)
-
-
-def _validation_losses(events: Iterable[Mapping[str, Any]]) -> dict[int, float]:
-    return {event["step"]: event["loss"] for event in events if event["event"] == "validation"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +24,7 @@ from evals.declaration import (
     Declaration,
     HeldOut,
     declare,
+    json_hash,
     note_use,
 )
 from evals.metrics import metric_of
@@ -65,14 +64,9 @@ class Record(TypedDict):
     sha256: str
 
 
-def hash_of(value: Any) -> str:
-    """Hash of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def declaration_hash(record: Mapping[str, Any]) -> str:
     """The hash of a declaration, without the excerpts of prompts, which a bundle may have to leave out."""
-    return hash_of(
+    return json_hash(
         {key: value for key, value in record.items() if key not in ("sha256", "prompts")}
     )
 
@@ -105,7 +99,11 @@ def inputs_of(
     """What a judgement depends on; another one of the same inputs continues it."""
     return {
         "code": __version__,
-        "questions": {"file": questions.name, "items": len(items), "sha256": hash_of(list(items))},
+        "questions": {
+            "file": questions.name,
+            "items": len(items),
+            "sha256": json_hash(list(items)),
+        },
         "candidates": [
             {"letter": each.letter, "given": each.given, "kind": each.kind, **each.identity()}
             for each in candidates

@@ -9,7 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
+from assistant_builder.atomic_io import (
+    append_jsonl,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from assistant_builder.config import slug
 from assistant_builder.data import Pair
 from assistant_builder.errors import ConfigError, StudyError
@@ -18,7 +24,7 @@ from assistant_builder.study import home
 from assistant_builder.study.containment import check_folder, is_plain_name, path_inside
 from assistant_builder.study.contents import PairLine
 from assistant_builder.study.locks import folder_lock
-from evals.declaration import Declaration, HeldOut
+from evals.declaration import Declaration, HeldOut, json_hash
 from evals.model_compare.candidates import Candidate, Item, Result
 from evals.model_compare.declare import (
     Record,
@@ -26,7 +32,6 @@ from evals.model_compare.declare import (
     declaration_hash,
     difference_text,
     freeze,
-    hash_of,
     inputs_of,
     prompt_differences,
     settings_of,
@@ -117,7 +122,7 @@ def judge(
     items = build_items(pairs)
     inputs = inputs_of(questions, items, candidates, config)
     stem = questions.stem if is_plain_name(questions.stem) else slug(questions.stem)
-    folder = judgement_folder(name or f"{stem}-{hash_of(inputs)[:8]}")
+    folder = judgement_folder(name or f"{stem}-{json_hash(inputs)[:8]}")
     folder.mkdir(parents=True, exist_ok=True)
     busy = StudyError(m("another process works on it"), where=str(folder), remedy=m("Wait for it"))
     with folder_lock(folder, busy):

@@ -346,7 +346,7 @@ def verdict_alone(
     n_clusters = next(
         (row["n_clusters"] for row in rows if (row["name"], row["metric"]) == lead), None
     )
-    missing = _missing(config.arms)
+    missing = [arm for arm in TWINS if arm not in config.arms]
     lacks = _MISSING[missing[0]] if len(missing) == 1 else _named(TWINS)
     return {
         "outcome": "inconclusive",
@@ -384,10 +384,6 @@ def verdict_alone(
 def _named(arms: Sequence[str]) -> Text:
     """Short names in a sentence: ``16-bit LoRA, QLoRA and 8-bit QLoRA``."""
     return enumerated([ARMS[arm].short for arm in arms])
-
-
-def _missing(arms: Sequence[str]) -> tuple[str, ...]:
-    return tuple(arm for arm in TWINS if arm not in arms)
 
 
 def _action(study: Study, lacks: Text) -> Message:

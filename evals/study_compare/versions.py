@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -126,13 +125,14 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     )
     return VersionVerdict(
         outcome,
-        joined([*(_sentence(each) for each in verdicts if each), tried]),
+        joined(
+            [
+                *(text_of(each["said"]["sentence"], each["sentence"]) for each in verdicts if each),
+                tried,
+            ]
+        ),
         records[0],
     )
-
-
-def _sentence(verdict: Mapping[str, Any]) -> Text:
-    return text_of(verdict["said"]["sentence"], verdict["sentence"])
 
 
 def reject_if_worse(root: Study, version: Study) -> VersionVerdict:

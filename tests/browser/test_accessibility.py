@@ -73,13 +73,11 @@ FINISHED = {"finished": STATES["finished"]}
     ("width", "scheme", "language", "states"),
     [
         pytest.param(0, "light", "en", STATES, marks=pytest.mark.long),
-        pytest.param(0, "dark", "de", FINISHED, marks=pytest.mark.long),
-        pytest.param(390, "light", "de", FINISHED, marks=pytest.mark.long),
-        pytest.param(390, "dark", "en", FINISHED, marks=pytest.mark.long),
+        pytest.param(390, "dark", "de", FINISHED, marks=pytest.mark.long),
     ],
 )
 def test_no_serious_violation(browser, stocked, width, scheme, language, states):
-    """Every place as it comes; a finished study in the dark, on a narrow window and in another language, too."""
+    """Every place as it comes; a finished study in the dark on a narrow window, which it fits, in German, too."""
     context = browser.new_context(
         viewport={"width": width or 1280, "height": 900}, color_scheme=scheme, locale=language
     )
@@ -94,6 +92,7 @@ def test_no_serious_violation(browser, stocked, width, scheme, language, states)
         for tab in tabs_of(page, stocked.start_url, name, tabs, width=width):
             assert page.locator("html").get_attribute("lang") == language
             found[f"{name} {tab}"] = serious(page)
+            assert page.evaluate("document.documentElement.scrollWidth") <= (width or 1280), tab
             if tab == "evaluate":
                 page.locator("button.label-wrap:visible").first.click()
                 page.wait_for_timeout(700)

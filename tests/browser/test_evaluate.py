@@ -108,5 +108,8 @@ def test_the_report_prints_a_copy_of_itself(page, at_site):
         document.body.append = frame => { frame.addEventListener("load", () => {
             frame.contentWindow.print = () => { window.printed = frame.contentDocument.body.textContent; }; },
             {capture: true}); append(frame); }; }""")
+    with page.expect_download() as download:
+        page.locator("button:visible", has_text="Download .json").click()
+    assert download.value.path().read_text() == '{"version": 1}'
     page.locator("#ab-print").click()
     page.wait_for_function("window.printed === 'Cost'")

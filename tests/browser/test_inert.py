@@ -6,20 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from markdown_it import MarkdownIt
 from playwright.sync_api import Page, expect
 
-from assistant_builder.arms import TWINS
-from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl, write_text
-from assistant_builder.export.card import model_card
-from assistant_builder.export.verify import compare
-from assistant_builder.export_formats import Snippet, export_specs
-from assistant_builder.study import Study
+from assistant_builder.atomic_io import read_jsonl, write_jsonl, write_text
 from tests.browser.serving import Site, free_port, start_site, tabs_of
 from tests.browser.test_chat import SERVE
 from tests.chat.fake_worker import parrot_command
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
-from tests.typed_report import as_report
 
 pytestmark = pytest.mark.browser
 
@@ -160,29 +153,3 @@ def test_an_upload_runs_and_fetches_nothing(watched, hostile):
     expect(page.locator("#ab-edit-table")).to_contain_text("window.bad")
     page.wait_for_timeout(500)
     nothing_ran(page)
-
-
-@pytest.mark.long
-def test_the_report_and_the_cards_contain_nothing_executable(watched, hostile, monkeypatch):
-    monkeypatch.setenv("ASSISTANT_BUILDER_HOME", str(hostile.home))
-    study, page = Study.open("planted"), watched
-    page.goto((study.folder / "report.html").as_uri())
-    page.evaluate(UNFOLD)
-    nothing_ran(page)
-    report = read_json(study.folder / "report.json")
-    report["sentence"] = ALL
-    scored = compare("Q4", [("1", 10.0, 10)], [(10.1, 10)])
-    loader = [Snippet("text", ALL, "python", ALL)]
-    texts = [
-        (study.folder / "report.md").read_text(encoding="utf-8"),
-        (study.folder / "data" / "card.md").read_text(encoding="utf-8"),
-        *(
-            model_card(study, spec, as_report(report), scored, loader).split("---", 2)[2]
-            for spec in export_specs(TWINS)
-        ),
-    ]
-    for text in texts:
-        # keeps HTML, as some sites do
-        page.set_content(MarkdownIt("commonmark").enable("table").render(text))
-        page.wait_for_timeout(200)
-        nothing_ran(page)

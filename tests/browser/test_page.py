@@ -1,9 +1,7 @@
 """The page in a browser: start time, home screen, tabs, valid and invalid uploads, and hostile text."""
 
 import contextlib
-import json
 import time
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import psutil
@@ -11,31 +9,16 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from assistant_builder.study.steps import Progress
-from tests.browser.serving import Site, free_port, serving, tabs_of
+from tests.browser.serving import free_port, serving
 from tests.synthetic_study import finished_study, new_study, running, with_data, with_metrics
 
 pytestmark = pytest.mark.browser
-
-TABS = ("data", "plan", "train", "evaluate", "chat", "report", "export")
-
-
-def upload(page: Page, site: Site, file: Path) -> None:
-    page.goto(f"{site.start_url}&study=&tab=data")
-    page.locator("#ab-file input[type=file]").wait_for(state="attached")
-    page.wait_for_function("window.abArrived")
-    page.locator("#ab-file input[type=file]").set_input_files(str(file))
-
 
 SORTING = """() => {
   let state = 1;
   const entries = Array.from({length: 1e6}, () => ({key: state = (state * 48271) % 2147483647}));
   entries.sort((a, b) => a.key - b.key);
 }"""
-
-
-def some_pairs(count: int) -> str:
-    rows = (f"What is the height of tower {n}?,It is {n * 7} metres.\n" for n in range(count))
-    return "question,answer\n" + "".join(rows)
 
 
 def processor_seconds() -> float:
@@ -90,26 +73,22 @@ def test_an_idle_window_draws_nothing_and_asks_seldom(page, site):
 
 
 @pytest.mark.long
-def test_one_click_opens_a_finished_example_to_chat_with(page, tmp_path):
-    with serving(tmp_path / "example", free_port()) as site:
-        page.goto(site.start_url)
+def test_one_click_opens_a_finished_example_to_chat_with(page, at_site):
+    studies = at_site.home / "studies"
+    before = {folder.name for folder in studies.glob("[!.]*")}
+    for _ in range(2):
+        page.goto(f"{at_site.start_url}&study=")
         page.get_by_role("button", name="Open a finished example").click()
-        # the server has just started
         expect(page.locator("#ab-question textarea")).to_be_visible(timeout=120_000)
-        expect(page.locator("#ab-examples button").first).to_contain_text("?")
         page.wait_for_function(
             "location.search.includes('study=example') && location.search.includes('tab=chat')"
         )
-        for name in TABS:
-            expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_enabled()
-        page.locator("#ab-home").click()
-        expect(page.get_by_role("link", name="Open example, done")).to_be_visible()
-        page.get_by_role("button", name="Open a finished example").click()
-        page.wait_for_function(
-            "location.search.includes('study=example') && location.search.includes('tab=chat')"
-        )
-        assert [folder.name for folder in (site.home / "studies").glob("[!.]*")] == ["example"]
-        page.goto("about:blank")  # polling a stopped server would fail
+    expect(page.locator("#ab-examples button").first).to_contain_text("?")
+    for name in ("data", "plan", "train", "evaluate", "chat", "report", "export"):
+        expect(page.locator(f"#ab-tabs [data-tab-id={name}]")).to_be_enabled()
+    page.locator("#ab-home").click()
+    expect(page.get_by_role("link", name="Open example, done")).to_be_visible()
+    assert {folder.name for folder in studies.glob("[!.]*")} - before == {"example"}
 
 
 @pytest.mark.long
@@ -140,32 +119,6 @@ def test_a_study_is_renamed_duplicated_deleted_and_restored(page, at_site):
     card.locator(".ab-facts").click(force=True)  # the link covers the card
     expect(page.locator("#ab-strip")).to_contain_text("second-name")
     page.wait_for_function("location.search.includes('study=second-name')")
-
-
-@pytest.mark.long
-def test_a_study_is_created_from_a_file_and_survives_a_reload(page, site, tmp_path):
-    file = tmp_path / "Tower Heights.csv"
-    file.write_text(some_pairs(40) + ",an answer without its question\n")
-    upload(page, site, file)
-    found = page.locator("#ab-found")
-    expect(found).to_contain_text("Findings in Tower Heights")
-    expect(found).to_contain_text("Usable pairs")
-    expect(page.locator("#ab-found")).to_contain_text("the question is empty")
-    expect(page.locator("#ab-create")).to_be_in_viewport(ratio=1)
-    expect(page.get_by_text("What is trained, and what is asked in the test")).to_be_visible()
-    assert page.locator("#ab-name input, #ab-name textarea").input_value() == "Tower Heights"
-    page.locator("#ab-create").click()
-    expect(page.locator("#ab-strip")).to_contain_text("Tower Heights")
-    expect(page.get_by_role("tab", name="Train", selected=True)).to_be_visible()
-    expect(page.get_by_role("button", name="Train it")).to_be_hidden()
-    page.get_by_role("tab", name="Data").click()
-    expect(page.get_by_role("button", name="Train it")).to_be_in_viewport(ratio=1)
-    page.get_by_role("button", name="Train it").click()
-    expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
-    page.wait_for_function("location.search.includes('study=tower-heights&tab=train')")
-    page.reload()
-    expect(page.locator("#ab-strip")).to_contain_text("Tower Heights")
-    expect(page.locator("#ab-run")).to_contain_text("Not trained yet")
 
 
 @pytest.mark.long
@@ -296,11 +249,3 @@ def test_a_restart_of_the_server_loses_nothing(browser, tmp_path, monkeypatch):
         expect(page.locator("#ab-run")).to_contain_text("11 of 60")
         expect(page.locator("#ab-strip")).to_contain_text("long-run")
         page.context.close()
-
-
-@pytest.mark.long
-def test_the_page_fits_a_narrow_window(page, at_site):
-    finished_study("narrow")
-    page.set_viewport_size({"width": 420, "height": 900})
-    for tab in tabs_of(page, at_site.start_url, "narrow", TABS, width=420):
-        assert page.evaluate("document.documentElement.scrollWidth") <= 420, tab

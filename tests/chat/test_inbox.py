@@ -25,8 +25,10 @@ from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, open
 from assistant_builder.chat.watch import judge
 from assistant_builder.cli import app
 from assistant_builder.errors import DataError
+from assistant_builder.models.embedding import Embedder
 from assistant_builder.study import Study
 from tests.commands import command, record_of, refusal_of
+from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.synthetic_study import new_study
 
 TOPICS = ("refund", "open", "won")
@@ -287,25 +289,25 @@ def test_questions_are_found_by_text_and_the_versions_named_that_were_trained_wi
     assert first["id"] not in CliRunner().invoke(app, [*find, "--json"]).output
 
 
-@pytest.mark.long
-def test_the_command_lists_answers_exports_and_erases(study, bundled_models, tmp_path):
-    listed = command("inbox help")
+def test_the_command_lists_answers_exports_and_erases(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(Embedder, "of", lambda *_: FakeEmbedder())
+    listed = command("inbox help", inside=True)
     assert "6 questions: 3 declined, 1 voted down" in listed.stdout
     assert "Do I get a refund?" in listed.stdout
-    document = record_of("inbox help")
+    document = record_of("inbox help", inside=True)
     assert document["overview"]["asked"] == 6 and document["groups"]
     key = document["groups"][0]["key"]
-    answered = command(f"inbox help --accept {key} --answer 'Yes, within two weeks.'")
+    answered = command(f"inbox help --accept {key} --answer 'Yes, within two weeks.'", inside=True)
     assert "corrections" in answered.stdout
     assert "Do I get a refund?" in {each.question for each in read_corrections(study)}
-    command("inbox help --visitor 'visitor 3' --export", tmp_path / "all.jsonl")
+    command("inbox help --visitor 'visitor 3' --export", tmp_path / "all.jsonl", inside=True)
     (line,) = (tmp_path / "all.jsonl").read_text().splitlines()
     assert json.loads(line)["question"] == "When do you open?"
-    assert "Deleted 1 questions" in command("inbox help --erase 'visitor 3'").stdout
+    assert "Deleted 1 questions" in command("inbox help --erase 'visitor 3'", inside=True).stdout
     for words in ("--accept q-9 --answer x", "--accept q-1", "--reject q-1 --later q-1"):
-        assert refusal_of(f"inbox help {words}")
+        assert refusal_of(f"inbox help {words}", inside=True)
     new_study("quiet")
-    assert "Nothing is kept" in command("inbox quiet").stdout
+    assert "Nothing is kept" in command("inbox quiet", inside=True).stdout
 
 
 def test_an_answer_that_was_judged_wrong_waits_for_a_better_one():

@@ -192,20 +192,19 @@ def test_evaluation_waits_for_shards_of_an_earlier_run(memory, monkeypatch):
     assert run.wait() is None and study.state == "succeeded"
 
 
-@pytest.mark.parametrize("away", [1, 2, 3])
-def test_a_short_store_outage_does_not_end_the_run(memory, away, monkeypatch):
+def test_a_short_store_outage_does_not_end_the_run(memory, monkeypatch):
     study = new_study("away", executor__kind="ray", executor__store=memory)
     asked, whole = [], Mirror.push
 
     def push(self: Mirror) -> None:
         asked.append(1)
-        if len(asked) == 2 + away:
+        if len(asked) == 4:
             raise StoreError("it does not answer")
         whole(self)
 
     monkeypatch.setattr(Mirror, "push", push)
     run_study(study)
-    assert study.state == "succeeded" and len(asked) > 2 + away
+    assert study.state == "succeeded" and len(asked) > 4
 
 
 def test_without_a_store_nodes_use_the_shared_folder():

@@ -35,6 +35,7 @@ def both(right: dict[str, int], *, main: str = "grounded", **changes: Any) -> St
             eval__cells=CELLS,
             eval__fidelity=False,
             eval__noise_floor=False,
+            eval__bootstrap_resamples=1000,
             **changes,
         )
     )

@@ -60,9 +60,11 @@ def test_studies_are_pooled_and_the_one_that_differs_is_named(tmp_path):
     assert "| a (" in text and "**pooled**" in text and "a new study like these" in text
     assert "Without c, which moves it most" in text
     target = tmp_path / "atlas.md"
-    command(f"atlas a b c --to {target}")
+    command(f"atlas a b c --to {target}", inside=True)
     assert target.read_text(encoding="utf-8") == text
-    assert json.loads(command("atlas a b c --json").stdout) == json.loads(json.dumps(found))
+    assert json.loads(command("atlas a b c --json", inside=True).stdout) == json.loads(
+        json.dumps(found)
+    )
 
 
 def test_the_same_questions_are_not_pooled_twice_and_one_study_is_not_pooled():
@@ -131,7 +133,7 @@ def test_missing_studies_are_run_and_their_cells_stay(atlas_file):
     relative = [100 * each["harm"] / each["reference"] for each in group["studies"]]
     assert min(relative) < group["relative"]["mean"] < max(relative)
     text = markdown(pooled)
-    assert command(f"atlas {atlas_file} --run").stdout.strip() == text.strip()
+    assert command(f"atlas {atlas_file} --run", inside=True).stdout.strip() == text.strip()
     assert text.startswith("One base alone.\n\n## Overview") and "Not run yet" not in text
     items = sum(each["items"] for each in group["studies"])
     quote = next(line for line in text.splitlines() if line.startswith("> ") and "Loss" in line)

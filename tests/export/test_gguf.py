@@ -1,6 +1,5 @@
 """Exports to GGUF: one file that llama.cpp loads, with the weights that were measured."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -174,21 +173,6 @@ def test_a_k_quant_without_llama_cpp_is_refused_before_anything_starts(monkeypat
     with pytest.raises(ConfigError, match="needs the package libgguf, which is not installed"):
         job.start(tmp_path / "out")
     assert job.record() is None and not (tmp_path / "out").exists()
-
-
-@pytest.mark.long
-@pytest.mark.train
-@pytest.mark.skipif(os.name == "nt", reason="the program is a shell script")
-def test_a_k_quant_is_written_by_the_program_on_the_path(study, tmp_path, monkeypatch):
-    program = tmp_path / "bin" / "llama-quantize"
-    program.parent.mkdir()
-    program.write_text('#!/bin/sh\n[ "$3" = Q4_K_M ] && cp "$1" "$2"\n')
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr("assistant_builder.quantization.k_quants.is_installed", lambda: False)
-    record = export(study, "Q4_K_M", tmp_path / "out")
-    assert record["type"] == "Q4_K_M"
-    assert only_gguf(tmp_path / "out").name == "tiny-lora-Q4_K_M.gguf"
 
 
 def test_an_export_is_written_as_the_scored_file_or_by_the_settings():

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import command, python, record_of, with_plugin
-from tests.export.tiny import scored, tiny_base, tiny_study
+from tests.commands import command, python, with_plugin
 from tests.synthetic_study import finished_study
 
 FORMAT = """
@@ -89,21 +88,3 @@ def test_page_report_and_help_show_the_format(environment):
     output = " ".join(command("export --help", env=environment).stdout.split())
     assert "digest: the name of the base in a text file" in output
     assert "adapter|merged|prequantized|gguf|digest" in output
-
-
-@pytest.mark.long
-@pytest.mark.train
-def test_the_command_writes_and_describes_it(environment, tmp_path):
-    base = tiny_base(tmp_path / "base")
-    study = scored(tiny_study(base), base)
-    out = tmp_path / "out"
-    record = record_of(f"export {study.name} --arm lora --format digest --to", out, env=environment)
-    assert record["format"] == "digest"
-    assert record["cell"] == "LR"
-    assert record["rescore"]["outcome"] == "not measured"
-    assert (out / "digest.txt").read_text() == str(base.name) and (out / "tokenizer.json").is_file()
-    card = (out / "README.md").read_text()
-    assert "A digest of Full (LoRA, 16-bit)" in card
-    assert "cannot be scored" in card
-    assert "cat ./digest.txt" in card
-    assert "A digest answers no questions." in (out / "LOADING.md").read_text()

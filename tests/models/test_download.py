@@ -178,10 +178,6 @@ def test_refusals_are_one_line_with_a_remedy(home, hub, base, options, said):
         assert "smollm2-135m-instruct" in found["error"]
 
 
-def test_own_code_comes_along_only_if_trusted(home, hub):
-    assert "modeling_own.py" in fetch("me/own", home, hub.endpoint, trust_remote_code=True)["files"]
-
-
 def test_own_code_is_fetched_once_it_is_allowed(home, hub, monkeypatch):
     assert "needs its own Python code" in str(fetch("me/own", home, hub.endpoint)["error"])
     assert "modeling_own.py" in str(

@@ -168,7 +168,8 @@ def test_a_key_that_old_records_hold_changes_nothing():
 def test_code_runs_with_the_flag_and_not_without(bundled_models, tmp_path):
     base = tiny_base(tmp_path / "base")
     mark = with_own_code(base)
-    settings = set_words({**QUICK, **FEW_SCORES, "eval.cells": "L16,Q4", "model.base": base})
+    few = {**QUICK, **FEW_SCORES, "arms": "qlora", "eval.cells": "Q4"}
+    settings = set_words({**few, "model.base": base})
     refused = cli("run", str(SMALL), "--name", "own", *settings)
     assert refused.returncode == 1
     assert refused.stderr.count("\n") == 1

@@ -108,11 +108,10 @@ def test_run_from_file_to_report_and_run_again(bundled_models, tmp_path):
 def test_bad_files_are_refused_in_one_line_without_creating_a_study(home, content, says):
     file = home.parent / "pairs.csv"
     file.write_bytes(content)
-    assert says in refusal_of("run", file)
+    assert says in refusal_of("run", file, inside=True)
     assert not (home / "studies").exists() or not any((home / "studies").iterdir())
 
 
-@pytest.mark.long
 def test_unknown_models_names_and_settings_are_refused_in_one_line(home):
     for words, said in (
         (f"{SMALL} --set model.base=smollm9", "smollm2-135m-instruct"),
@@ -121,8 +120,8 @@ def test_unknown_models_names_and_settings_are_refused_in_one_line(home):
         (f"{SMALL} --set model.compute_dtype=float32", "float32"),
         ("missing.csv", "no file"),
     ):
-        assert said in refusal_of(f"run {words}")
-    command(f"run {SMALL} --set rank", ends=2)
+        assert said in refusal_of(f"run {words}", inside=True)
+    command(f"run {SMALL} --set rank", ends=2, inside=True)
     assert not (home / "studies").exists() or not any((home / "studies").iterdir())
 
 

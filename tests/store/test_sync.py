@@ -34,12 +34,11 @@ def opened(source: str) -> Study:
     return open_or_create(source, name=None, changes={}, redo=False)
 
 
-@pytest.mark.parametrize("where", ["memory", "bucket"])
 @pytest.mark.long
 def test_a_study_survives_the_loss_of_its_worker_and_machine(
-    where, request, tmp_path, monkeypatch, sleeping_steps, quick_leases
+    bucket, tmp_path, monkeypatch, sleeping_steps, quick_leases
 ):
-    url = request.getfixturevalue(where)
+    url = bucket
     study = new_study("survives", executor__store=url)
     configure_step(study, TRAIN, sleep=3)
     run = Background(study)

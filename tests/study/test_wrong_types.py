@@ -389,9 +389,7 @@ def replaced(document: Any, place: tuple[Any, ...], value: Any) -> Any:
     return copy
 
 
-@pytest.mark.parametrize(
-    "stride", [pytest.param(17, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("stride", [97, pytest.param(1, marks=pytest.mark.slow)])
 def test_entries_of_a_wrong_type(attacked, readers_of, stride):
     failed, cases = [], 0
     for file in files_of(attacked):

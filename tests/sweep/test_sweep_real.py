@@ -26,7 +26,7 @@ def base(bundled_models: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.train
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_studies_are_trained_compared_and_kept(home, base):
     sweep = (f"sweep {SMALL} --name tiny", *set_words({**SETTINGS, "model.base": base}))
     record = record_of(*sweep)

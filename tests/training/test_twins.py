@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from bitsandbytes.nn import Linear4bit
-from bitsandbytes.nn.modules import has_avx512bf16
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.inference.padded_batch import LeftPadding, supervised_logits
@@ -131,26 +130,6 @@ def test_gradients_after_an_evaluation_equal_those_before(adapted, arm):
     with torch.no_grad():
         model.eval()(input_ids=batch())
     assert before.norm() > 0 and torch.equal(before, gradients(model))
-
-
-@pytest.mark.long
-def test_bitsandbytes_alone_breaks_training_after_an_evaluation(model_cache):
-    """What loading switches off; where the library no longer does it, this says so and the workaround can go."""
-    if not has_avx512bf16():
-        return  # the kernel in question does not exist on this processor
-    folder = model_cache / "models" / "smollm2-135m-instruct"
-    model = add_adapter(
-        load_base(BaseSpec(folder, "nf4", True, "bfloat16")), StudyConfig().train, 0
-    )
-    before = gradients(model)
-    for layer in model.modules():
-        if isinstance(layer, Linear4bit):
-            layer.support_avx512bf16_for_cpu = True
-    with torch.no_grad():
-        model.eval()(input_ids=batch())
-    with pytest.warns(UserWarning, match="autograd kernel was not registered"):
-        after = gradients(model)
-    assert torch.nn.functional.cosine_similarity(before, after, dim=0) < 0.9
 
 
 @pytest.mark.parametrize("arm", ["lora", "qlora"])

@@ -98,10 +98,17 @@ def all_close(connections: Sequence[socket.socket], seconds: float) -> bool:
     return True
 
 
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    with guarded_app(tmp_path_factory.mktemp("page")) as app:
+        yield app
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("path", ["/login", "/active"])
-def test_the_connection_of_a_login_is_trusted(tmp_path, path):
-    with guarded_app(tmp_path) as app, app.logged_in() as inside:
+def test_the_connection_of_a_login_is_trusted(page, path):
+    app = page
+    with app.logged_in() as inside:
         cookie = "; ".join(f"{name}={value}" for name, value in inside.cookies.items())
         parts = urlsplit(app.url)
         user = HTTPConnection(parts.hostname or "", parts.port, timeout=60)
@@ -456,12 +463,6 @@ def hang_up(
             assert raw.recv(100)
         else:
             time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    with guarded_app(tmp_path_factory.mktemp("page")) as app:
-        yield app
 
 
 @pytest.mark.long

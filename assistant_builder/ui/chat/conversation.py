@@ -186,7 +186,8 @@ class ConversationPanel:
 
     def conversation(self, kept: Any, name: str | None, mark: str) -> Conversation:
         """The stored conversation with a study; empty if the study has other adapters now."""
-        stored = kept.get(name) if isinstance(kept, dict) else None
+        known = isinstance(kept, dict) and isinstance(name, str)
+        stored = kept.get(name) if known else None
         if not isinstance(stored, dict) or stored.get("mark") != mark or "turns" not in stored:
             return Conversation()
         return conversation_from_record(stored["turns"])

@@ -17,6 +17,7 @@ from assistant_builder.i18n import N_, language, t, tn
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
 from assistant_builder.study.contents import Split
+from assistant_builder.study.study import modified
 from assistant_builder.ui.html import fragment
 from assistant_builder.ui.study_snapshot import (
     report_conclusion,
@@ -123,7 +124,7 @@ def _files(folder: Path) -> list[Path]:
 def _read(folder: Path, seen: str, language: str) -> StudySummary:
     """``seen`` is the stamp of the files, so that a changed study is read again; a summary is in one language."""
     study = Study(folder)
-    changed = max(map(_modified, _files(folder)))
+    changed = max(map(modified, _files(folder)))
     if (state := state_of(study)) == "damaged":  # its files are not read
         return StudySummary(study.name, study.title, state, changed=changed)
     try:
@@ -140,13 +141,6 @@ def _read(folder: Path, seen: str, language: str) -> StudySummary:
         )
     except (AssistantBuilderError, OSError):
         return StudySummary(study.name, study.title, "damaged", changed=changed)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # missing, or deleted meanwhile
-        return 0.0
 
 
 PROMISE = N_("Turn your questions and answers into an assistant, and see how good it is.")

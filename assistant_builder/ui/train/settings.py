@@ -251,12 +251,13 @@ def not_started(study: Study) -> bool:
 
 def recommendation_note(selection: RecommendedSettings) -> Markup:
     """The selected settings with the reason."""
-    machine, fits = selection.after.machine, _fits(selection.after)
+    machine, arms = selection.after.machine, selection.after.arms
+    fits = all(method.fit != "no" for method in arms)
     reason = t(
         "Training needs {memory}.",
         memory=t(
             "{needed} of the {free} that are free on {machine}",
-            needed=_needed(selection.after),
+            needed=size(max(method.expected_bytes for method in arms)),
             free=size(selection.after.memory_bytes),
             machine=machine.title,
         ),
@@ -279,11 +280,3 @@ def recommendation_note(selection: RecommendedSettings) -> Markup:
             )
     tone: Tone = "info" if fits else "warn"
     return callout(tone, title, reason, t("You can change these settings below."))
-
-
-def _fits(plan: Plan) -> bool:
-    return all(method.fit != "no" for method in plan.arms)
-
-
-def _needed(plan: Plan) -> str:
-    return size(max(method.expected_bytes for method in plan.arms))

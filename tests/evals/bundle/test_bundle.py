@@ -399,7 +399,8 @@ def test_state_files_of_a_wrong_type_are_errors(judged, home, tmp_path):
         document = json.loads(first)
         wrong = [[], {}, "x", 3, None]
         wrong += [
-            replaced(document, place, value) for place in entries(document) for value in ([], 3)
+            replaced(document, place, (3, [])[number % 2])
+            for number, place in enumerate(entries(document))
         ]
         for value in wrong:
             path.write_text("\n".join([json.dumps(value), *rest]) + "\n", encoding="utf-8")

@@ -20,7 +20,8 @@ COMPARING = ("flips", "fidelity", "judge", "votes", "power", "noise", "steps", "
 
 
 def finished(source: Any = LARGE, **changes: Any) -> Study:
-    return reported(evaluated(trained(with_data(new_study("alone", source, **changes)))))
+    study = new_study("alone", source, eval__bootstrap_resamples=1000, **changes)
+    return reported(evaluated(trained(with_data(study))))
 
 
 def rows_of(html: str) -> list[str]:

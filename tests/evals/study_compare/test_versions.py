@@ -118,23 +118,22 @@ def test_a_version_that_may_be_worse_is_left_to_the_user(root):
     assert served_version(root).name == version.name
 
 
-@pytest.mark.long
 def test_the_command_creates_lists_publishes_and_undoes(root):
     add_correction(root, NEW, "By the gate.")
 
     def said(line: str) -> str:
-        return command(f"versions shop {line}").stdout
+        return command(f"versions shop {line}", inside=True).stdout
 
     assert "1 corrections for the next version" in said("")
     assert "assistant-builder run shop-v2" in said("--create")
-    assert record_of("versions shop-v2")["candidate"] == "shop-v2"
-    assert "not evaluated" in refusal_of("versions shop --publish shop-v2")
+    assert record_of("versions shop-v2", inside=True)["candidate"] == "shop-v2"
+    assert "not evaluated" in refusal_of("versions shop --publish shop-v2", inside=True)
     assert "rejected" in said("--reject shop-v2 --why 'too slow'")
     assert "too slow" in said("")
     scored_version(root, 0.0)
     assert "shop-v3 is served now" in said("--publish shop-v3")
     assert "shop is served again" in said("--undo")
-    command("versions shop --undo --create", ends=1)
+    command("versions shop --undo --create", ends=1, inside=True)
 
 
 def test_a_version_is_compared_with_the_first_one_too_and_each_try_costs(root):
