@@ -8,7 +8,13 @@ from statistics import median
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_jsonl
-from assistant_builder.chat.visitor_log import TALK, checked, log_file, opened
+from assistant_builder.chat.visitor_log import (
+    MAX_QUESTIONS,
+    TALK,
+    checked,
+    log_file,
+    opened,
+)
 from assistant_builder.documents.store import Documents
 from assistant_builder.i18n import Message, m, mn
 from assistant_builder.retrieval.copying import COPY
@@ -19,6 +25,8 @@ LEAST = 30
 """Questions of visitors from which they are compared with the test."""
 LEVEL = 0.001
 """Largest p-value of a difference; it is looked at often."""
+_EXACT = 500
+"""Answers up to which ranks are compared exactly: that takes seconds for thousands, and then hours."""
 Row = tuple[int, float | None]
 """Whether a question was declined, and the confidence of the rule."""
 
@@ -87,8 +95,9 @@ def read_drift(study: Study, served: Study) -> Drift | None:
         ).fetchone() or ("",)
         rows = checked(
             connection.execute(
-                "SELECT declined, confidence FROM question LEFT JOIN drawn USING (id) WHERE model = ? AND state != ?",
-                (*last, TALK),
+                "SELECT declined, confidence FROM question LEFT JOIN drawn USING (id) WHERE model = ? AND state != ? "
+                "LIMIT ?",
+                (*last, TALK, MAX_QUESTIONS),  # a database of somebody else can have more
             ).fetchall(),
             Row,
         )
@@ -113,7 +122,16 @@ def compared(rows: Sequence[Row], tested: Sequence[Row], stale: int = 0) -> Drif
         bool(fisher_exact(table, alternative="greater").pvalue < LEVEL),
         median(sure) if sure else None,
         median(were_sure) if were_sure else 0.0,
-        lower and bool(mannwhitneyu(sure, were_sure, alternative="less").pvalue < LEVEL),
+        lower
+        and bool(
+            mannwhitneyu(
+                sure,
+                were_sure,
+                alternative="less",
+                method="auto" if len(sure) <= _EXACT else "asymptotic",
+            ).pvalue
+            < LEVEL
+        ),
         stale,
     )
 

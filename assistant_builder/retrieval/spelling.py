@@ -30,11 +30,12 @@ class Spelling:
         self._counts: Counter[str] = Counter()
         self._near: dict[str, list[str]] = {}
         for text in texts:
-            self._counts.update(found.group() for found in _WORD.finditer(text.casefold()))
+            words = islice(_WORD.finditer(text.casefold()), MOST_WORDS + 1)
+            self._counts.update(found.group() for found in words)
             if len(self._counts) > MOST_WORDS:
                 return
-        words = (word for word, _ in self._counts.most_common() if _is_corrected(word))
-        for word in islice(words, WORDS):
+        frequent = (word for word, _ in self._counts.most_common() if _is_corrected(word))
+        for word in islice(frequent, WORDS):
             for shorter in _shortened(word):
                 near = self._near.setdefault(shorter, [])
                 if len(near) < NEAR:

@@ -15,6 +15,7 @@ from assistant_builder.config.serving import ServingBackend, ServingConfig
 from assistant_builder.errors import AssistantBuilderError, install_command
 from assistant_builder.i18n import m
 from assistant_builder.models.remote_code import trust_environment
+from assistant_builder.redaction import terminal_text
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access, digest_of
 from assistant_builder.serving.engine import Engine, start_worker
@@ -119,7 +120,7 @@ def follow(
                 models = latest
         except AssistantBuilderError as error:
             print(
-                f"assistant-builder: the published version is not served: {error}",
+                terminal_text(f"assistant-builder: the published version is not served: {error}"),
                 file=sys.stderr,
                 flush=True,
             )

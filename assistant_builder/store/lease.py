@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.atomic_io import read_json, write_json
+from assistant_builder.atomic_io import parse_json, read_json, write_json
 from assistant_builder.errors import StudyError
 from assistant_builder.store.object_store import ObjectStore
 from assistant_builder.study import locks
@@ -63,10 +63,10 @@ class StoreLeaseFile:
     def read(self) -> dict[str, Any] | None:
         """The record; None if there is none or it is damaged."""
         try:
-            record = json.loads(self.store.read(self.name) or b"")
-        except ValueError:
+            content = self.store.read(self.name) or b""
+            return dict(parse_json(content, dict[str, Any], self.name))
+        except (ValueError, RecursionError):
             return None
-        return record if isinstance(record, dict) else None
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the object."""

@@ -7,13 +7,16 @@ if the log was truncated (a resumed training drops the events of lost work), the
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+from typing_extensions import TypedDict
+
+from assistant_builder.atomic_io import parse_json
 from assistant_builder.study import CHECKPOINT_MARKER
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.steps import SUFFIXES
@@ -27,6 +30,13 @@ Stamp = tuple[int, int]
 _LOCAL = ("cancel", "run.json", "run.log.txt")
 _LOCAL_FOLDERS = ("exports", *(f"formats{suffix}" for suffix in ("", *SUFFIXES.values())))
 """Folders of files that are large and can be made again."""
+
+
+class _Status(TypedDict, total=False):
+    state: str
+    outputs: dict[str, str]
+
+
 _CHUNK_NAME = re.compile(r"(.+)/(\d{6,})-(\d+)\.jsonl")
 
 
@@ -69,20 +79,26 @@ def upload_order(name: str) -> int:
 
 def is_record(content: bytes) -> bool:
     """Whether a status file is complete."""
-    try:
-        return isinstance(json.loads(content), dict)
-    except ValueError:
-        return False
+    return _status(content) is not None
 
 
 def succeeded(content: bytes) -> bool:
     """Whether a status file is a done-marker."""
-    return is_record(content) and json.loads(content).get("state") == "succeeded"
+    return (_status(content) or {}).get("state") == "succeeded"
 
 
 def outputs(content: bytes) -> dict[str, str]:
     """File → SHA-256 of the files that a done-marker lists; empty for other status files."""
-    return dict(json.loads(content).get("outputs", {})) if succeeded(content) else {}
+    status = _status(content) or {}
+    return status.get("outputs", {}) if status.get("state") == "succeeded" else {}
+
+
+def _status(content: bytes) -> _Status | None:
+    """The content of a status file; None if it is incomplete or damaged."""
+    try:
+        return cast("_Status", parse_json(content, _Status, "status.json"))
+    except (ValueError, RecursionError):
+        return None
 
 
 def files_of(folder: Path) -> dict[str, Stamp]:

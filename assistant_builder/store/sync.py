@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from assistant_builder.atomic_io import parse_json
 from assistant_builder.config import check_name
 from assistant_builder.errors import ConfigError, StoreError, StudyError
 from assistant_builder.i18n import m
@@ -267,6 +268,6 @@ def _active_node(store: ObjectStore) -> str:
 
 def _newest_copy(store: ObjectStore) -> str | None:
     try:
-        return str(json.loads(store.read(_NEWEST) or b"")["copy"])
-    except (ValueError, KeyError, TypeError):
+        return str(parse_json(store.read(_NEWEST) or b"", dict[str, str], _NEWEST)["copy"])
+    except (ValueError, KeyError, RecursionError):
         return None

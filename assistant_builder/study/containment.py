@@ -7,7 +7,6 @@ makes no links in a study.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import stat
 from pathlib import Path
@@ -20,7 +19,9 @@ MAX_STATE_BYTES = {
     ".jsonl": 2**30,
 }
 """Largest files that are read as a whole. The largest JSON file of a tokenizer has 35 MB."""
-_MAX_ENTRIES, _MAX_FOLDERS = 200_000, 5_000
+_MAX_ENTRIES, _MAX_FOLDERS, _MAX_KNOWN = 200_000, 5_000, 16_384
+_known: dict[str, tuple[tuple[int, ...], tuple[int, tuple[str, ...]]]] = {}
+"""Folder → device, inode and times at its last check, and what was found."""
 
 
 def is_plain_name(name: str) -> bool:
@@ -76,9 +77,7 @@ def check_folder(folder: Path) -> None:
             continue
         except OSError as error:
             raise _unreadable(inside, error) from error
-        entries, below = _check(
-            inside, status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
-        )
+        entries, below = _checked_once(inside, status)
         count, folders, pending = count + entries, folders + 1, [*pending, *below]
         for found, most, what in (
             (count, _MAX_ENTRIES, N_("the study has more than {number:,} files")),
@@ -101,8 +100,19 @@ def is_plain(folder: Path) -> bool:
     return True
 
 
-@functools.lru_cache(maxsize=16_384)
-def _check(folder: str, *stamp: int) -> tuple[int, tuple[str, ...]]:
+def _checked_once(folder: str, status: os.stat_result) -> tuple[int, tuple[str, ...]]:
+    """:func:`_check`, once for each state of a folder; one state is kept, because every question changes a log."""
+    stamp = status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+    if (known := _known.get(folder)) is not None and known[0] == stamp:
+        return known[1]
+    found = _check(folder)
+    if len(_known) >= _MAX_KNOWN:
+        _known.clear()
+    _known[folder] = stamp, found
+    return found
+
+
+def _check(folder: str) -> tuple[int, tuple[str, ...]]:
     """Check the entries of one folder; returns their number and the folders among them."""
     below: list[str] = []
     count = 0

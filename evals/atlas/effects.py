@@ -31,6 +31,7 @@ from evals.stats.intervals import LEVEL
 UNKNOWN = "4-bit"
 """Storage of a bundle that does not name it."""
 _LARGEST, _NARROWEST = 1e11, 1e-12  # of a difference, and of its interval
+_MOST, _LEAST = 1e9, 1e-9  # of a count and of a figure, apart from 0
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class Effect:
     reference: float | None = None
 
     def __post_init__(self) -> None:
-        counts = (each for each in (self.answer_words, self.pairs) if each is not None)
-        if not _can_be_pooled(self.harm, self.ci_low, self.ci_high) or any(n < 0 for n in counts):
+        known = filter(None, (self.items, self.answer_words, self.pairs, self.reference))
+        bounded = all(_LEAST < each < _MOST for each in known)
+        if not (bounded and _can_be_pooled(self.harm, self.ci_low, self.ci_high)):
             raise ValueError("an effect that cannot be pooled")
 
     @property

@@ -92,15 +92,20 @@ def pool(effects: Sequence[float], standard_errors: Sequence[float]) -> Pooled:
 def slope(
     effects: Sequence[float], standard_errors: Sequence[float], moderator: Sequence[float]
 ) -> Slope | None:
-    """How the effects change with one moderator; None with fewer than four studies, or if it does not vary."""
+    """How the effects change with one moderator; None with fewer than four studies, or if it varies too little."""
     y, v = np.asarray(effects, np.float64), np.asarray(standard_errors, np.float64) ** 2
     x = np.asarray(moderator, np.float64)
     k = len(y)
     if k < 4 or np.ptp(x) == 0:
         return None
     design = np.column_stack([np.ones(k), x])
-    weights = 1 / (v + _reml(y, v, design))
-    inverse = np.linalg.inv(design.T * weights @ design)
+    try:
+        weights = 1 / (v + _reml(y, v, design))
+        inverse = np.linalg.inv(design.T * weights @ design)
+    except np.linalg.LinAlgError:
+        return None
+    if not inverse[1, 1] > 0:  # also of what is no number
+        return None
     found = inverse @ (design.T * weights) @ y
     error = _adjusted(y - design @ found, weights, k - 2) * float(np.sqrt(inverse[1, 1]))
     value, reach = float(found[1]), float(stats.t.ppf((1 + LEVEL) / 2, k - 2)) * error

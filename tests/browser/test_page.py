@@ -173,6 +173,8 @@ def test_all_tabs_of_a_finished_study_have_content(page, at_site):
     study = finished_study("finished")
     page.goto(f"{at_site.start_url}&study=finished&tab=train")
     expect(page.locator("#ab-run")).to_contain_text("60 of 60")
+    expect(page.locator("#ab-loss")).to_be_hidden()
+    page.get_by_role("button", name="For specialists: loss curves").click()
     expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
     page.get_by_role("tab", name="Results").click()
     expect(page.locator("#ab-conclusion")).to_contain_text("Is it good enough?")
@@ -254,6 +256,7 @@ def test_a_chart_that_was_drawn_while_hidden_fills_its_card(page, at_site):
     study = with_metrics(with_data(new_study("charted")), "lora", 5)
     running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
     page.goto(f"{at_site.start_url}&study=charted&tab=train")
+    page.get_by_role("button", name="For specialists: loss curves").click()
     chart = page.locator("#ab-loss .main-svg").first
     expect(chart).to_be_visible()
     card = page.locator("#ab-loss").bounding_box()
@@ -281,7 +284,7 @@ def test_a_restart_of_the_server_loses_nothing(browser, tmp_path, monkeypatch):
         study = with_metrics(with_data(new_study("long-run")), "lora", 5)
         running(study, "train-lora", Progress(5, 60, "steps", "training", 100.0))
         page.goto(f"{site.start_url}&study=long-run&tab=train")
-        expect(page.locator("#ab-loss .js-plotly-plot")).to_be_visible()
+        expect(page.locator("#ab-curves")).to_be_visible()
         assert site.process is not None
         site.process.kill()
     with serving(tmp_path / "restart", port) as again:

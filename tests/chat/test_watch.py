@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from assistant_builder.atomic_io import write_jsonl
-from assistant_builder.chat.drift import LEAST
+from assistant_builder.chat import drift
+from assistant_builder.chat.drift import LEAST, compared
 from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
 from assistant_builder.chat.watch import (
     FALSE_ALARMS,
@@ -135,9 +136,9 @@ def test_questions_unlike_those_of_the_test_are_named():
     for number in range(LEAST):
         assert read_watch(study, study).drift is None  # too few
         keep(study, 1, start=number, confidence=0.8 + 0.2 * rng.random())
-    drift = read_watch(study, study).drift
-    assert drift is not None and not list(drift.sentences())
-    assert (drift.asked, drift.declined, drift.tested_declined) == (LEAST, 0, 0.1)
+    same = read_watch(study, study).drift
+    assert same is not None and not list(same.sentences())
+    assert (same.asked, same.declined, same.tested_declined) == (LEAST, 0, 0.1)
     keep(study, 40, start=100, confidence=0.6)
     keep(study, 5, start=200, declined=True)
     found = read_watch(study, study)
@@ -147,6 +148,17 @@ def test_questions_unlike_those_of_the_test_are_named():
     keep(study, 30, start=300, declined=True)
     text = render(said(read_watch(study, study), promised=True))
     assert "33 % of their questions were declined, and 10 % of those of the test" in text
+
+
+def test_a_database_of_millions_of_questions_is_read_up_to_the_limit(monkeypatch):
+    study = with_data(new_study())
+    folder = study.cell_folder("L16")
+    folder.mkdir(parents=True)
+    write_jsonl(folder / "samples.jsonl", [{"declined": False, "confidence": 0.5}])
+    keep(study, LEAST + 5)
+    monkeypatch.setattr(drift, "MAX_QUESTIONS", LEAST)
+    found = read_watch(study, study).drift
+    assert found is not None and found.asked == LEAST
 
 
 def test_the_name_of_an_assistant_is_no_path():
@@ -231,3 +243,13 @@ def test_the_command_line_judges_and_says_what_that_means(monkeypatch, bundled_m
     assert (promise["judged"], promise["wrong"], promise["promised"]) == (2, 1, False)
     assert promise["holds"] and [each["id"] for each in promise["waiting"]] == ["q-0002", "q-0003"]
     assert "no answer with the id" in command("inbox library --right q-1", ends=1).stderr
+
+
+def test_many_questions_and_a_small_test_are_compared_at_once():
+    made = random.Random(0)
+    asked = [(0, made.random() / 2) for _ in range(10_000)]
+    tested = [(0, 0.5 + made.random() / 2) for _ in range(8)]
+    compared(asked[:100], tested)  # imports scipy
+    began = time.process_time()
+    assert compared(asked, tested).less_confident and not compared(asked, asked[:8]).less_confident
+    assert time.process_time() - began < 3  # exact ranks take a minute, and hours for 100,000

@@ -2,10 +2,12 @@
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 
 from assistant_builder.data import Message, Pair, check_pairs, load_pairs
+from assistant_builder.data.language import language_of_pairs
 from assistant_builder.errors import DataError
 from tests.data.samples import WordCounter, clean_pairs, dataset, jsonl, pair, words
 
@@ -273,3 +275,14 @@ def test_data_in_another_language_are_named_because_the_bundled_models_know_engl
 
     assert ("The data are not in English" in titles(60)) == warned
     assert "The data are not in English" not in titles(8), "few words decide nothing"
+
+
+def test_the_language_of_long_data_is_told_by_a_part():
+    """A large file would occupy the page for minutes otherwise, each time that its findings are shown."""
+    long = "der Hund " * 200_000
+    found = check_pairs(dataset(clean_pairs(3)))
+    huge = replace(found, usable=(pair(1, long, long),))
+    language_of_pairs(found.usable)  # reads its lists of words
+    began = time.process_time()
+    assert huge.is_foreign and not language_of_pairs(huge.usable).english
+    assert time.process_time() - began < 0.3

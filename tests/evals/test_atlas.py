@@ -169,6 +169,9 @@ def test_a_cell_of_values_that_cannot_be_pooled_is_damaged(atlas_file):
         [first | {"ci_low": -1e308, "ci_high": 1e308}],
         [first | {"ci_low": first["ci_high"]}],
         [first | {"pairs": -1}],
+        [first | {"items": -5}],
+        [first | {"answer_words": 1e300}],
+        [first | {"reference": 1e-300}],
         [first | {"study": str(n), "heldout": str(n)} for n in range(20_000)],
     ):
         write_json(cell, before | {"effects": changed})

@@ -48,6 +48,8 @@ def test_equal_effects_have_no_spread():
     assert pool([0.1, 0.3], [0.1, 0.1]).prediction is None
     assert slope([0.1, 0.2, 0.3], [0.1] * 3, [1, 2, 3]) is None
     assert slope([0.1, 0.2, 0.3, 0.1], [0.1] * 4, [2] * 4) is None
+    assert slope([0.1, 0.2, 0.3, 0.1], [0.1] * 4, [1e9, 1e9 - 1, 1e9 - 2, 1e9 - 3]) is not None
+    assert slope([0.1, 0.2, 0.3, 0.1], [1e-12] * 4, [2e-6 + n * 1e-22 for n in range(4)]) is None
 
 
 def test_without_the_trial_that_differs_the_others_agree():

@@ -72,6 +72,7 @@ def test_the_words_that_are_corrected_to_are_bounded(monkeypatch):
     assert len(spelling._near) <= 2 * 9
     monkeypatch.setattr("assistant_builder.retrieval.spelling.MOST_WORDS", 2)
     assert Spelling(["one museum", "two"]).corrected("museun", lambda word: False) == "museun"
+    assert len(Spelling(["one two three four five six"])._counts) == 3, "nor of one long text"
 
 
 def test_a_misspelt_question_finds_its_fact_and_is_shown_as_typed(monkeypatch):

@@ -7,11 +7,12 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -19,8 +20,8 @@ from typer.main import get_command
 
 from assistant_builder.cli import app
 from assistant_builder.config.serving import ServingConfig
-from assistant_builder.errors import ConfigError
-from assistant_builder.serving import widget
+from assistant_builder.errors import ConfigError, StudyError
+from assistant_builder.serving import ray_serve, widget
 from assistant_builder.serving.app import make_app
 from assistant_builder.serving.auth import check_access
 from assistant_builder.serving.visitor_limits import Limits
@@ -541,3 +542,21 @@ def test_an_endpoint_without_a_key_stays_closed_behind_a_proxy_that_nobody_named
                 f"https://127.0.0.1:{port}/v1/models", headers={"host": host}, verify=False
             )
             assert answer.status_code == 401
+
+
+def test_errors_of_a_version_on_a_cluster_do_not_change_the_terminal(monkeypatch, capsys):
+    monkeypatch.setattr(ray_serve, "_PUBLISHED_SECONDS", 0)
+    stop = threading.Event()
+
+    class Models:
+        @property
+        def published(self) -> object:
+            return object()
+
+        def latest(self) -> None:
+            stop.set()
+            raise StudyError("\x1b]0;bad\x07\x9b2J", where="x")
+
+    ray_serve.follow(cast("Any", Models()), ServingConfig(), None, stop)
+    assert "is not served: x: \N{SYMBOL FOR ESCAPE}]0;bad" in (said := capsys.readouterr().err)
+    assert not {"\x1b", "\x07", "\x9b"} & set(said)

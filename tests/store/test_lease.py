@@ -8,7 +8,9 @@ import pytest
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.store import lease as lease_module
-from assistant_builder.store.lease import Lease, SharedLeaseFile
+from assistant_builder.store.lease import Lease, SharedLeaseFile, StoreLeaseFile
+from assistant_builder.store.object_store import ObjectStore
+from assistant_builder.store.sync import _newest_copy
 from assistant_builder.study import locks
 from assistant_builder.study.locks import is_lease_fresh
 from assistant_builder.study.steps import StepRecord
@@ -108,3 +110,13 @@ def test_state_of_a_step_on_a_node_follows_its_lease():
     for damaged in ("[]", "{", '{"time": "now"}'):
         study.lease_file("data").write_text(damaged)
         assert study.step("data").state == "lost"
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"copy":' * 100_000, b"[]", b"3", b"\xff"])
+def test_a_damaged_lease_of_a_store_is_none(memory, content):
+    store = ObjectStore(f"{memory}/n")
+    for name in (".lease.json", ".newest.json"):
+        store.write(name, content)
+    lease = Lease(StoreLeaseFile(store, ".lease.json"), "one", "node")
+    assert lease.held_by() == "" and _newest_copy(store) is None
+    assert lease.renew() and StoreLeaseFile(store, ".lease.json").read() is not None

@@ -2,13 +2,18 @@
 
 import random
 
+import pytest
+
 from assistant_builder.store.object_layout import (
     FULL_CHUNK_EVERY,
     LogChunk,
     apply_chunks,
     chunks_of,
     is_local_only,
+    is_record,
     next_chunk,
+    outputs,
+    succeeded,
 )
 
 LOG = "arms/lora-2/metrics.jsonl"
@@ -75,3 +80,19 @@ def test_other_names_are_not_chunks():
     assert chunks_of(["votes/000002-9.jsonl", "votes/000001-0.jsonl"]) == {
         "votes.jsonl": [LogChunk(1, 0, "votes.jsonl"), LogChunk(2, 9, "votes.jsonl")]
     }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[" * 100_000,
+        b'{"a":' * 100_000,
+        b'{"state": "succeeded", "outputs": [1, 2]}',
+        b'{"state": "succeeded", "outputs": 3}',
+        b'{"state": "succeeded", "outputs": {"data/split.json": 3}}',
+        b'{"state": ["succeeded"]}',
+        b"[]",
+    ],
+)
+def test_a_status_of_another_type_is_incomplete(content):
+    assert not is_record(content) and not succeeded(content) and outputs(content) == {}

@@ -168,7 +168,7 @@ def test_a_study_with_anything_but_plain_files_is_not_opened(plant, thesis, tmp_
     monkeypatch.chdir(tmp_path)
     study = new_study("handed-on")
     where = plant(study.folder, thesis)
-    containment._check.cache_clear()  # as in a process that has not seen it
+    containment._known.clear()  # as in a process that has not seen it
     for use in (
         lambda: Study.open("handed-on"),
         lambda: study.config,
@@ -512,3 +512,13 @@ def test_a_study_has_no_thousands_of_folders():
         (folder / f"x{number}").mkdir()
     with pytest.raises(StudyError, match="more than 5,000 folders"):
         Study.open("handed-on")
+
+
+def test_one_state_of_a_folder_is_kept(tmp_path):
+    """A log changes the folder at every question of a visitor, in a server that runs for weeks."""
+    check_folder(tmp_path)
+    kept = len(containment._known)
+    for number in range(20):
+        (tmp_path / f"{number}.txt").touch()
+        check_folder(tmp_path)
+    assert len(containment._known) == kept

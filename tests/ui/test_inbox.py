@@ -7,6 +7,7 @@ import pytest
 
 from assistant_builder.chat.feedback import add_correction, read_corrections
 from assistant_builder.chat.inbox import group_by_meaning, read_inbox
+from assistant_builder.chat.visitor_log import log_file, opened
 from assistant_builder.study import Study
 from assistant_builder.study.versions import add_version, publish, read_versions, served_version
 from assistant_builder.ui.inbox import tab as tab_module
@@ -57,6 +58,22 @@ def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
         "html": html,
         **{name: button for name, button in zip(names, buttons, strict=True) if button["visible"]},
     }
+
+
+def test_a_flood_of_wordings_is_offered_in_part(tab, study):
+    asked = [(f"r-{number}", f"Refund {number}?") for number in range(120)]
+    with opened(log_file(study)) as connection:
+        connection.executemany(
+            "INSERT INTO question (id, time, visitor, model, declined, question, wording) "
+            "VALUES (?, 0, '', '', 1, ?, ?)",
+            [(id, text, text) for id, text in asked],
+        )
+        connection.executemany(
+            "INSERT INTO wording VALUES (?, 'topics', x'00', 70)", [(text,) for _, text in asked]
+        )
+    assert len(read_inbox(study, NOW).group("r-0").wordings) == 120
+    _, _, _, wordings, _ = opened_form(tab, "r-0")
+    assert len(wordings["choices"]) == 100
 
 
 def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab, study):

@@ -55,6 +55,8 @@ from evals.study_compare.versions import (
 )
 
 EMPTY = N_("What visitors of your website asked is listed here.")
+_WORDINGS = 100
+"""Wordings of a group that are offered, the most frequent; a flood of questions has 100,000."""
 _LIST_SECONDS = 10.0
 """Time after which the list follows what visitors have asked since."""
 _TO_FORM = """() => setTimeout(() => {
@@ -270,7 +272,9 @@ class InboxTab:
             self.key: group.key,
             self.question: group_view(group, chosen_answers(served_version(root), group)),
             self.wordings: gr.update(
-                choices=list(group.wordings), value=[], visible=len(group.wordings) > 1
+                choices=list(group.wordings[:_WORDINGS]),
+                value=[],
+                visible=len(group.wordings) > 1,
             ),
             self.answer: "",
         }
