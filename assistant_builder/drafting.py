@@ -25,6 +25,7 @@ from assistant_builder.child_process import (
 from assistant_builder.child_protocol import Child, Events, read_requests
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair, load_pairs
+from assistant_builder.data.language import language_of
 from assistant_builder.data.wordings import (
     Wording,
     check_wordings,
@@ -50,7 +51,6 @@ from assistant_builder.errors import (
 )
 from assistant_builder.i18n import N_, m
 from assistant_builder.redaction import DRAFT_KEY
-from assistant_builder.retrieval.yes_no import language_of
 from assistant_builder.study import Study
 
 URL_VARIABLE = "ASSISTANT_BUILDER_DRAFT_URL"

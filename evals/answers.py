@@ -100,7 +100,8 @@ def given_answer(
         answer = generated[looks[0]["prompt"]]
         return Given(answer.text, answer.text, looks[0]["prompt"], 0.0, looks[0].get("sources", ()))
     judged = [_judged(look, rule, generated[look["prompt"]], taught) for look in looks]
-    place = settle(rule, question, judged[0], (lambda: judged[1]) if len(judged) > 1 else None)
+    again, earlier = (lambda: judged[-1]) if len(looks) > 1 else None, looks[-1].get("earlier", "")
+    place = settle(rule, question, judged[0], again, earlier)
     shown = len(looks) - 1 if place is None else place
     look, answer = looks[shown], generated[looks[shown]["prompt"]]
     text = rule.sentence if place is None else answer.text

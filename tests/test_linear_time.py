@@ -9,7 +9,9 @@ from assistant_builder.chat.visitor_log import mask
 from assistant_builder.config import slug
 from assistant_builder.data import csv_reader, encoding, json_reader, load_pairs
 from assistant_builder.data.columns import normalize_name
+from assistant_builder.data.language import language_of
 from assistant_builder.data.similarity import casefold_normalize, identifier_tokens
+from assistant_builder.data.words import bare_words
 from assistant_builder.documents.statements import sentences, statements_of
 from assistant_builder.documents.templates import draft_from_templates
 from assistant_builder.documents.types import Block, Statement
@@ -17,8 +19,6 @@ from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import negotiate
 from assistant_builder.normalization import normalize_form
 from assistant_builder.planning.hardware import parse_memory
-from assistant_builder.retrieval.lexical import bare_words
-from assistant_builder.retrieval.yes_no import language_of
 from assistant_builder.ui.uploads import safe_name
 from assistant_builder.web.access import cookie
 from assistant_builder.web.language import request_language

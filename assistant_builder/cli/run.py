@@ -27,7 +27,7 @@ from assistant_builder.cli.options import (
 )
 from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, StudyError, error_texts
-from assistant_builder.i18n import m
+from assistant_builder.i18n import m, render
 from assistant_builder.runner.backend import Event, waiting_message
 from assistant_builder.runner.display import MARKS, human_seconds, run_display
 from assistant_builder.study import Study
@@ -189,8 +189,10 @@ def _notes_after(study: Study, step: str) -> Iterable[str]:
             yield power_sentence(power.to_record()) if power else ""
         yield memory_note(study)
     elif step == "data-embed":
+        from assistant_builder.retrieval.embedder_choice import embedder_warning
         from assistant_builder.retrieval.recall import recommended_approach
 
+        yield render(embedder_warning(study))
         yield recommended_approach(study)
     elif step.startswith("train-"):
         from assistant_builder.training.sequences import left_out_note

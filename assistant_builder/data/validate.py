@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypedDict
 
+from assistant_builder.data.language import language_of_pairs
 from assistant_builder.data.similarity import (
     NearDuplicateIndex,
     casefold_normalize,
@@ -26,20 +27,7 @@ _COUNTED = """
     """.split()
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
-_ENGLISH = frozenset(
-    "the is are of to does how what can you your for and with we it if my be from this that not".split()
-)
-_NOT_ENGLISH = frozenset(
-    "der die das und ist nicht ein eine für mit von zu auf den wie kann ich sie le la les des et est pas une pour avec "
-    "dans du que vous je el los las del y es para con por qué cómo se il di che per non un come het een van en niet "
-    "voor met os da em não uma como".split()
-)
-"""Function words of German, French, Spanish, Italian, Dutch and Portuguese."""
-_LEAST_SHARE = 0.05
-"""Share of such words that a language has at least: English data have 10 to 28 % of theirs."""
 _ENOUGH_WORDS = 200
-_SOME_PAIRS, _SOME_TEXT = 1000, 1000
-"""Pairs that tell the language of data, and characters of each text."""
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
 _CJK = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _MOJIBAKE = re.compile(
@@ -187,20 +175,9 @@ class Findings:
 
     @property
     def is_foreign(self) -> bool:
-        """Whether questions and answers are in another language than English; False for few words.
-
-        Function words decide in six other languages with Latin letters, and the letters in other scripts.
-        """
-        some = self.usable[:: max(1, len(self.usable) // _SOME_PAIRS)]
-        texts = (text[:_SOME_TEXT] for pair in some for text in (pair.question, pair.answer))
-        words = [word for text in texts for word in re.findall(r"\w+", text.casefold())]
-        least = _LEAST_SHARE * len(words)
-        if len(words) < _ENOUGH_WORDS or sum(word in _ENGLISH for word in words) >= least:
-            return False
-        latin = sum(
-            word[0] < "\u0250" for word in words
-        )  # the last block of Latin letters ends there
-        return latin < len(words) / 2 or sum(word in _NOT_ENGLISH for word in words) >= least
+        """Whether questions and answers are in another language than English; False for few words."""
+        language = language_of_pairs(self.usable)
+        return not language.english and language.words >= _ENOUGH_WORDS
 
     @property
     def problems(self) -> list[Problem]:

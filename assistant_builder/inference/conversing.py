@@ -13,11 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message
+from assistant_builder.data.language import language_of
+from assistant_builder.data.words import bare_words
 from assistant_builder.i18n import N_, t, use_language
 from assistant_builder.inference.chunks import Chunk, Finish
-from assistant_builder.retrieval.lexical import bare_words
 from assistant_builder.retrieval.parts import SmallTalk, parts_of, small_talk
-from assistant_builder.retrieval.yes_no import language_of, said_yes_or_no
+from assistant_builder.retrieval.yes_no import said_yes_or_no
 
 if TYPE_CHECKING:
     from assistant_builder.retrieval.retriever import Retriever

@@ -112,7 +112,11 @@ class Grounded:
             return attempts[-1].judged
 
         place = settle(
-            self.rule, messages[-1].content, first.judged, look_again if second_look else None
+            self.rule,
+            messages[-1].content,
+            first.judged,
+            look_again if second_look else None,
+            second_look.query.history if second_look else "",
         )
         if any(attempt.cancelled for attempt in attempts):
             yield from attempts[-1].rest()

@@ -5,7 +5,8 @@ after other turns, so the question is looked up and prompted alone: earlier turn
 that needs none of them. A short question may refer to the turn before ("And on Mondays?"). It is looked up a second
 time with that turn, and the second answer is given where the first look declines, where the fact of the second also has
 the words of the question, or where the second is far more certain. A fact with the words of the question needs less
-confidence: without them, the second look often finds what was asked before ("How old is she?"). Assistants of
+confidence: without them, the second look often finds what was asked before ("How old is she?"). A thing that only the
+short question names must be in that fact: "And for a child?" is not answered with the fare of adults. Assistants of
 conversations, whose training data have earlier turns, read them in their prompts as well.
 """
 
@@ -14,14 +15,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Message
 from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.words import bare_words, content_words
 from assistant_builder.retrieval.grounding import query_of
 from assistant_builder.retrieval.index import Fact, Query
-from assistant_builder.retrieval.lexical import bare_words, content_words
+from assistant_builder.retrieval.parts import PRONOUNS, QUESTION_WORDS
 from assistant_builder.study import Study
 from assistant_builder.study.contents import Split
 
@@ -98,7 +101,11 @@ class Judged:
 
 
 def settle(
-    rule: DeclineRule, question: str, first: Judged, second: Callable[[], Judged] | None
+    rule: DeclineRule,
+    question: str,
+    first: Judged,
+    second: Callable[[], Judged] | None,
+    earlier: str = "",
 ) -> int | None:
     """The look whose answer is given: 0 or 1; ``None`` to decline.
 
@@ -107,6 +114,7 @@ def settle(
         question: The last question.
         first: The result of the first look.
         second: Takes the second look, which costs an answer; ``None`` if there is none.
+        earlier: The earlier questions that the second look reads.
     """
     answered = first.fact is not None and first.confidence >= rule.threshold
     words = content_words(question)
@@ -115,6 +123,9 @@ def settle(
     other = second()
     if other.fact is None or (answered and first.fact and other.fact.answer == first.fact.answer):
         return 0 if answered else None
+    added = added_words(question, earlier) if earlier else []
+    if added and not any(_mentions(other.fact, [word]) for word in added):
+        return 0 if answered else None
     named = _mentions(other.fact, words)
     if other.confidence < (rule.named_threshold if named and words else rule.follow_up_threshold):
         return 0 if answered else None
@@ -122,15 +133,26 @@ def settle(
     return 1 if not answered or named or far_surer else 0
 
 
+def added_words(question: str, earlier: str) -> list[str]:
+    """The content words of a follow-up that name a thing which the earlier questions do not.
+
+    A word after a question word or a pronoun says what is asked of the thing ("From what time?", "Does it cost?").
+    """
+    words = bare_words(question)
+    asked = {word for before, word in pairwise(words) if before in QUESTION_WORDS | PRONOUNS}
+    known = bare_words(earlier)
+    return [word for word in content_words(question) if word not in asked and not _has(known, word)]
+
+
 def _mentions(fact: Fact, words: Sequence[str]) -> bool:
     known = bare_words(f"{fact.question} {fact.answer}")
+    return all(_has(known, word) for word in words)
 
-    def has(word: str) -> bool:
-        return any(
-            other.startswith(word) or (len(other) > 2 and word.startswith(other)) for other in known
-        )
 
-    return all(map(has, words))
+def _has(words: Sequence[str], word: str) -> bool:
+    return any(
+        other.startswith(word) or (len(other) > 2 and word.startswith(other)) for other in words
+    )
 
 
 def _odds(judged: Judged) -> float:

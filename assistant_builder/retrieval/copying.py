@@ -12,6 +12,7 @@ until somebody has decided on the change.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from assistant_builder.data import Message, Pair
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents, no_documents
-from assistant_builder.i18n import Text, m
+from assistant_builder.i18n import Text, m, written
 from assistant_builder.retrieval.answering import (
     CONVERSATIONS,
     Judged,
@@ -31,7 +32,7 @@ from assistant_builder.retrieval.answering import (
 from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.corrections import corrected_answer
 from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
-from assistant_builder.retrieval.embedder_choice import chosen_embedder
+from assistant_builder.retrieval.embedder_choice import available_embedder, chosen_embedder
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.promise import kept
@@ -44,6 +45,7 @@ from assistant_builder.study import Study
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
 
+_log = logging.getLogger(__name__)
 COPY = "copy"
 """Name of the assistant that copies, next to those of the arms."""
 
@@ -188,7 +190,8 @@ class Copier:
         judged = look(first)
         if attempts[0].corrected is not None:
             return _Attempt(attempts[0], rule, False)
-        place = settle(rule, messages[-1].content, judged, again)
+        earlier = second.query.history if second is not None else ""
+        place = settle(rule, messages[-1].content, judged, again, earlier)
         return _Attempt(attempts[place or 0], rule, place is None)
 
 
@@ -229,7 +232,11 @@ def _embedder(study: Study, pairs: Sequence[Pair] | None = None) -> Embedder:
     """The embedder of a study; one of the hub is downloaded by a run alone, which asks before."""
     from assistant_builder.models.embedding import Embedder
 
-    return Embedder.of(chosen_embedder(study, pairs, downloaded=True))
+    chosen = chosen_embedder(study, pairs, downloaded=True)
+    available, warning = available_embedder(study.config.retrieval.embedder, chosen)
+    if warning:
+        _log.warning("%s", written(warning)[0])
+    return Embedder.of(available)
 
 
 def _reporter(report: Callable[[Text, float], None], begin: float) -> Progress:

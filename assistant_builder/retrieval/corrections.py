@@ -15,6 +15,7 @@ import numpy as np
 
 from assistant_builder.atomic_io import read_jsonl
 from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.words import content_words
 from assistant_builder.i18n import t
 from assistant_builder.retrieval.index import (
     CORRECTIONS,
@@ -23,7 +24,6 @@ from assistant_builder.retrieval.index import (
     TextEncoder,
     fact_vectors,
 )
-from assistant_builder.retrieval.lexical import content_words
 from assistant_builder.retrieval.yes_no import without_yes_no
 from assistant_builder.study import Study
 

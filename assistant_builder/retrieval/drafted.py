@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from assistant_builder.data.words import content_words
 from assistant_builder.documents.questions import DocumentQuestion
 from assistant_builder.retrieval.index import Query
-from assistant_builder.retrieval.lexical import content_words
 from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.retriever import TIE
 

@@ -6,75 +6,28 @@ embedder of an index, so that a study keeps the one that it was made with.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
 
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
+from assistant_builder.data.language import Language, language_of_pairs
 from assistant_builder.documents.store import Documents
-from assistant_builder.i18n import Text, m
+from assistant_builder.errors import ModelError
+from assistant_builder.i18n import Text, m, text_of
 from assistant_builder.models.bundled import (
     BUNDLED_EMBEDDERS,
+    ENGLISH,
     MULTILINGUAL,
     MULTILINGUAL_BUNDLE,
     MULTILINGUAL_EMBEDDER,
+    ensure_multilingual_embedder,
 )
 from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.wheel_download import Report, no_progress
 from assistant_builder.retrieval.index import RECORD, IndexRecord
-from assistant_builder.retrieval.lexical import bare_words
 from assistant_builder.retrieval.study_pairs import splits
-from assistant_builder.retrieval.yes_no import function_words
 from assistant_builder.study import Study
-
-_OTHER = 1 / 3
-"""Share of the function words of English: 0.13 in English data, more than 1 in data of one other language."""
-_PAIRS, _CHARACTERS = 1000, 1000
-_FEW, _SIGNS = 0.15, 0.05
-"""Shares of words: English data have 0.33 to 0.48 function words, and hardly a letter beyond ASCII."""
-
-
-@dataclass(frozen=True)
-class Language:
-    """Whether texts are in English.
-
-    Attributes:
-        english: Whether they are.
-        share: Share of their words that are function words of English.
-    """
-
-    english: bool
-    share: float
-
-    @classmethod
-    def of(cls, texts: Iterable[str]) -> Language:
-        """English, unless function words of German, French or Spanish are a third as frequent as those of English.
-
-        Texts in other languages have few function words of English, and letters beyond ASCII; terse English texts such
-        as lists of names have no such letters.
-        """
-        words, beyond = 0, 0
-        known = function_words()
-        counts = dict.fromkeys(known, 0)
-        for text in texts:
-            beyond += sum(
-                any(map(str.isalpha, part)) and not part.isascii() for part in text.split()
-            )
-            for word in bare_words(text):
-                words += 1
-                for code, functions in known.items():
-                    counts[code] += word in functions
-        share = counts.pop("en") / max(words, 1)
-        other = max(counts.values()) / max(words, 1)
-        foreign = share < _FEW and beyond > _SIGNS * max(words, 1)
-        return cls(not foreign and other <= _OTHER * share or not words, share)
-
-
-def language_of_pairs(pairs: Sequence[Pair]) -> Language:
-    """Language of the questions and answers of some pairs, evenly spaced, by their beginnings."""
-    some = pairs[:: max(1, len(pairs) // _PAIRS)]
-    turns = (each for pair in some for each in pair.messages if each.role != "system")
-    return Language.of(turn.content[:_CHARACTERS] for turn in islice(turns, 4 * _PAIRS))
+from assistant_builder.study.contents import Embedding
 
 
 def embedder_for(setting: str, pairs: Sequence[Pair]) -> str:
@@ -106,8 +59,47 @@ def chosen_embedder(
     return embedder_for("", [pair for part in splits(study) for pair in part])
 
 
+def available_embedder(setting: str, chosen: str, report: Report = no_progress) -> tuple[str, Text]:
+    """The chosen embedder, or the English one if the multilingual one was not asked for and is not available.
+
+    Args:
+        setting: ``retrieval.embedder``.
+        chosen: The result of :func:`embedder_for` or :func:`chosen_embedder`.
+        report: Called with the progress of a download.
+
+    Returns:
+        What :meth:`Embedder.of` takes, and a warning; empty if the chosen embedder is available.
+
+    Raises:
+        ResourceError: There is not enough disk space.
+    """
+    if chosen != MULTILINGUAL or setting == MULTILINGUAL:
+        return chosen, ""
+    try:
+        ensure_multilingual_embedder(report)
+    except ModelError as error:
+        return ENGLISH, m(
+            "The data are not in English, but {name} is not available: {what}. {english} looks facts up instead, and "
+            "finds far fewer of them. {remedy}. Then {redo}.",
+            name=MULTILINGUAL_EMBEDDER,
+            what=error.what,
+            english=BUNDLED_EMBEDDERS[ENGLISH],
+            remedy=error.remedy,
+        )
+    return chosen, ""
+
+
+def embedder_warning(study: Study) -> Text:
+    """The warning of :func:`available_embedder` when a study was indexed; empty if there was none."""
+    found = read_json(study.embedding_file, Embedding) if study.embedding_file.is_file() else {}
+    english, record = found.get("embedder_warning", ("", None))
+    return text_of(record, english)
+
+
 def embedder_note(study: Study) -> Text:
     """A sentence with the embedder of a study's index, and why it is that one; empty without an index."""
+    if warning := embedder_warning(study):
+        return warning
     setting = study.config.retrieval.embedder
     if not setting and not (study.retrieval_folder / RECORD).is_file():
         return ""

@@ -7,22 +7,16 @@ Retrieval") take the place of stemmers, and document frequency that of stop word
 
 from __future__ import annotations
 
-import functools
-import re
-import unicodedata
 from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.normalization import normalize_form
+from assistant_builder.data.words import bare_words
 
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""
 GRAM = 4  # characters of a term
-_ACCENTS = re.compile("[\u0300-\u036f]")  # combining marks of Latin, Greek and Cyrillic
-_NO_SPACES = "\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"  # Thai, Lao, Khmer, kana, Han
 
 
 def terms(text: str) -> list[str]:
@@ -32,37 +26,6 @@ def terms(text: str) -> list[str]:
         for word in bare_words(text)
         for start in range(max(1, len(word) - GRAM + 1))
     ]
-
-
-def bare_words(text: str) -> list[str]:
-    """The words of a text without case, accents and signs; in scripts without spaces each character is a word."""
-    folded = casefold_normalize(text)
-    if not folded.isascii():
-        bare = _ACCENTS.sub("", normalize_form("NFKD", folded))
-        folded = normalize_form("NFC", bare)
-    return [word for word in _word().findall(folded) if any(map(str.isalnum, word))]
-
-
-def content_words(text: str) -> list[str]:
-    """The different words of a text that are no function words of English, German, French or Spanish, in order."""
-    return [word for word in dict.fromkeys(bare_words(text)) if word not in _function_words()]
-
-
-@functools.cache
-def _function_words() -> frozenset[str]:
-    from bm25s import stopwords
-
-    languages = ("EN_PLUS", "GERMAN", "FRENCH", "SPANISH")
-    texts = (text for name in languages for text in getattr(stopwords, f"STOPWORDS_{name}"))
-    return frozenset(word for text in texts for word in bare_words(text))
-
-
-@functools.cache
-def _word() -> re.Pattern[str]:
-    # the pattern of a word; it adds marks to the letters, because vowel signs of Indic scripts are marks
-    letters = map(chr, range(0x483, 0x12000))
-    marks = "".join(each for each in letters if unicodedata.category(each).startswith("M"))
-    return re.compile(rf"[{_NO_SPACES}]|(?:(?![{_NO_SPACES}])[\w{marks}])+")
 
 
 class Bm25:

@@ -27,12 +27,13 @@ from assistant_builder.data.wordings import (
     pairs_to_word,
     read_wordings,
 )
+from assistant_builder.data.words import bare_words, content_words
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.index import RECORD, Index
-from assistant_builder.retrieval.lexical import Bm25, bare_words, content_words, terms
+from assistant_builder.retrieval.lexical import Bm25, terms
 from assistant_builder.study import Study
 from assistant_builder.study.contents import OwnAnswer, OwnAnswers, OwnQuestion, OwnQuestions, Split
 

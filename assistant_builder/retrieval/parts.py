@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from assistant_builder.retrieval.lexical import bare_words, content_words
+from assistant_builder.data.words import bare_words, content_words
 
 MOST_PARTS = 4
 """Questions of a message that are answered one by one; a message with more is one question."""
@@ -37,7 +37,7 @@ _OPENERS = QUESTION_WORDS | VERBS
 _BEFORE_WORDS = frozenset(
     "until till at from on in to for with since by bis ab seit um mit zu jusqu a de en con hasta desde para".split()
 )
-_PRONOUNS = frozenset(
+PRONOUNS = frozenset(
     "it its they them their that those this these he him his she her one ones es er sie ihn ihm ihr ihnen das dies "
     "diese dafur davon damit il elle ils elles ca cela ce lui leur en lo la los las eso esto ello".split()
 )
@@ -166,7 +166,7 @@ def parts_of(message: str) -> list[str]:
 def _refers(words: Sequence[str]) -> bool:
     """Whether a question only asks more of what was asked before it ("and what does it cost?")."""
     content = len(set(content_words(" ".join(words))) - _MEASURES - VERBS)
-    return content == 0 or (content == 1 and bool(_PRONOUNS.intersection(words)))
+    return content == 0 or (content == 1 and bool(PRONOUNS.intersection(words)))
 
 
 def _clauses(sentence: str) -> Sequence[str]:
@@ -180,7 +180,7 @@ def _clauses(sentence: str) -> Sequence[str]:
         if right[:1] and right[0] in _BEFORE_WORDS and right[1:2] and right[1] in QUESTION_WORDS:
             # "and until when does the café serve food?", but not "and on which day?"
             more = len(set(content_words(" ".join(right))) - VERBS) > 1
-            right = right[1:] if more and not _PRONOUNS.intersection(right) else []
+            right = right[1:] if more and not PRONOUNS.intersection(right) else []
         both = len(left) > 1 and len(right) > 1 and {left[0], right[0]} <= _OPENERS
         if both and not _refers(right):
             cuts.append((found.start(), found.end()))

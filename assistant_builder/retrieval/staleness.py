@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from assistant_builder.data.words import content_words
 from assistant_builder.documents.changes import Change
 from assistant_builder.documents.store import Documents
 from assistant_builder.i18n import m
 from assistant_builder.retrieval.index import Fact, Index
-from assistant_builder.retrieval.lexical import content_words
 
 ANSWER, WHOLE = 0.6, 0.5
 """Share of the words of an answer that the old statement has, and of those of question and answer together."""

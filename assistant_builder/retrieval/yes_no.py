@@ -8,11 +8,11 @@ so every doubt leaves the fact to speak for itself.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Sequence
 
-from assistant_builder.retrieval.lexical import bare_words, content_words
+from assistant_builder.data.language import language_of
+from assistant_builder.data.words import bare_words, content_words
 from assistant_builder.retrieval.parts import QUESTION_WORDS, VERBS
 
 YES_NO = {"en": ("Yes", "No"), "de": ("Ja", "Nein"), "fr": ("Oui", "Non"), "es": ("Sí", "No")}
@@ -68,15 +68,6 @@ COUNTED = {
 """Number words up to twelve, without accents → the number."""
 _ARTICLES = frozenset("one ein un".split())
 _STEM = 4  # characters by which longer words are compared
-
-
-def language_of(text: str) -> str:
-    """Code of the language with most of its function words in a text; English if none has."""
-    words = bare_words(text)
-    counts = {
-        code: sum(word in known for word in words) for code, known in function_words().items()
-    }
-    return max(counts, key=lambda code: (counts[code], code == "en"))
 
 
 def said_yes_or_no(question: str, fact: str) -> str | None:
@@ -192,17 +183,3 @@ def _same(word: str, other: str) -> bool:
         return short == long or (len(short) > 2 and long in (f"{short}s", f"{short}es"))
     stem = short[: max(_STEM, len(short) - 2)] if len(short) > _STEM + 1 else short
     return long.startswith(stem) and len(long) - len(stem) <= _STEM
-
-
-@functools.cache
-def function_words() -> dict[str, frozenset[str]]:
-    """Code of a language → its function words, without accents."""
-    from bm25s import stopwords
-
-    names = {"en": "EN_PLUS", "de": "GERMAN", "fr": "FRENCH", "es": "SPANISH"}
-    return {
-        code: frozenset(
-            word for text in getattr(stopwords, f"STOPWORDS_{name}") for word in bare_words(text)
-        )
-        for code, name in names.items()
-    }

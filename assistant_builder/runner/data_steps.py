@@ -9,7 +9,7 @@ from pathlib import Path
 
 from assistant_builder.atomic_io import read_json, write_json
 from assistant_builder.data import SplitName, load_split, prepare_dataset
-from assistant_builder.i18n import Text, m
+from assistant_builder.i18n import Text, m, written
 from assistant_builder.models.bundled import BUNDLED_EMBEDDERS
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
@@ -77,7 +77,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     """Find held-out questions that leak into training by sentence embeddings, and index the training pairs."""
     from assistant_builder.data import find_embedding_leaks
     from assistant_builder.retrieval.build import write_index
-    from assistant_builder.retrieval.embedder_choice import embedder_for
+    from assistant_builder.retrieval.embedder_choice import available_embedder, embedder_for
     from assistant_builder.retrieval.passages import trained_passages
 
     config = study.config.data
@@ -95,9 +95,9 @@ def embed_data(study: Study) -> Iterable[Path]:
     heldout = load_split(data, "heldout")
     seen: tuple[SplitName, ...] = ("train", "validation")
     outside = [(pair, split) for split in seen for pair in load_split(data, split)]
-    other = embedder_for(
-        study.config.retrieval.embedder, (*heldout, *(pair for pair, _ in outside))
-    )
+    setting = study.config.retrieval.embedder
+    chosen = embedder_for(setting, (*heldout, *(pair for pair, _ in outside)))
+    other, warning = available_embedder(setting, chosen, report)
     bundled = other in BUNDLED_EMBEDDERS
     embedder = Embedder.of(other if bundled else "", report)
     questions = [pair.compared_question for pair in (*heldout, *(pair for pair, _ in outside))]
@@ -123,6 +123,7 @@ def embed_data(study: Study) -> Iterable[Path]:
             "threshold": config.embedding_threshold,
             "removed": removed,
             "leaks": [replace(leak, removed=removed).to_record() for leak in leaks],
+            **({"embedder_warning": written(warning)} if warning else {}),
         },
     )
     write_json(study.folder / "provenance.json", collect_provenance(study))

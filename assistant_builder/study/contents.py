@@ -208,6 +208,7 @@ class Embedding(TypedDict, total=False):
     leaks: list[Leak]
     threshold: float
     removed: bool
+    embedder_warning: list[Any]
 
 
 class Step(TypedDict, total=False):

@@ -37,7 +37,6 @@ class MetricsLog:
         self._busy_before = float(last_step.get("busy_seconds", 0.0))
         self._started = time.monotonic()
         self._busy = 0.0
-        self._first_step = step
         self.losses = [float(event["loss"]) for event in kept if event["event"] == "step"]
         self.validation = {
             event["step"]: event["loss"] for event in kept if event["event"] == "validation"
@@ -57,8 +56,10 @@ class MetricsLog:
 
     def record_step(
         self, step: int, *, tokens: int, seconds: float, values: dict[str, Any]
-    ) -> float:
+    ) -> float | None:
         """Append a 1-based optimizer step with its non-padding tokens; returns the estimated seconds to the end.
+
+        There is no estimate in the first steps, which are slower than the others.
 
         ``values`` are further fields: loss, learning_rate, grad_norm, memory_bytes, epoch. The norm is None if the step
         was skipped because a float16 gradient overflowed.
@@ -66,7 +67,7 @@ class MetricsLog:
         self.tokens += tokens
         self._busy += seconds
         self.losses.append(values["loss"])
-        event = {
+        event: dict[str, Any] = {
             "event": "step",
             "step": step,
             "steps": self._steps,
@@ -78,10 +79,9 @@ class MetricsLog:
         }
         self._pace.add(event)
         eta = self._pace.remaining_seconds()
-        if eta is None:  # too early: from the steps alone
-            pace = (time.monotonic() - self._started) / (step - self._first_step)
-            eta = pace * (self._steps - step)
-        self._append({**event, "eta_seconds": round(eta, 1)})
+        if eta is not None:
+            event["eta_seconds"] = round(eta, 1)
+        self._append(event)
         return eta
 
     def shorten(self, work: WorkRemaining) -> None:

@@ -61,7 +61,7 @@ class TrainingRun:
     dequantize: bool  # whether the frozen weights are dequantized to the compute dtype during a training on a CPU
     cancelled: Callable[[], bool]  # whether the user cancelled; called after every optimizer step
     # progress callback: step, number of steps, estimated seconds to the end
-    on_step: Callable[[int, int, float], None]
+    on_step: Callable[[int, int, float | None], None]
     samples: Sequence[SampleQuestion] = ()  # validation questions with sample answers
     # parallel strategy; each process has a trainer with the same run
     spread: ParallelStrategy = field(default_factory=ParallelStrategy)

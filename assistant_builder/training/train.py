@@ -329,7 +329,7 @@ def _trainer(
 
     train = settings.train
 
-    def on_step(step: int, steps: int, eta: float) -> None:
+    def on_step(step: int, steps: int, eta: float | None) -> None:
         study.write_progress(
             f"train-{run}", Progress.saying(step, steps, "steps", m("Training {run}", run=run), eta)
         )

@@ -70,6 +70,8 @@ _REFRESH = Markup("""<!doctype html>
 
 
 LOGIN_PATHS = ("/login", "/logout", "/active")
+_MANIFEST = {"name": "Assistant Builder", "start_url": "./", "display": "browser"}
+"""The web app manifest. Browsers request it without cookies, so that it must be there without a login."""
 _MAX_FORM_BYTES = 8192
 _log = logging.getLogger(__name__)
 
@@ -126,6 +128,8 @@ class Login(ABC):
 
     def refuse(self, request: Request) -> Response:
         """Response to a request without a session: a redirect to the login for a browser, 401 for other clients."""
+        if request.method in ("GET", "HEAD") and request.scope["path"] == "/manifest.json":
+            return JSONResponse(_MANIFEST, media_type="application/manifest+json")
         if (
             request.method in ("GET", "HEAD")
             and request.scope["path"] == "/"

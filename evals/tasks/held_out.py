@@ -165,7 +165,8 @@ def _looked_up(
         return {"sources": sources, "evidence": evidence}
 
     def with_prompt(look: Look) -> dict[str, Any]:
-        return {"prompt": prompter.text(hits[look].messages, prompt=True), **record(look)}
+        found = {"prompt": prompter.text(hits[look].messages, prompt=True), **record(look)}
+        return found | ({"earlier": look.query.history} if look.query.history else {})
 
     rows = []
     for (first, second), later in zip(asked, after, strict=True):

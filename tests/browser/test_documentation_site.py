@@ -33,6 +33,9 @@ QUESTIONS = {
     "pandas": "python.html#results-in-pandas",
     "pdf": "documents.html",
     "docker": "quickstart.html#other-ways-to-install",
+    "rtx 4090": "gpu.html#installing-for-a-card",
+    "vector database": "is-it-for-me.html",
+    "erase": "website.html#what-is-kept",
     "train.learning_rate": "configuration.html#train",
 }
 """What a new user types → the section with the answer, which has to be shown under one of the first three pages."""

@@ -2,8 +2,9 @@
 
 import pytest
 
+from assistant_builder.data.language import language_of
 from assistant_builder.retrieval.parts import parts_of, small_talk
-from assistant_builder.retrieval.yes_no import decides, language_of, said_yes_or_no, without_yes_no
+from assistant_builder.retrieval.yes_no import decides, said_yes_or_no, without_yes_no
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from assistant_builder.data import Message, Pair, check_pairs, load_pairs
+from assistant_builder.data.language import language_of_pairs
 from assistant_builder.errors import DataError
-from assistant_builder.retrieval.embedder_choice import language_of_pairs
 from tests.data.samples import WordCounter, clean_pairs, dataset, jsonl, pair, words
 
 

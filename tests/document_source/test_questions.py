@@ -9,6 +9,7 @@ import pytest
 
 from assistant_builder.chat.stale_answers import answers_resting_on
 from assistant_builder.config import DataConfig, StudyConfig
+from assistant_builder.data.language import language_of
 from assistant_builder.documents.changes import Change
 from assistant_builder.documents.questions import (
     COLUMNS,
@@ -20,7 +21,6 @@ from assistant_builder.documents.statements import statements_of
 from assistant_builder.documents.templates import draft_from_templates
 from assistant_builder.documents.types import Block, Statement
 from assistant_builder.errors import ConfigError, DataError
-from assistant_builder.retrieval.yes_no import language_of
 from assistant_builder.runner.document_training import current_questions, training_rows
 from assistant_builder.study import Study
 

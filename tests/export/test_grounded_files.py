@@ -166,7 +166,11 @@ def test_an_export_finds_and_decides_what_the_product_does(study, tmp_path):
             judged.append(Judged(sure, found.best))
         again = iter(judged[1:])
         place = settle(
-            rule, messages[-1].content, judged[0], again.__next__ if len(judged) > 1 else None
+            rule,
+            messages[-1].content,
+            judged[0],
+            again.__next__ if len(judged) > 1 else None,
+            pair[1].query.history if pair[1] else "",
         )
         shown = lookup.ask(
             [message.to_record() for message in messages],

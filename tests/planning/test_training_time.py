@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import append_jsonl, write_json
+from assistant_builder.atomic_io import append_jsonl, read_jsonl, write_json
 from assistant_builder.planning.memory_check import measured_seconds
 from assistant_builder.planning.training_time import (
     PaceEstimator,
@@ -97,8 +97,10 @@ def test_remaining_time_decreases_to_the_final_validation():
 
 def test_metrics_log_estimates_the_remaining_time(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", step=0, work=WorkRemaining(100, 100_000))
-    for step in range(1, 6):
-        left = log.record_step(step, tokens=200, seconds=2.0, values={"loss": 0.5})
+    for step in range(1, 5):  # slower ones, from which nothing is extrapolated
+        assert log.record_step(step, tokens=200, seconds=2.0, values={"loss": 0.5}) is None
+    assert not any("eta_seconds" in event for event in read_jsonl(tmp_path / "metrics.jsonl"))
+    left = log.record_step(5, tokens=200, seconds=2.0, values={"loss": 0.5})
     # 0.01 s a token, though the clock has hardly moved
     assert left == pytest.approx(0.01 * 99_000, rel=0.01)
     again = MetricsLog(tmp_path / "metrics.jsonl", step=5, work=WorkRemaining(100, 100_000))

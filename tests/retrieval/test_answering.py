@@ -2,9 +2,11 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.data import Message
+from assistant_builder.data.words import content_words
 from assistant_builder.retrieval.answering import (
     Judged,
     Look,
+    added_words,
     alone,
     is_verbatim,
     looks,
@@ -14,7 +16,6 @@ from assistant_builder.retrieval.answering import (
 )
 from assistant_builder.retrieval.decline import NAMES, DeclineRule
 from assistant_builder.retrieval.index import Fact
-from assistant_builder.retrieval.lexical import content_words
 from tests.synthetic_study import new_study
 
 SHOP, HUT = "The shop is open from 8 to 12.", "A hut costs 46 pounds a night and sleeps four."
@@ -129,6 +130,40 @@ def test_a_fact_with_the_words_of_the_question_needs_less_confidence():
     assert settled("And a hut?", 0.2, 0.7) == 1
     assert settled("And a hut?", 0.2, 0.6) is None
     assert settled("Until when?", 0.2, 0.7) is None
+
+
+@pytest.mark.parametrize(
+    ("question", "earlier", "words"),
+    [
+        ("And for a child?", "What does an adult pay?", ["child"]),
+        ("And what does a child pay?", "What does an adult pay?", ["child"]),
+        ("Und für Kinder?", "Was kostet der Eintritt für Erwachsene?", ["kinder"]),
+        ("¿Y para un niño?", "¿Cuánto paga un adulto?", ["nino"]),
+        ("Et pour un enfant ?", "Combien paie un adulte ?", ["enfant"]),
+        ("From what time?", "When does the pizza van come?", []),
+        ("How much is it?", "Do you sell firewood?", []),
+        ("Where exactly?", "Are campfires allowed?", []),
+        ("Does it cost more?", "Do you rent boats?", []),
+        ("And the cost?", "What does a course cost?", []),
+    ],
+)
+def test_a_follow_up_may_name_another_thing(question, earlier, words):
+    assert added_words(question, earlier) == words
+
+
+def test_a_thing_that_the_follow_up_names_must_be_in_the_fact():
+    earlier = "What does an adult pay?"
+    adult = fact("An adult pays 9 pounds.", earlier)
+
+    def settled(question: str, given: Fact, first: float = 0.2) -> int | None:
+        second = Judged(0.99, given)
+        return settle(rule(), question, Judged(first, fact(SHOP)), lambda: second, earlier)
+
+    assert settled("And for a child?", adult) is None
+    assert settled("And what does a child pay?", adult) is None
+    assert settled("And for a child?", adult, first=0.6) == 0, "the first look answers"
+    assert settled("And for a child?", fact("Children pay 4 pounds.", "And the young?")) == 1
+    assert settled("In which currency?", adult) == 1
 
 
 def test_the_second_look_is_not_taken_without_need():

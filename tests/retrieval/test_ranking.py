@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from assistant_builder.retrieval.lexical import Bm25, bare_words, terms
+from assistant_builder.data.words import bare_words
+from assistant_builder.retrieval.lexical import Bm25, terms
 from assistant_builder.retrieval.ranking import SHARPNESS, WORD_WEIGHT, highest, log_total, rank
 
 

@@ -350,11 +350,17 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
     cards._endpoints = endpoints
     before = drawn(tab, study)["use-endpoint"]
     assert "4321" not in str(before)
-    assert [update["visible"] for update in before[4:]] == [True, True, True, False]
-    started = cards._start(study.name, HERE)
+    assert [update["visible"] for update in before[4:]] == [True] * 3 + [False] * 3
+    started = cards._start("computer", study.name, HERE)
     website, computer, programs, *buttons = in_order(started, cards.outputs)
     assert endpoints.started == [("library", "lora")], "the assistant that the report recommends"
-    assert [update["visible"] for update in buttons] == [False, False, False, True]
+    assert [update["visible"] for update in buttons] == [True, False, True, False, True, False]
+    assert "4321" in computer and "4321" not in f"{website}{programs}", "one click opens one card"
+    cards._start("website", study.name, HERE)
+    started = cards._start("programs", study.name, HERE)
+    website, computer, programs, *buttons = in_order(started, cards.outputs)
+    assert len(endpoints.started) == 1, "one endpoint for all cards"
+    assert [update["visible"] for update in buttons] == [False] * 3 + [True] * 3
     assert "http://127.0.0.1:4321/v1" in computer and "curl" in computer
     assert 'href="http://127.0.0.1:4321/chat"' in website
     assert "Open the chat" not in in_order(cards.updates(study.name, local=False), cards.outputs)[0]
@@ -364,8 +370,12 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
         "Only programs on the computer"
         in in_order(cards.updates(study.name, local=False), cards.outputs)[1]
     )
-    ended = cards._end(study.name, HERE)
+    ended = cards._end("computer", study.name, HERE)
     assert "curl" not in in_order(ended, cards.outputs)[1]
+    assert endpoints.started, "another card is open"
+    for key in ("website", "programs"):
+        ended = cards._end(key, study.name, HERE)
+    assert not endpoints.started and "4321" not in str(in_order(ended, cards.outputs))
 
 
 def test_the_lines_of_the_endpoint_are_valid():

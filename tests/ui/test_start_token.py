@@ -24,7 +24,7 @@ ROUTES = tuple(
     / /config /theme.css /gradio_api/info /gradio_api/heartbeat/x /gradio_api/app_id
     /gradio_api/queue/data?session_hash=x /gradio_api/queue/status
     /gradio_api/upload_progress?upload_id=x /gradio_api/file=/etc/passwd /static/img/logo.svg
-    /assets/index.js /svelte/x.js /robots.txt /favicon.ico /manifest.json /pulse?study=x
+    /assets/index.js /svelte/x.js /robots.txt /favicon.ico /pulse?study=x
     /gradio_api/startup-events /gradio_api/token // /./ /%2e /%2e%2e/ /%2f /;/ //127.0.0.1/ /?
     /?token /?token= /login%3f /login/ /login// /login/%2e%2e/config /login;/../config /active
     /x?token=%s http://127.0.0.1/config /%00

@@ -3,11 +3,12 @@
 import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from assistant_builder.atomic_io import write_json
+from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import PRESETS, StudyConfig
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.hub import HubStatus
@@ -39,6 +40,7 @@ from tests.synthetic_study import (
     finished_study,
     new_study,
     running,
+    step_event,
     trained,
     with_data,
     with_metrics,
@@ -298,6 +300,12 @@ def test_the_time_left_counts_what_has_not_begun():
     study = with_data(new_study())
     running(study, "train-lora")
     assert time_left(take_snapshot(study), None, 20) is None
+    first = step_event(1, 60, 2.0, 3.0, epoch=0.1)
+    del first["eta_seconds"]  # nothing is extrapolated from one step
+    append_jsonl(study.arm_folder("lora") / "metrics.jsonl", first)
+    study.write_progress("train-lora", Progress(1, 60, "steps", ""))
+    assert time_left(take_snapshot(study), None, 20) is None
+    assert "shown after the first training steps" in run_panel(take_snapshot(study), "", None)
     with_metrics(study, "lora", 30)  # 90 s done, 90 s to go: the twin takes 180 s
     study.write_progress("train-lora", Progress(30, 60, "steps", "", 90.0))
     seen = take_snapshot(study)
@@ -325,3 +333,11 @@ def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():
     assert about_time(600, config, complete=True) == "at most about 10 min"
     to_the_end = config.with_changes({"train.stop_loss": 0})
     assert about_time(600, to_the_end, complete=True) == "about 10 min"
+
+
+def test_the_loss_curves_are_folded_for_specialists():
+    tab = inside_blocks(TrainTab)
+    assert tab.plot.parent is tab.curves and not tab.curves.open and not tab.curves.visible
+    study = trained(with_data(new_study()))
+    drawn = tab._draw_plot(SimpleNamespace(snapshot=take_snapshot(study)))
+    assert drawn[tab.curves]["visible"] and drawn[tab.plot]["value"].data

@@ -94,6 +94,13 @@ def test_requests_without_a_login_are_rejected(site, method, path):
     assert answer.headers["x-log-in"] == "/login"
 
 
+def test_the_manifest_which_browsers_request_without_cookies_is_there(site):
+    answer = site.ask("GET", "/manifest.json")
+    assert answer.status_code == 200 and answer.json()["name"] == "Assistant Builder"
+    assert answer.headers["content-type"] == "application/manifest+json"
+    assert site.reached.scopes == [] and site.ask("POST", "/manifest.json").status_code == 401
+
+
 def test_browsers_are_redirected_to_the_login_and_back(site):
     first = site.ask("GET", "/?study=demo&tab=chat", headers=HTML)
     assert first.status_code == 303

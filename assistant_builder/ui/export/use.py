@@ -17,7 +17,7 @@ from assistant_builder.export_formats import ExportSpec, advice, shipped_file
 from assistant_builder.i18n import N_, t
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.promise import keep_promise, promised_threshold
-from assistant_builder.serving.endpoint_process import Endpoints, Websites
+from assistant_builder.serving.endpoint_process import Endpoints, EndpointState, Websites
 from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.study.versions import root_of, served_version
@@ -36,72 +36,96 @@ from evals.report.number_format import size
 
 
 class EndpointCards:
-    """Cards that start the endpoint of the recommended assistant and show how programs reach it."""
+    """Cards that start the endpoint of the recommended assistant and show how programs reach it.
+
+    They share one endpoint. A card is open once its own button was pressed; the endpoint ends with the last open card.
+    """
 
     def __init__(self, endpoints: Endpoints) -> None:
         self._endpoints = endpoints
+        self._open: dict[str, set[str]] = {}  # study → cards
         self._shown: dict[str, gr.HTML] = {}
         self._starts: dict[str, gr.Button] = {}
+        self._stops: dict[str, gr.Button] = {}
 
     def place(self, key: str, more: Callable[[], object] = lambda: None) -> None:
-        """Place one of :data:`ENDPOINT_STARTS`, and ``more`` below it; “On this computer” also stops it."""
+        """Place one of :data:`ENDPOINT_STARTS`, and ``more`` below it."""
         with gr.Column(elem_classes="ab-use-card", elem_id=f"ab-use-{key}"):
             self._shown[key] = gr.HTML(js_on_load=copy_script())
             self._starts[key] = gr.Button(
                 t(ENDPOINT_STARTS[key]), variant="primary", elem_id=f"ab-use-{key}-start"
             )
-            if key == "computer":
-                self._stop = gr.Button(
-                    t("Stop"), variant="stop", visible=False, elem_id="ab-use-stop"
-                )
+            self._stops[key] = gr.Button(
+                t("Stop"), variant="stop", visible=False, elem_id=f"ab-use-{key}-stop"
+            )
             more()
 
     @property
     def outputs(self) -> list[Any]:
         """The components that :meth:`updates` sets."""
-        return [*self._shown.values(), *self._starts.values(), self._stop]
+        return [*self._shown.values(), *self._starts.values(), *self._stops.values()]
 
     def section(self) -> LiveRegion:
         """The region that follows the endpoint."""
         return LiveRegion(
             "use-endpoint",
             self.outputs,
-            lambda view: f"{view.name}:{self._endpoints.state(view.name)}",
+            lambda view: (
+                f"{view.name}:{self._endpoints.state(view.name)}:{self._opened(view.name)}"
+            ),
             lambda view: self.updates(view.name, local=view.local),
         )
 
+    def _opened(self, name: str | None) -> list[str]:
+        return sorted(self._open.get(name or "", ()))
+
     def updates(self, name: str | None, *, local: bool) -> Updates:
         """Show the state of the endpoint; ``local``: the browser is on the computer that runs the page."""
-        state = self._endpoints.state(name)
-        busy = state.phase in ("starting", "running")
+        state, opened = self._endpoints.state(name), self._opened(name)
+        busy = opened if state.phase in ("starting", "running") else []
+        closed = EndpointState()
         return {
             **{
-                card: endpoint_card(key, state, name or "", local=local)
+                card: endpoint_card(
+                    key, state if key in opened else closed, name or "", local=local
+                )
                 for key, card in self._shown.items()
             },
-            **dict.fromkeys(self._starts.values(), gr.update(visible=not busy)),
-            self._stop: gr.update(visible=busy),
+            **{each: gr.update(visible=key not in busy) for key, each in self._starts.items()},
+            **{each: gr.update(visible=key in busy) for key, each in self._stops.items()},
         }
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons."""
-        gr.on(
-            [button.click for button in self._starts.values()],
-            self._start,
-            picker,
-            self.outputs,
-            **QUIET,
-        )
-        self._stop.click(self._end, picker, self.outputs, **QUIET)
+        for key, button in self._starts.items():
+            button.click(_of_card(self._start, key), picker, self.outputs, **QUIET)
+        for key, button in self._stops.items():
+            button.click(_of_card(self._end, key), picker, self.outputs, **QUIET)
 
-    def _start(self, name: str | None, request: gr.Request) -> Updates:
+    def _start(self, key: str, name: str | None, request: gr.Request) -> Updates:
         study = Study.open(name or "").recommended
-        self._endpoints.start(study, answering_assistant(study))
+        if self._endpoints.state(name).phase in ("starting", "running"):
+            self._open.setdefault(name or "", set()).add(key)
+        else:
+            self._open[name or ""] = {key}
+            self._endpoints.start(study, answering_assistant(study))
         return self.updates(name, local=is_local(request))
 
-    def _end(self, name: str | None, request: gr.Request) -> Updates:
-        self._endpoints.stop(name or "")
+    def _end(self, key: str, name: str | None, request: gr.Request) -> Updates:
+        opened = self._open.setdefault(name or "", set())
+        opened.discard(key)
+        if not opened:
+            self._endpoints.stop(name or "")
         return self.updates(name, local=is_local(request))
+
+
+def _of_card(
+    act: Callable[[str, str | None, gr.Request], Updates], key: str
+) -> Callable[[str | None, gr.Request], Updates]:
+    def clicked(name: str | None, request: gr.Request) -> Updates:  # gradio reads the annotations
+        return act(key, name, request)
+
+    return clicked
 
 
 def answering_assistant(study: Study) -> str:

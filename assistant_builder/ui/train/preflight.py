@@ -478,7 +478,7 @@ class TimeRemaining:
 
 
 def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRemaining | None:
-    """Remaining time of a running study; None until its first training step has an estimate.
+    """Remaining time of a running study; None until its first training has one.
 
     An arm that has not started is assumed to need as long as the other arm. ``scoring`` is the time in seconds per
     held-out answer and cell, if known.
@@ -489,7 +489,7 @@ def time_left(snapshot: Snapshot, scoring: float | None, answers: int) -> TimeRe
     running = [
         arm.last["elapsed_seconds"] + arm.last["eta_seconds"]
         for arm in snapshot.arms.values()
-        if arm.last is not None
+        if arm.last is not None and "eta_seconds" in arm.last
     ]
     seconds, complete, arm_seconds = 0.0, True, max(done or running, default=None)
     verdict: float | None = None

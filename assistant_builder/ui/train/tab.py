@@ -16,7 +16,7 @@ from assistant_builder.i18n import N_, render, t
 from assistant_builder.models.remote_code import allow_code, code_needing_permission, is_allowed
 from assistant_builder.study import Study
 from assistant_builder.study.addresses import allow_addresses, not_allowed
-from assistant_builder.ui.html import callout, error_callout
+from assistant_builder.ui.html import FIT_CHARTS, callout, error_callout
 from assistant_builder.ui.plots import loss_figure
 from assistant_builder.ui.refresh import (
     QUIET,
@@ -96,10 +96,11 @@ class TrainTab:
         )
         self.message = gr.HTML()
         self.panel = gr.HTML(elem_id="ab-run")
-        self.plot = gr.Plot(
-            show_label=False, visible=False, elem_id="ab-loss", elem_classes="ab-card"
-        )
         self.samples = gr.HTML(elem_id="ab-samples")
+        with gr.Accordion(
+            t("For specialists: loss curves"), open=False, visible=False, elem_id="ab-curves"
+        ) as self.curves:
+            self.plot = gr.Plot(show_label=False, elem_id="ab-loss")
 
     @property
     def start(self) -> gr.Button:
@@ -131,7 +132,7 @@ class TrainTab:
                 _run_mark,
                 self._draw_run,
             ),
-            LiveRegion("train-plot", [self.plot], _metrics_mark, self._draw_plot),
+            LiveRegion("train-plot", [self.curves, self.plot], _metrics_mark, self._draw_plot),
             LiveRegion(
                 "train-samples",
                 [self.samples],
@@ -185,7 +186,7 @@ class TrainTab:
         arms = view.snapshot.arms if view.snapshot else {}
         trained = any(arm.points or arm.validations for arm in arms.values())
         figure = loss_figure(arms) if trained else None
-        return {self.plot: gr.update(value=figure, visible=trained)}
+        return {self.curves: gr.update(visible=trained), self.plot: gr.update(value=figure)}
 
     def _plan_updates(
         self,
@@ -240,6 +241,7 @@ class TrainTab:
             api_visibility="private",
             show_progress_on=self.message,
         )
+        self.curves.expand(None, None, None, js=f"() => {{ {FIT_CHARTS} }}")
         self.pause.click(pause_run, picker, self.pause, **QUIET)
         self.bell.click(
             None,

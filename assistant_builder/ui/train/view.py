@@ -66,7 +66,7 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     if record.node:
         message += " " + t("(on {node})", node=record.node)
     remaining = (
-        t("The remaining time is shown after training has started.")
+        t("The remaining time is shown after the first training steps.")
         if left is None
         else (
             t("About {time} left for the project.", time=duration(left.seconds))
