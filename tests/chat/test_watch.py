@@ -245,12 +245,9 @@ def test_the_command_line_judges_and_says_what_that_means(monkeypatch):
     promise = json.loads(command("inbox library --json", inside=True).stdout)["promise"]
     assert (promise["judged"], promise["wrong"], promise["promised"]) == (2, 1, False)
     assert promise["holds"] and [each["id"] for each in promise["waiting"]] == ["q-0002", "q-0003"]
-<<<<<<< HEAD
     assert (
         "no answer with the id" in command("inbox library --right q-1", ends=1, inside=True).stderr
     )
-=======
-    assert "no answer with the id" in command("inbox library --right q-1", ends=1).stderr
 
 
 def test_many_questions_and_a_small_test_are_compared_at_once():
@@ -261,4 +258,3 @@ def test_many_questions_and_a_small_test_are_compared_at_once():
     began = time.process_time()
     assert compared(asked, tested).less_confident and not compared(asked, asked[:8]).less_confident
     assert time.process_time() - began < 3  # exact ranks take a minute, and hours for 100,000
->>>>>>> main
