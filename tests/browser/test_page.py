@@ -1,6 +1,7 @@
 """The page in a browser: start time, home screen, tabs, valid and invalid uploads, and hostile text."""
 
 import contextlib
+import json
 import time
 from urllib.parse import parse_qs, urlsplit
 
