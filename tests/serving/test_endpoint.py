@@ -286,7 +286,7 @@ def test_a_client_that_goes_ends_its_answer(serve, stream):
     }
     with pytest.raises(httpx.ReadTimeout) if not stream else _nothing():
         with httpx.stream(
-            "POST", f"{served.url}/v1/chat/completions", json=body, timeout=3
+            "POST", f"{served.url}/v1/chat/completions", json=body, timeout=30 if stream else 3
         ) as response:
             lines = response.iter_lines()
             next(lines)
