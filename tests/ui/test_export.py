@@ -111,7 +111,7 @@ def test_before_training_copied_answers_can_be_used():
     assert "Looked up, not trained" in shown["use-warning"][1]
     assert shown["use-ollama"][1] == "" and not shown["use-ollama"][3]["visible"]
     tab.cards.endpoint._endpoints = endpoints = OneEndpoint()
-    tab.cards.endpoint._start(study.name, HERE)
+    tab.cards.endpoint._start("slack", study.name, HERE)
     assert endpoints.started == [("library", "copy")]
 
 
