@@ -17,6 +17,8 @@ from scipy import optimize, stats
 from evals.stats.intervals import LEVEL, Interval
 
 Floats = NDArray[np.float64]
+_LEAST_VARIATION = 1e-9
+"""Range of a moderator, as a share of its largest value, from which a slope is fitted."""
 
 
 @dataclass(frozen=True)
@@ -96,21 +98,18 @@ def slope(
     y, v = np.asarray(effects, np.float64), np.asarray(standard_errors, np.float64) ** 2
     x = np.asarray(moderator, np.float64)
     k = len(y)
-    if k < 4 or np.ptp(x) == 0:
+    if k < 4 or np.ptp(x) <= _LEAST_VARIATION * np.abs(x).max():
         return None
-    design = np.column_stack([np.ones(k), x])
-    try:
-        weights = 1 / (v + _reml(y, v, design))
-        inverse = np.linalg.inv(design.T * weights @ design)
-    except np.linalg.LinAlgError:
-        return None
-    if not inverse[1, 1] > 0:  # also of what is no number
-        return None
+    # centred and scaled, because sums of squares of large numbers lose the digits in which they differ
+    scale = float(np.ptp(x))
+    design = np.column_stack([np.ones(k), (x - x.mean()) / scale])
+    weights = 1 / (v + _reml(y, v, design))
+    inverse = np.linalg.inv(design.T * weights @ design)
     found = inverse @ (design.T * weights) @ y
     error = _adjusted(y - design @ found, weights, k - 2) * float(np.sqrt(inverse[1, 1]))
     value, reach = float(found[1]), float(stats.t.ppf((1 + LEVEL) / 2, k - 2)) * error
     p = 2 * float(stats.t.sf(abs(value) / error, k - 2))
-    return Slope(value, (value - reach, value + reach), p)
+    return Slope(value / scale, ((value - reach) / scale, (value + reach) / scale), p)
 
 
 def leave_one_out(effects: Sequence[float], standard_errors: Sequence[float]) -> list[Pooled]:
