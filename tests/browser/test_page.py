@@ -32,7 +32,7 @@ def processor_seconds() -> float:
 
 @pytest.mark.long
 def test_opening_the_page_takes_little_processor_time(page, site):
-    """At most 2.7 times as much as sorting a million objects; about four seconds on an idle machine."""
+    """At most 3.2 times as much as sorting a million objects; about four seconds on an idle machine."""
     page.goto(site.start_url)
     page.get_by_role("button", name="New project from my file").wait_for()
     ratios = []
@@ -44,7 +44,7 @@ def test_opening_the_page_takes_little_processor_time(page, site):
         page.get_by_role("button", name="New project from my file").wait_for()
         ratios.append((processor_seconds() - sorted_) / (sorted_ - started))
         print(sorted_ - started, ratios[-1])
-    assert min(ratios) < 2.7
+    assert min(ratios) < 3.2
 
 
 @pytest.mark.long
