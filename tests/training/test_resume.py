@@ -123,10 +123,11 @@ def test_an_incomplete_checkpoint_is_not_used(tmp_path):
 
 
 @pytest.mark.long
-def test_the_stop_at_the_floor_of_the_loss_is_the_same_after_a_kill(small_study, tmp_path):
-    """With a floor above every loss it ends after 24 steps, whose last 8 have a falling learning rate."""
+def test_the_stop_at_the_floor_of_the_loss_is_the_same_for_both_arms_and_after_a_kill(
+    small_study, tmp_path
+):
+    """With a floor above every loss both arms end after 24 steps, whose last 8 have a falling learning rate."""
     changes = {
-        "arms": ["qlora"],
         "approaches": ["grounded"],
         "retrieval.train_embedder": False,
         "model.base": str(tiny_base(tmp_path / "base")),
@@ -138,14 +139,18 @@ def test_the_stop_at_the_floor_of_the_loss_is_the_same_after_a_kill(small_study,
     }
     small_study.write_config(small_study.config.with_changes(changes))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Study, "steps", ("data", "data-embed", "train-qlora"))
+        patch.setattr(Study, "steps", ("data", "data-embed", "train-lora", "train-qlora"))
         run_study(small_study)
-    summary = read_json(small_study.arm_folder("qlora") / "summary.json")
-    assert (summary["steps"], summary["best_step"]) == (24, 24)
-    assert (summary["stop"]["after"], summary["stop"]["of"]) == (16, 40)
-    log = read_jsonl(small_study.arm_folder("qlora") / "metrics.jsonl")
-    rates = [line["learning_rate"] for line in log if line["event"] == "step"]
-    assert rates[-1] == 0 and all(one > next for one, next in pairwise(rates[15:]))
+    summaries = {
+        arm: read_json(small_study.arm_folder(arm) / "summary.json") for arm in ("lora", "qlora")
+    }
+    for summary in summaries.values():
+        assert (summary["steps"], summary["best_step"]) == (24, 24)
+        assert (summary["stop"]["after"], summary["stop"]["of"]) == (16, 40)
+    for arm in summaries:
+        log = read_jsonl(small_study.arm_folder(arm) / "metrics.jsonl")
+        rates = [line["learning_rate"] for line in log if line["event"] == "step"]
+        assert rates[-1] == 0 and all(one > next for one, next in pairwise(rates[15:]))
 
     before = adapter(small_study)
     shutil.rmtree(small_study.arm_folder("qlora"))
