@@ -68,8 +68,9 @@ def train_distributed(
 
     error_file = study.arm_folder(run) / _ERROR_FILE
     error_file.unlink(missing_ok=True)
+    # the environment of a step may have the threads of the whole container
     share, given = max(1, usable_cores() // spread.devices), os.environ.get("OMP_NUM_THREADS", "")
-    os.environ["OMP_NUM_THREADS"] = str(min(share, int(given)) if given.isdigit() else share)
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(given)) if given.isdecimal() else share)
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -62,13 +62,13 @@ def _overview(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _sentences(group: Mapping[str, Any]) -> str:
-    """What a group shows, with its intervals; "worse" is a positive harm."""
+    """What a group shows, with its intervals."""
     pooled, relative = group["pooled"], group["relative"]
     storage, approach, metric = _names(group)
     items = sum(row["items"] for row in group["studies"])
     text = (
-        f"{storage}, {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: {metric} was "
-        f"{_number(pooled['mean'])} {group['unit']} worse than with 16 bits (95% interval {_range(*pooled['ci'])}"
+        f"{storage}, {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: the harm in "
+        f"{metric} against 16 bits is {_number(pooled['mean'])} {group['unit']} (95% interval {_range(*pooled['ci'])}"
     )
     if pooled["prediction"]:
         text += f"; one more study like these: {_range(*pooled['prediction'])}"

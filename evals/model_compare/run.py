@@ -9,13 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from assistant_builder.atomic_io import (
-    append_jsonl,
-    read_json,
-    read_jsonl,
-    write_json,
-    write_jsonl,
-)
+from assistant_builder.atomic_io import append_jsonl, read_json, read_jsonl, write_json, write_jsonl
 from assistant_builder.config import slug
 from assistant_builder.data import Pair
 from assistant_builder.errors import ConfigError, StudyError
