@@ -77,7 +77,7 @@ def test_one_click_opens_a_finished_example_to_chat_with(page, at_site):
     studies = at_site.home / "studies"
     before = {folder.name for folder in studies.glob("[!.]*")}
     for _ in range(2):
-        page.goto(f"{at_site.start_url}&study=")
+        page.goto(at_site.start_url)
         page.get_by_role("button", name="Open a finished example").click()
         expect(page.locator("#ab-question textarea")).to_be_visible(timeout=120_000)
         page.wait_for_function(
