@@ -3,8 +3,10 @@
 Answers are copied from four datasets with the bundled sentence embedder, so that nothing is trained. The held-out facts
 are divided at random into halves, again and again: one makes the promise as a report does, and the other one says how
 many of the answers are wrong. Then visitors ask the held-out questions with every similarity as it is, or lower by 0.05
-or 0.1: how often the smallest share that the whole test promises is withdrawn within 60 judgements, and how often the
-inbox says within 300 questions that they are unlike those of the test. Printed is a JSON document.
+or 0.1: how often the smallest share that the whole test promises is withdrawn within 300 questions because they are
+unlike those of the test, and within 60 judgements because of wrong answers; and how often in a year of 30 questions and
+ten judgements a week, looked at weekly. Visitors may also ask about one half of the facts while the other half was
+tested. Printed is a JSON document.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from assistant_builder.chat.drift import Row, compared
+from assistant_builder.chat.drift import LEAST, Row, compared
 from assistant_builder.chat.watch import FALSE_ALARMS, evidence_against
 from assistant_builder.config import load_config
 from assistant_builder.data import Pair, prepare_dataset
@@ -47,11 +49,14 @@ SHARES = (0.05, 0.1, 0.2, 0.3)
 SHIFTS = (0.0, -0.05, -0.1)
 """Change of every similarity of visitors' questions."""
 _JUDGED, _YEAR, _RUNS = 60, 520, 500
-_QUESTIONS = 300
+_QUESTIONS, _A_WEEK = 300, 30
 
 
-def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...]]:
-    """The held-out questions of a dataset as copying answers them, by shift of the similarity, and its thresholds."""
+def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...], Any]:
+    """The held-out questions of a dataset as copying answers them, by shift of the similarity.
+
+    With them the thresholds of its rule, and the similarity of each question, shape ``[N]``.
+    """
     path = folder / "study.yaml"
     config = load_config(path)
     study = Study.create(config, path.parent / str(config.data.source))
@@ -77,9 +82,10 @@ def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...]]:
         confidence = rule.confidence(lower) if each.best else -1.0
         return confidence if confidence >= rule.threshold else -1.0
 
-    return {
+    asked_at = {
         shift: Asked.of([sure(each, shift) for each in found], wrong, labels) for shift in SHIFTS
-    }, rule.thresholds
+    }
+    return asked_at, rule.thresholds, np.array([each.evidence.similarity for each in found])
 
 
 def _fact(pair: Pair, facts: HeldOut) -> str:
@@ -126,11 +132,12 @@ def promises(asked: Asked, thresholds: Sequence[float], splits: int, most: float
     }
 
 
-def watched(asked: Mapping[float, Asked], thresholds: Sequence[float]) -> dict[str, Any] | None:
+def watched(
+    asked: Mapping[float, Asked], thresholds: Sequence[float], alike: Any
+) -> dict[str, Any] | None:
     """How often the smallest promise of the whole test is withdrawn; None if nothing can be promised.
 
-    A visitor asks a question of a random fact, or one to decline, as often as they are in the test. A year has ten
-    judgements a week.
+    A visitor asks a question of a random fact, or one to decline, as often as they are in the test.
     """
     made = (
         (most, threshold)
@@ -162,27 +169,45 @@ def watched(asked: Mapping[float, Asked], thresholds: Sequence[float]) -> dict[s
             return float(np.mean(alarms))
 
         found[f"{shift:g}"] = {
-            "unlike_300": unlike(each, asked[0.0], threshold, rng),
+            "unlike_300": unlike(each, alike, shift, rng),
             "answered": answered,
             "wrong": share,
             "withdrawn_60": withdrawn(_JUDGED),
             "withdrawn_year": withdrawn(_YEAR),
         }
-    return {"most_wrong": most, "similarity": found}
+    year, rng = 52 * _A_WEEK, np.random.default_rng(2)
+    return {
+        "most_wrong": most,
+        "similarity": found,
+        "unlike_year": unlike(asked[0.0], alike, 0.0, rng, year),
+        "unlike_300_other_facts": unlike(asked[0.0], alike, 0.0, rng, halved=True),
+    }
 
 
-def unlike(asked: Asked, tested: Asked, threshold: float, rng: np.random.Generator) -> float:
-    """How often :data:`_QUESTIONS` visitors' questions are said to be unlike those of the test."""
+def unlike(
+    asked: Asked,
+    alike: Any,
+    shift: float,
+    rng: np.random.Generator,
+    questions: int = _QUESTIONS,
+    *,
+    halved: bool = False,
+) -> float:
+    """How often visitors' questions are said to be unlike those of the test, at any weekly look.
 
-    def rows(group: Asked, places: Any) -> list[Row]:
-        return [(bool(each < threshold), float(each)) for each in group.confidence[places]]
-
+    ``halved``: visitors ask about one half of the units, and the other half was tested.
+    """
     weight = asked.weight[asked.unit] / np.bincount(asked.unit)[asked.unit]
-    known, said = rows(tested, slice(None)), 0
+    looks, said = range(LEAST, questions + 1, _A_WEEK), 0
     for _ in range(_RUNS):
-        places = rng.choice(len(weight), _QUESTIONS, p=weight / weight.sum())
-        drift = compared(rows(asked, places), known)
-        said += drift.declines_more or drift.less_confident
+        seen = np.ones(len(weight), bool)
+        if halved:
+            seen = (rng.permutation(len(asked.weight)) % 2 == 0)[asked.unit]
+        known: list[Row] = [(False, float(each)) for each in alike[~seen if halved else seen]]
+        chance = np.where(seen, weight, 0.0)
+        places = rng.choice(len(weight), questions, p=chance / chance.sum())
+        rows: list[Row] = [(False, float(each) + shift) for each in alike[places]]
+        said += any(compared(rows[:count], known).unlike for count in looks)
     return said / _RUNS
 
 
@@ -194,7 +219,7 @@ def main(words: Sequence[str] | None = None) -> int:
     found = {}
     for folder in DATASETS:
         with temporary_home():
-            shifted, thresholds = copied(folder)
+            shifted, thresholds, alike = copied(folder)
         asked = shifted[0.0]
         answered, wrong = asked.shares(thresholds[-1])
         found[folder.name] = {
@@ -202,7 +227,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "questions": len(asked.unit),
             "answered": answered,
             "wrong": wrong,
-            "watched": watched(shifted, thresholds),
+            "watched": watched(shifted, thresholds, alike),
             "promises": [promises(asked, thresholds, args.splits, most) for most in SHARES],
         }
         print(f"{folder.name}: done", file=sys.stderr, flush=True)

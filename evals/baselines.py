@@ -13,9 +13,11 @@ import numpy as np
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
+from assistant_builder.retrieval.answering import Look
 
 if TYPE_CHECKING:
     from assistant_builder.models.embedding import Embedder
+    from assistant_builder.retrieval.retriever import Retriever
 
 RETRIEVED = 3  # number of training pairs in a prompt (fewer if they do not fit)
 
@@ -84,3 +86,25 @@ def retrieval_prompt(
         if len(prompt_ids) + len(target_ids) <= max_tokens:
             return prompt, kept
     return item["prompt"], []
+
+
+def served_similarities(
+    items: Sequence[Mapping[str, Any]], retriever: Retriever, held_out: Sequence[Pair]
+) -> list[float]:
+    """The score of the best answer to each question as for a visitor's, with all other questions in the index.
+
+    Args:
+        items: Held-out items with their ``evidence``; a later turn of a conversation keeps the score of that.
+        retriever: The measured retriever.
+        held_out: Validation and held-out pairs, which copying is served with; none if it is served as measured.
+    """
+    found = [float(item["evidence"]["similarity"]) for item in items]
+    if not held_out or retriever.index.facts[0].is_passage:
+        return found
+    first = [place for place, item in enumerate(items) if item["turn"] == 0]
+    asked = [Look.of([Message("user", items[place]["question"])]) for place in first]
+    own = [{items[place]["row"]} for place in first]
+    hits = retriever.with_wordings(held_out).find(asked, exclude=own)
+    for place, hit in zip(first, hits, strict=True):
+        found[place] = hit.evidence.similarity
+    return found

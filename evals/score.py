@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, write_json
-from assistant_builder.data import load_split
+from assistant_builder.data import Pair, load_split
 from assistant_builder.i18n import Text, m, render
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -30,7 +30,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
 from evals.answers import Generated, after_turns, further_prompts, given_answer, looks_of
-from evals.baselines import Neighbour, nearest, retrieval_prompt
+from evals.baselines import Neighbour, nearest, retrieval_prompt, served_similarities
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
 from evals.decline_rules import copy_rule, fit_rules
@@ -185,8 +185,11 @@ class _Scoring:
         from assistant_builder.retrieval.build import write_final_index
         from assistant_builder.retrieval.train_embedder import embedder_of_study
 
-        pairs = [*load_split(self.study.folder / "data", "validation"), *heldout_pairs(self.study)]
-        return write_final_index(self.study, pairs, embedder_of_study(self.study))
+        return write_final_index(self.study, self._held_out, embedder_of_study(self.study))
+
+    @property
+    def _held_out(self) -> list[Pair]:
+        return [*load_split(self.study.folder / "data", "validation"), *heldout_pairs(self.study)]
 
     def _group_questions(self) -> None:
         path = self.plan.evals / SIMILAR_QUESTIONS
@@ -350,12 +353,17 @@ class _Scoring:
         write_scores(self.plan.baseline("copy"), samples, record, self.plan.copy_inputs)
 
     def _best_facts(self, rule: DeclineRule) -> tuple[list[str], list[dict[str, Any]]]:
+        assert self.retriever is not None
+        added = self._held_out if self.study.config.retrieval.final_index else []
+        alike = served_similarities(self.items, self.retriever, added)
         texts, details = [], []
-        for item in self.items:
+        for item, served in zip(self.items, alike, strict=True):
             confidence = rule.confidence(found_alone(Retrieved(**item["evidence"])))
             text = item["sources"][0]["answer"] if item["sources"] else ""
             texts.append(text if text and confidence >= rule.threshold else rule.sentence)
-            details.append({"generated": text, "confidence": confidence})
+            details.append(
+                {"generated": text, "confidence": confidence, "served_similarity": served}
+            )
         return texts, details
 
     def _lm(

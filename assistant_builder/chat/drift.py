@@ -13,14 +13,15 @@ from assistant_builder.documents.store import Documents
 from assistant_builder.i18n import Message, m, mn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
-from assistant_builder.study.contents import SampleLine
+from assistant_builder.study.contents import ItemLine, SampleLine
 
 LEAST = 30
 """Questions of visitors from which they are compared with the test."""
 LEVEL = 0.001
 """Largest p-value of a difference; it is looked at often."""
 Row = tuple[int, float | None]
-"""Whether a question was declined, and the confidence of the rule."""
+"""Whether a question was declined, and the score of the best answer of the data
+(:mod:`assistant_builder.retrieval.ranking`)."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,9 @@ class Drift:
         declined: Share of them that was declined.
         tested_declined: The same share of the test questions.
         declines_more: Whether that is a larger share than in the test (Fisher's exact test).
-        confidence: Median confidence of the rule in their answers; None if it is not kept.
-        tested_confidence: The same of the test questions.
-        less_confident: Whether it is lower than in the test (Mann-Whitney).
+        similarity: Median score of the best answer to them; None if it is not kept.
+        tested_similarity: The same of the test questions.
+        unlike: Whether it is lower than in the test (Mann-Whitney).
         stale: Changes of the documents on which nobody has decided.
     """
 
@@ -42,19 +43,19 @@ class Drift:
     declined: float
     tested_declined: float
     declines_more: bool
-    confidence: float | None
-    tested_confidence: float
-    less_confident: bool
+    similarity: float | None
+    tested_similarity: float
+    unlike: bool
     stale: int
 
     def sentences(self) -> Iterator[Message]:
         """What changed since the test, if anything did."""
-        if self.less_confident:
+        if self.unlike:
             yield m(
-                "Visitors ask questions unlike those of the test: the median confidence of the answers is {now:.2f}, "
+                "Visitors ask questions unlike those of the test: their median similarity to the data is {now:.2f}, "
                 "and was {tested:.2f}.",
-                now=self.confidence,
-                tested=self.tested_confidence,
+                now=self.similarity,
+                tested=self.tested_similarity,
             )
         if self.declines_more:
             yield m(
@@ -87,7 +88,7 @@ def read_drift(study: Study, served: Study) -> Drift | None:
         ).fetchone() or ("",)
         rows = checked(
             connection.execute(
-                "SELECT declined, confidence FROM question LEFT JOIN drawn USING (id) WHERE model = ? AND state != ? "
+                "SELECT declined, similarity FROM question LEFT JOIN found USING (id) WHERE model = ? AND state != ? "
                 "LIMIT ?",
                 (*last, TALK, MAX_QUESTIONS),  # a database of somebody else can have more
             ).fetchall(),
@@ -105,37 +106,40 @@ def compared(rows: Sequence[Row], tested: Sequence[Row], stale: int = 0) -> Drif
 
     declined, before = (sum(bool(each) for each, _ in group) for group in (rows, tested))
     table = [[declined, len(rows) - declined], [before, len(tested) - before]]
-    sure, were_sure = (_confidences(group) for group in (rows, tested))
-    lower = len(sure) >= LEAST and bool(were_sure)
+    alike, were_alike = (
+        [each for _, each in group if each is not None] for group in (rows, tested)
+    )
     return Drift(
         len(rows),
         declined / len(rows),
         before / len(tested),
         bool(fisher_exact(table, alternative="greater").pvalue < LEVEL),
-        median(sure) if sure else None,
-        median(were_sure) if were_sure else 0.0,
-        lower and _is_lower(sure, were_sure),
+        median(alike) if alike else None,
+        median(were_alike) if were_alike else 0.0,
+        len(alike) >= LEAST and bool(were_alike) and _is_lower(alike, were_alike),
         stale,
     )
 
 
-def _is_lower(sure: Sequence[float], were_sure: Sequence[float]) -> bool:
+def _is_lower(alike: Sequence[float], were_alike: Sequence[float]) -> bool:
     from scipy.stats import mannwhitneyu
 
-    # exact ranks of thousands of answers take minutes, and are not needed from LEAST on
-    found = mannwhitneyu(sure, were_sure, alternative="less", method="asymptotic")
+    # exact ranks of thousands of questions take minutes, and are not needed from LEAST on
+    found = mannwhitneyu(alike, were_alike, alternative="less", method="asymptotic")
     return bool(found.pvalue < LEVEL)
 
 
-def _confidences(rows: Sequence[Row]) -> list[float]:
-    """Those of the questions that were answered."""
-    return [each for declined, each in rows if not declined and each is not None]
-
-
 def _tested(study: Study, arm: str) -> list[Row]:
-    """Whether each test question was declined, and the confidence of the rule."""
+    """Whether each test question was declined, and the score of the best answer to it."""
     known = {name: study.cell_folder(spec.cell) for name, spec in ARMS.items()}
     known[COPY] = study.evals_folder / "baselines" / COPY
     path = known[arm] / "samples.jsonl" if arm in known else None
-    lines = read_jsonl(path, SampleLine) if path is not None else []
-    return [(bool(line.get("declined")), line.get("confidence")) for line in lines]
+    if path is None:
+        return []
+    items = read_jsonl(study.evals_folder / "tasks" / "items.jsonl", ItemLine)
+    alike = {item.get("item"): item.get("evidence", {}).get("similarity") for item in items}
+    return [
+        # copying is served with questions in its index that the test held out
+        (bool(line.get("declined")), line.get("served_similarity", alike.get(line.get("item"))))
+        for line in read_jsonl(path, SampleLine)
+    ]

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -60,10 +60,13 @@ _DRAWN = (
     "CREATE TABLE IF NOT EXISTS drawn (id TEXT PRIMARY KEY, confidence REAL NOT NULL, chance REAL NOT NULL, "
     "draw REAL NOT NULL, correct INTEGER)"
 )
+# of a question that was looked up, the score of the best answer, see :mod:`assistant_builder.chat.drift`
+_FOUND = "CREATE TABLE IF NOT EXISTS found (id TEXT PRIMARY KEY, similarity REAL NOT NULL)"
 _FORGOTTEN = (
     "DELETE FROM drawn WHERE id NOT IN (SELECT id FROM question)",
     "DELETE FROM wording WHERE text NOT IN (SELECT wording FROM question WHERE wording IS NOT NULL)",
     "DELETE FROM chosen WHERE id NOT IN (SELECT id FROM question)",
+    "DELETE FROM found WHERE id NOT IN (SELECT id FROM question)",
 )
 A_WEEK = 10
 """Answers a week that are drawn to be judged, about."""
@@ -154,7 +157,7 @@ _OBJECTS = "SELECT type, name, sql FROM sqlite_master"
 @cache
 def _objects() -> frozenset[tuple[str, str, str]]:
     with closing(sqlite3.connect(":memory:")) as made:
-        made.executescript(f"{_SCHEMA} {_DAYS}; {_CHOSEN}; {_DRAWN}")
+        made.executescript(f"{_SCHEMA} {_DAYS}; {_CHOSEN}; {_DRAWN}; {_FOUND}")
         return frozenset(made.execute(_OBJECTS))
 
 
@@ -194,9 +197,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
                 )
             if version == 0:
                 connection.executescript(
-                    f"BEGIN IMMEDIATE; {_SCHEMA} {_CHOSEN}; {_DRAWN}; PRAGMA user_version={VERSION}; COMMIT;"
+                    f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={VERSION}; COMMIT;"
                 )
-            for table in (_CHOSEN, _DRAWN):  # earlier releases had none
+            for table in (_CHOSEN, _DRAWN, _FOUND):  # earlier releases had none
                 connection.execute(table)
             return
         except sqlite3.OperationalError as error:
@@ -241,9 +244,12 @@ class VisitorLog:
         *,
         declined: bool,
         talk: bool = False,
-        confidence: float | None = None,
+        judged: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep a question with its answer; ``talk``: a greeting with its reply; ``confidence``: that of the rule."""
+        """Keep a question with its answer.
+
+        ``talk``: it is a greeting; ``judged``: what :func:`~assistant_builder.retrieval.decline.judgement` says of it.
+        """
         now, question, answer = time.time(), question[: 2 * MAX_QUESTION], answer[: 2 * MAX_ANSWER]
 
         def values() -> tuple[Any, ...]:
@@ -259,7 +265,15 @@ class VisitorLog:
             "wording) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
-        if confidence is not None and self._kept == "texts" and not declined and not talk:
+        if talk or not judged:
+            return
+        if (similarity := judged.get("evidence", {}).get("similarity")) is not None:
+            self._put(
+                "INSERT OR IGNORE INTO found SELECT id, ? FROM question WHERE id = ?",
+                lambda: (similarity, id),
+            )
+        confidence = judged.get("confidence")
+        if confidence is not None and self._kept == "texts" and not declined:
             self._put(
                 "INSERT OR IGNORE INTO drawn SELECT id, ?, ?, ?, NULL FROM question WHERE id = ?",
                 lambda: (confidence, self._chance, random.random(), id),

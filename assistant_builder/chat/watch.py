@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,11 @@ MOST_SHOWN = 5
 """Answers that are shown to be judged at a time, the oldest first."""
 _STAKES = (0.025, 0.05, 0.1, 0.25)
 """Shares of the wealth that are lost with a right answer; the wealth is divided among them."""
+_STAKES_FOR = (0.5, 0.9)
+"""The same of the bet for the promise, lost with a wrong answer."""
+_MOST_NEEDED = (
+    10_000  # right answers that would show a promise: a share of 0.05 % needs about so many
+)
 _MOST_GROWTH = 100.0  # beyond any doubt, and far from an overflow
 _Counts = tuple[int, int]
 _Open = tuple[str, str | None, str | None]
@@ -79,18 +85,46 @@ class Watch:
     drift: Drift | None = None
 
     @property
+    def broken(self) -> bool:
+        """Whether the judged answers speak against the promise."""
+        return self.evidence >= 1 / FALSE_ALARMS
+
+    @property
+    def needed(self) -> int:
+        """Further right answers, without a wrong one, that would show the promise for what visitors ask."""
+        return bisect_left(
+            range(_MOST_NEEDED),
+            1 / FALSE_ALARMS,
+            key=lambda more: evidence_for(self.judged + more, self.wrong, self.most_wrong),
+        )
+
+    @property
     def holds(self) -> bool:
-        """Whether nothing speaks against the promise."""
-        return self.evidence < 1 / FALSE_ALARMS
+        """Whether it stands: it is not broken, and made for what visitors ask, or shown by their judged answers."""
+        return not self.broken and not (self.unlike and self.needed)
+
+    @property
+    def unlike(self) -> bool:
+        """Whether visitors ask questions unlike those for which the promise was made."""
+        return self.drift is not None and self.drift.unlike
 
 
 def evidence_against(judged: int, wrong: int, most: float) -> float:
     """The wealth of the bet against "at most ``most`` of the answers are wrong"; their order does not matter."""
+    return _wealth(judged - wrong, wrong, most, _STAKES)
+
+
+def evidence_for(judged: int, wrong: int, most: float) -> float:
+    """The wealth of the bet against "more than ``most`` of the answers are wrong"."""
+    return _wealth(wrong, judged - wrong, 1 - most, _STAKES_FOR)
+
+
+def _wealth(lost: int, won: int, share: float, stakes: Sequence[float]) -> float:
+    """Of a gambler who wins with a probability of at most ``share``."""
     growth = [
-        (judged - wrong) * math.log1p(-stake) + wrong * math.log1p(stake * (1 / most - 1))
-        for stake in _STAKES
+        lost * math.log1p(-stake) + won * math.log1p(stake * (1 / share - 1)) for stake in stakes
     ]
-    return math.fsum(math.exp(min(each, _MOST_GROWTH)) for each in growth) / len(_STAKES)
+    return math.fsum(math.exp(min(each, _MOST_GROWTH)) for each in growth) / len(stakes)
 
 
 def read_watch(study: Study, served: Study) -> Watch:
@@ -158,9 +192,9 @@ def judge(study: Study, served: Study, id: str, *, right: bool) -> Watch:
             remedy=m("Use an id that the inbox lists"),
         )
     most = served.config.retrieval.most_wrong
-    holds = Watch(most, judged, wrong, evidence_against(judged, wrong, most)).holds
+    is_broken = Watch(most, judged, wrong, evidence_against(judged, wrong, most)).broken
     broken = [each for each in read_broken(study)["models"] if each not in models]
-    if not holds:
+    if is_broken:
         broken += models
     if broken:
         sentence = decline_sentence(load_split(served.folder / "data", "train"))
@@ -186,8 +220,22 @@ def said(watch: Watch, *, promised: bool) -> Text:
         else m("{name} broke its promise, and declines every question since.", name=name)
         for name, does in watch.instead.items()
     ]
-    changed = watch.drift.sentences() if watch.drift is not None else ()
+    changed = list(watch.drift.sentences()) if watch.drift is not None else []
+    if promised and watch.unlike and not watch.broken:
+        changed.append(_for_others(watch))
     return joined([_counted(watch, promised=promised), *instead, *changed])
+
+
+def _for_others(watch: Watch) -> Message:
+    if watch.needed:
+        return mn(
+            "The promise was made for questions like those of the test, and is withdrawn: {count} more right answer, "
+            "and no wrong one, would show it for what visitors ask.",
+            "The promise was made for questions like those of the test, and is withdrawn: {count} more right answers, "
+            "and no wrong one, would show it for what visitors ask.",
+            watch.needed,
+        )
+    return m("The judged answers show the promise for what visitors ask, too.")
 
 
 def _counted(watch: Watch, *, promised: bool) -> Message:
@@ -198,7 +246,7 @@ def _counted(watch: Watch, *, promised: bool) -> Message:
         watch.judged,
         **values,
     )
-    if not watch.holds:
+    if watch.broken:
         return m(
             "{counted} That speaks against “at most {most:g} % are wrong”: let it decline more, or train the next "
             "version with the right answers, before it answers further visitors.",

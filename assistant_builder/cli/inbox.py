@@ -106,7 +106,7 @@ def inbox(
             }
         )
     _print(name, contents)
-    if contents.has_texts:
+    if contents.has_texts or promise.drift is not None:
         _print_watch(name, promise, promised=is_promised(version))
 
 

@@ -63,8 +63,8 @@ class StreamChunk:
     grounding: dict[str, Any] | None = None
     # at the end of a grounded answer: tokens of the prompt with the facts
     prompt_tokens: int | None = None
-    # at the end: that of the rule for declining, which no client gets
-    confidence: float | None = None
+    # at the end: what the rule for declining says, which no client gets
+    judged: Mapping[str, Any] | None = None
 
 
 class StopSequenceFilter:
@@ -269,7 +269,7 @@ class Engine:
                         "length" if cut else "stop",
                         _grounding(reply, request.assistant),
                         reply.prompt_tokens,
-                        reply.judged.get("confidence"),
+                        reply.judged,
                     )
                     return
                 if text:

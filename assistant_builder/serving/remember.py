@@ -44,7 +44,7 @@ async def remembered(
                     text,
                     declined=bool(found.get("declined")),
                     talk=found.get("mode") == "reply",
-                    confidence=chunk.confidence,
+                    judged=chunk.judged,
                 )
                 # the questions of a message that have no answer wait for one, too
                 for number, part in enumerate(found.get("missing", ())):

@@ -269,6 +269,7 @@ class SampleLine(TypedDict, total=False):
     cluster: Text
     nll: Number
     confidence: Number
+    served_similarity: Number
     mean_probability: Number
     tokens: int
     turn: int

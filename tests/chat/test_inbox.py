@@ -315,7 +315,13 @@ def test_an_answer_that_was_judged_wrong_waits_for_a_better_one():
     log = VisitorLog(log_file(study), "texts", 90)
     for number, question in enumerate(("Is it open?", "Is it far?")):
         log.asked(
-            f"q-{number}", "v", "library-lora", question, "Yes.", declined=False, confidence=0.9
+            f"q-{number}",
+            "v",
+            "library-lora",
+            question,
+            "Yes.",
+            declined=False,
+            judged={"confidence": 0.9},
         )
     log.close()
     assert not inbox_of(study).groups

@@ -4,6 +4,7 @@ import json
 import random
 import time
 from contextlib import closing
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +18,7 @@ from assistant_builder.chat.watch import (
     FALSE_ALARMS,
     Watch,
     evidence_against,
+    evidence_for,
     judge,
     read_watch,
     said,
@@ -26,11 +28,13 @@ from assistant_builder.i18n import render
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.promise import if_broken
 from assistant_builder.study import Study
+from assistant_builder.ui.inbox.view import watch_view
 from tests.commands import command
 from tests.retrieval.fake_embedder import FakeEmbedder
 from tests.synthetic_study import new_study, with_data
 
 ANSWER = "It opens at nine."
+JUDGED = {"confidence": 0.8}
 
 
 def keep(
@@ -40,12 +44,14 @@ def keep(
     start: int = 0,
     answer: str = ANSWER,
     model: str = "library-lora",
+    similarity: float = 0.8,
     **changes: Any,
 ) -> None:
     """Keep answered questions."""
     log = VisitorLog(log_file(study), kept, 90)
     for number in range(start, start + count):
-        asked = {"declined": False, "confidence": 0.9, **changes}
+        judged = {"confidence": 0.9, "evidence": {"similarity": similarity}}
+        asked = {"declined": False, "judged": judged, **changes}
         log.asked(f"q-{number:04}", "v", model, f"When {number}?", answer, **asked)
     log.close()
 
@@ -70,7 +76,7 @@ def test_the_first_answers_are_drawn_and_then_about_ten_a_week():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"declined": True}, {"talk": True}, {"confidence": None}, {"kept": "counts"}]
+    "changes", [{"declined": True}, {"talk": True}, {"judged": {}}, {"kept": "counts"}]
 )
 def test_what_is_no_judged_answer_is_not_drawn(changes):
     study = new_study()
@@ -125,38 +131,66 @@ def test_copying_takes_the_place_of_what_broke_its_promise_until_it_does_too():
     assert found.instead == {"library-copy": "decline"}
 
 
-def test_questions_unlike_those_of_the_test_are_named():
-    study = with_data(new_study())
-    rng = random.Random(3)
-    lines = [
-        {"declined": number % 10 == 0, "confidence": 0.8 + 0.2 * rng.random()}
-        for number in range(200)
-    ]
-    folder = study.cell_folder("L16")
-    folder.mkdir(parents=True)
+def with_tested(study: Study, *tested: tuple[bool, float]) -> None:
+    """Test questions of the float16 arm: whether each was declined, and the score of the best answer."""
+    folder, tasks = study.cell_folder("L16"), study.evals_folder / "tasks"
+    for each in (folder, tasks):
+        each.mkdir(parents=True)
+    lines = [{"item": str(place), "declined": each} for place, (each, _) in enumerate(tested)]
     write_jsonl(folder / "samples.jsonl", lines)
+    items = [
+        {"item": str(place), "evidence": {"similarity": each}}
+        for place, (_, each) in enumerate(tested)
+    ]
+    write_jsonl(tasks / "items.jsonl", items)
+
+
+def test_questions_unlike_those_of_the_test_withdraw_the_promise_until_judgements_show_it():
+    study = with_data(new_study(retrieval__most_wrong=0.2))
+    rng = random.Random(3)
+    with_tested(study, *((number % 10 == 0, 0.8 + 0.2 * rng.random()) for number in range(200)))
     for number in range(LEAST):
         assert read_watch(study, study).drift is None  # too few
-        keep(study, 1, start=number, confidence=0.8 + 0.2 * rng.random())
-    same = read_watch(study, study).drift
-    assert same is not None and not list(same.sentences())
-    assert (same.asked, same.declined, same.tested_declined) == (LEAST, 0, 0.1)
-    keep(study, 40, start=100, confidence=0.6)
-    keep(study, 5, start=200, declined=True)
+        keep(study, 1, start=number, similarity=0.8 + 0.2 * rng.random())
+    found = read_watch(study, study)
+    assert found.drift is not None and found.holds and not list(found.drift.sentences())
+    assert (found.drift.asked, found.drift.declined, found.drift.tested_declined) == (LEAST, 0, 0.1)
+    keep(study, 40, kept="counts", start=100, similarity=0.6)  # texts are not needed
+    keep(study, 5, start=200, declined=True, similarity=0.5)
     found = read_watch(study, study)
     text = render(said(found, promised=True))
-    assert "unlike those of the test: the median confidence of the answers is 0.60" in text
-    assert "lack" not in text
+    assert "unlike those of the test: their median similarity to the data is 0.60" in text
+    assert not found.broken and not found.holds and "lack" not in text
+    assert f"is withdrawn: {found.needed} more right answers, and no wrong one" in text
+    assert "withdrawn" not in render(said(found, promised=False))
+    assert "The promise is withdrawn" in watch_view(found, promised=True)
+    for more in range(found.needed):
+        assert not replace(found, judged=more).holds
+    shown = replace(found, judged=found.needed)
+    assert shown.holds and "promise for what visitors ask, too" in render(
+        said(shown, promised=True)
+    )
+    assert if_broken(study, study, "lora") == "answer"
     keep(study, 30, start=300, declined=True)
     text = render(said(read_watch(study, study), promised=True))
     assert "33 % of their questions were declined, and 10 % of those of the test" in text
 
 
+@pytest.mark.parametrize("most", [0.05, 0.2])
+def test_a_promise_that_does_not_hold_is_seldom_shown(most):
+    rng, shown, runs = random.Random(7), 0, 400
+    for _ in range(runs):
+        counts = accumulate(rng.random() < most for _ in range(300))
+        shown += any(
+            evidence_for(judged, wrong, most) >= 1 / FALSE_ALARMS
+            for judged, wrong in enumerate(counts, start=1)
+        )
+    assert shown / runs <= FALSE_ALARMS + 0.02
+
+
 def test_a_database_of_millions_of_questions_is_read_up_to_the_limit(monkeypatch):
     study = with_data(new_study())
-    folder = study.cell_folder("L16")
-    folder.mkdir(parents=True)
-    write_jsonl(folder / "samples.jsonl", [{"declined": False, "confidence": 0.5}])
+    with_tested(study, (False, 0.5))
     keep(study, LEAST + 5)
     monkeypatch.setattr(drift, "MAX_QUESTIONS", LEAST)
     found = read_watch(study, study).drift
@@ -176,7 +210,7 @@ def test_another_version_begins_anew():
     judge(study, study, "q-0000", right=False)
     time.sleep(0.01)
     with closing(VisitorLog(log_file(study), "texts", 90)) as log:
-        log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, confidence=0.8)
+        log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, judged=JUDGED)
     judge(
         study, study, "q-0001", right=False
     )  # of the earlier version, which was listed a moment ago
@@ -191,7 +225,7 @@ def test_a_clock_that_was_ahead_hides_no_later_version(monkeypatch):
     keep(study, 2)
     monkeypatch.setattr(time, "time", lambda: now)
     with closing(VisitorLog(log_file(study), "texts", 90)) as log:
-        log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, confidence=0.8)
+        log.asked("q-new", "v", "library-v2-lora", "When?", ANSWER, declined=False, judged=JUDGED)
     assert [each.id for each in read_watch(study, study).waiting] == ["q-new"]
 
 
@@ -200,6 +234,10 @@ def test_what_cannot_be_judged_is_an_error_and_leaves_no_file():
     with pytest.raises(DataError, match="no answer with the id 'q-1' was drawn"):
         judge(study, study, "q-1", right=True)
     assert not log_file(study).exists()
+
+
+def test_a_promise_is_shown_by_as_many_judgements_as_the_documentation_says():
+    assert (Watch(0.05).needed, Watch(0.2).needed) == (76, 18)
 
 
 def test_evidence_grows_with_wrong_answers_and_has_no_overflow():
@@ -256,5 +294,5 @@ def test_many_questions_and_a_small_test_are_compared_at_once():
     tested = [(0, 0.5 + made.random() / 2) for _ in range(8)]
     compared(asked[:100], tested)  # imports scipy
     began = time.process_time()
-    assert compared(asked, tested).less_confident and not compared(asked, asked[:8]).less_confident
+    assert compared(asked, tested).unlike and not compared(asked, asked[:8]).unlike
     assert time.process_time() - began < 3  # exact ranks take a minute, and hours for 100,000

@@ -1,5 +1,6 @@
 """The untuned baselines: which training pairs are near, and how they enter a prompt."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,14 @@ import pytest
 
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
-from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt
+from assistant_builder.retrieval.answering import Look
+from assistant_builder.retrieval.index import Index
+from assistant_builder.retrieval.retriever import Chooser, Retriever
+from evals.baselines import RETRIEVED, Neighbour, nearest, retrieval_prompt, served_similarities
 from evals.stats.similar import similar_questions
 from evals.tasks.held_out import build_items
+from tests.retrieval.fake_embedder import FakeEmbedder, pair
+from tests.synthetic_study import new_study
 
 
 class Letters:
@@ -88,3 +94,35 @@ def test_similar_questions_are_grouped_also_over_others():
     groups = similar_questions(vectors)
     assert groups[0] == groups[1] == groups[2] is not None and groups[3] is None
     assert groups[4] == groups[5] not in (None, groups[0])
+
+
+def test_a_question_is_compared_with_all_others_that_are_served_and_not_with_itself():
+    embedder = FakeEmbedder()
+    pairs = [
+        pair(0, "When do you open", "At nine.", cluster="open"),
+        pair(1, "Where do I park", "In the yard.", cluster="park"),
+    ]
+    asked = [
+        pair(2, "opening hours please", "At nine.", cluster="open"),
+        pair(3, "opening hours today please", "At nine.", cluster="open"),
+        pair(4, "is there parking anywhere", "In the yard.", cluster="park"),
+    ]
+    index = Index.build(pairs, embedder)
+    retriever = Retriever(new_study(), index, embedder, Chooser(1))
+    looks = [Look.of(each.messages[:-1]) for each in asked]
+    items = [
+        {
+            "row": each.row,
+            "turn": 0,
+            "question": each.messages[0].content,
+            "evidence": asdict(hit.evidence),
+        }
+        for each, hit in zip(asked, retriever.find(looks), strict=True)
+    ]
+    measured = served_similarities(items, retriever, [])
+    assert measured == [item["evidence"]["similarity"] for item in items]
+    served = served_similarities(items, retriever, asked)
+    assert served[0] > measured[0] + 0.1 and served[1] > measured[1] + 0.1
+    assert served[2] == pytest.approx(measured[2], abs=0.05)
+    items[0]["turn"] = 1
+    assert served_similarities(items, retriever, asked)[0] == measured[0]

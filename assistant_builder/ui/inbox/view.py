@@ -92,8 +92,12 @@ def _about(group: QuestionGroup) -> str:
 def watch_view(watch: Watch, *, promised: bool) -> Markup:
     """What the judged answers say, and those that wait to be judged, each with two buttons."""
     text = render(said(watch, promised=promised))
-    alarm = t("The promise does not hold") if promised else t("Too many answers are wrong")
-    return fragment("inbox.watch", text, "" if watch.holds else alarm, watch.waiting)
+    alarm = ""
+    if watch.broken:
+        alarm = t("The promise does not hold") if promised else t("Too many answers are wrong")
+    elif promised and not watch.holds:
+        alarm = t("The promise is withdrawn")
+    return fragment("inbox.watch", text, alarm, watch.waiting)
 
 
 def group_view(group: QuestionGroup, chosen: Mapping[str, str]) -> Markup:
