@@ -32,7 +32,7 @@ assistant_builder/training           2610  1565
 assistant_builder/ui                12570  6210
 assistant_builder/web                2010  1170
 evals                                4160  2105
-evals/bundle                         1540   875
+evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1140   495
 evals/model_compare                  1900   980

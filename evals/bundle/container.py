@@ -63,6 +63,9 @@ def seal_of(lines: Sequence[tuple[str, bytes]], signature: Mapping[str, str] | N
     }
 
 
+_BEGINNING = b'{"name":"'
+
+
 def digest_of(lines: Sequence[tuple[str, bytes]]) -> str:
     """The SHA-256 of all lines before the seal, which a signature signs."""
     return hashlib.sha256(b"".join(line for _, line in lines)).hexdigest()
@@ -75,6 +78,8 @@ def read_bundle(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         Refused: It is no intact bundle; the place is a line.
     """
     data = _bytes_of(path)
+    if not data.startswith(_BEGINNING):
+        raise Refused("file", "it is no bundle: it does not begin as one")
     if not data.endswith(b"\n"):
         raise Refused("end of the file", "it is cut: the last line is not complete")
     lines = data[:-1].split(b"\n")

@@ -138,7 +138,7 @@ def test_no_cut_bundle_holds(judged, tmp_path):
     ends = [place + 1 for place, byte in enumerate(data) if byte == 10][:-1]
     for end in (0, 1, len(data) // 2, len(data) - 1, *ends):
         path.write_bytes(data[:end])
-        with pytest.raises(Refused, match="cut|changed"):
+        with pytest.raises(Refused, match="cut|changed|no bundle"):
             verify(path)
 
 
@@ -257,7 +257,14 @@ def test_values_that_contradict_each_other_or_have_wrong_types(
 def test_hostile_lines(line, tmp_path):
     path = tmp_path / "hostile"
     path.write_bytes(line + b"\n")
-    with pytest.raises(Refused, match="line 1|cut"):
+    with pytest.raises(Refused, match="line 1|cut|no bundle"):
+        verify(path)
+
+
+def test_a_file_of_another_kind_is_called_no_bundle(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text("question,answer\nWhen?,At nine.\n")
+    with pytest.raises(Refused, match="it is no bundle"):
         verify(path)
 
 
