@@ -102,6 +102,8 @@ def inbox(
                     **asdict(promise),
                     "promised": is_promised(version),
                     "holds": promise.holds,
+                    "broken": promise.broken,
+                    "needed": promise.needed if promise.unlike else 0,
                 },
             }
         )

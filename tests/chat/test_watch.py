@@ -282,7 +282,8 @@ def test_the_command_line_judges_and_says_what_that_means(monkeypatch):
     assert "Of 2 judged answers 1 were wrong." in said
     promise = json.loads(command("inbox library --json", inside=True).stdout)["promise"]
     assert (promise["judged"], promise["wrong"], promise["promised"]) == (2, 1, False)
-    assert promise["holds"] and [each["id"] for each in promise["waiting"]] == ["q-0002", "q-0003"]
+    assert promise["holds"] and not promise["broken"] and promise["needed"] == 0
+    assert [each["id"] for each in promise["waiting"]] == ["q-0002", "q-0003"]
     assert (
         "no answer with the id" in command("inbox library --right q-1", ends=1, inside=True).stderr
     )
