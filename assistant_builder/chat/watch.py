@@ -4,7 +4,8 @@ While questions of visitors are kept with their texts, some answers are drawn to
 probability that is recorded and depends on nothing but how many were asked before. The test is by betting against "at
 most this share is wrong" (Waudby-Smith and Ramdas 2024, JRSS-B 86): the wealth of a gambler who cannot expect to gain
 if that is true, so that it ever reaches 20 with a probability of at most 5 % (Ville's inequality). It may be looked at
-after each judgement.
+after each judgement. A promise is also withdrawn where visitors ask questions unlike those of the test
+(:mod:`assistant_builder.chat.drift`), until the same bet for it, not against it, reaches 20.
 """
 
 from __future__ import annotations
