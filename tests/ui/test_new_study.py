@@ -12,7 +12,7 @@ from assistant_builder.data import load_pairs
 from assistant_builder.data.wordings import Wording
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import MAX_COLUMNS, choose_roles, column_note, shown_columns
-from assistant_builder.ui.data.form import system_prompt
+from assistant_builder.ui.data.form import final_prompt, system_prompt
 from assistant_builder.ui.data.new_study import NewStudyForm
 from assistant_builder.ui.data.preview import Inspection
 from assistant_builder.ui.data.row_editor import NO_ROWS
@@ -162,8 +162,16 @@ def test_any_name_creates_a_study_and_leads_to_train(form, file):
     config = Study.open("krumm-linde-baeckerei").config
     assert config.title == "Krumm & Linde Bäckerei"
     assert config.data.system == "You are Krumm & Linde Bäckerei. You answer questions."
-    again = create(form, "Krumm & Linde Bäckerei", None, shown)
+    system = form.upload.form.components["data.system"]
+    typed = {
+        form.upload.called: "Linde",
+        form.upload.whom: "guests",
+        system: "You are Lin. You answer questions.",
+    }
+    again = create(form, "Krumm & Linde Bäckerei", None, shown | typed)
     assert again[0]["value"] == "krumm-linde-baeckerei-2"
+    made = Study.open("krumm-linde-baeckerei-2").config.data.system
+    assert made == "You are Linde. You answer questions of guests."
 
 
 def test_a_copy_for_a_new_study_keeps_the_settings(form, file):
@@ -204,3 +212,30 @@ def test_a_copy_for_a_new_study_keeps_the_settings(form, file):
 )
 def test_the_system_prompt_follows_two_questions(called, whom, before, after):
     assert system_prompt(called, whom, before) == after
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "",
+        "You are an assistant. You answer questions.",
+        "You are Lin. You answer questions.",
+        "You are Linde. You answer questions of customers of Kr.",
+    ],
+)
+def test_what_was_typed_last_is_in_the_prompt_of_a_project(before):
+    whole = "You are Linde. You answer questions of customers of Krumm & Linde."
+    assert final_prompt("Linde", "customers of Krumm & Linde", before) == whole
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "Antworte kurz.",
+        "You are Linde. You answer questions of customers of Kr. Be brief.",
+        "You are Bertha. You answer questions of customers of Krumm & Linde.",
+    ],
+)
+def test_a_prompt_that_a_person_wrote_stays(before):
+    assert final_prompt("Linde", "customers of Krumm & Linde", before) == before
+    assert final_prompt("", "", before) == before

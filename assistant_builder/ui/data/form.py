@@ -90,9 +90,27 @@ class DataSource:
 
 def system_prompt(called: str, whom: str, before: str) -> str:
     """The system prompt for a name and an audience; ``before`` is kept if a person wrote it or nothing is given."""
-    called, whom = called.strip(), whom.strip().rstrip(".")
     start = t("You are {name}.", name="\0").partition("\0")[0]
-    if not (called or whom) or before.strip() and not before.startswith(start):
+    if not (called.strip() or whom.strip()) or before.strip() and not before.startswith(start):
         return before
-    asked = t("You answer questions of {whom}.", whom=whom) if whom else t("You answer questions.")
-    return " ".join((t("You are {name}.", name=called or t("an assistant")), asked))
+    return f"{_named(called)} {_asked(whom)}"
+
+
+def final_prompt(called: str, whom: str, before: str) -> str:
+    """The system prompt once nothing more is typed: the last letters may not have reached ``before`` yet."""
+    made = not before.strip() or any(
+        before == f"{name} {_asked(whom[:end])}"
+        for name in {_named(called[:end]) for end in range(len(called) + 1)}
+        if before.startswith(name)
+        for end in range(len(whom) + 1)
+    )
+    return system_prompt(called, whom, before) if made else before
+
+
+def _named(called: str) -> str:
+    return t("You are {name}.", name=called.strip() or t("an assistant"))
+
+
+def _asked(whom: str) -> str:
+    whom = whom.strip().rstrip(".")
+    return t("You answer questions of {whom}.", whom=whom) if whom else t("You answer questions.")

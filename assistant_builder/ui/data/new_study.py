@@ -24,7 +24,7 @@ from assistant_builder.ui.data.columns import (
     column_note,
     shown_columns,
 )
-from assistant_builder.ui.data.form import DataSource, system_prompt
+from assistant_builder.ui.data.form import DataSource, final_prompt, system_prompt
 from assistant_builder.ui.data.preview import (
     Inspection,
     heldout_power,
@@ -174,7 +174,7 @@ class NewStudyForm:
         extra.stop.click(None, None, None, cancels=[drafting])
         upload.create.click(
             partial(self._create, picker, tabs),
-            {upload.name, upload.called, self.base, *edit},
+            {upload.name, upload.called, upload.whom, self.base, *edit},
             [picker, tabs, upload.message],
             show_progress_on=upload.message,
             **_PRIVATE,
@@ -445,17 +445,21 @@ class NewStudyForm:
             config = self.upload.form.read(values, start).named(values[self.upload.name])
             if config.title:
                 config = config.model_copy(update={"name": unused_name(config.name)})
+            called, whom = (
+                (values.get(box) or "")[:1000] for box in (self.upload.called, self.upload.whom)
+            )
+            system = final_prompt(called, whom, config.data.system or "")
             tree = config.model_dump(mode="json")
             # without a system prompt a chat template may add its own, which names another assistant
             tree["data"] |= {
                 "source": source.name,
                 "columns": columns,
-                "system": config.data.system
+                "system": system
                 or (start.data.system if base else system_prompt(config.shown_name, "", "")),
             }
             study = Study.create(parse_config(tree, where="settings"), source)
-            if called := (values.get(self.upload.called) or "").strip():
-                Website(title=called[:80]).save(study)
+            if called.strip():
+                Website(title=called.strip()[:80]).save(study)
         except AssistantBuilderError as error:
             return {self.upload.message: error_callout(error.to_record())}
         return {
