@@ -29,7 +29,7 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1435
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1565
-assistant_builder/ui                12570  6210
+assistant_builder/ui                12580  6225
 assistant_builder/web                2010  1170
 evals                                4160  2105
 evals/bundle                         1550   880

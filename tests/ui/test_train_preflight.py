@@ -317,6 +317,9 @@ def test_the_time_left_counts_what_has_not_begun():
 
 def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     study = trained(with_data(new_study()))
+    running(study, "evaluate", Progress(0, 2, "cells", "Deciding when to decline"))
+    seen = take_snapshot(study)
+    assert "shown after the first scores" in run_panel(seen, "", time_left(seen, None, 20))
     running(study, "evaluate", Progress(1, 2, "cells", "Scoring", 33.0))
     assert time_left(take_snapshot(study), None, 20) == TimeRemaining(33.0, complete=True)
     assert train_tab._time_remaining(take_snapshot(study)) == TimeRemaining(33.0, complete=True)

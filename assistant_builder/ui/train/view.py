@@ -65,17 +65,16 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     message = render(progress.text) if progress and shows_progress else ""
     if record.node:
         message += " " + t("(on {node})", node=record.node)
-    remaining = (
-        t("The remaining time is shown after the first training steps.")
-        if left is None
-        else (
-            t("About {time} left for the project.", time=duration(left.seconds))
-            if left.complete
-            else t(
-                "About {time} left for the project, plus the scoring.", time=duration(left.seconds)
-            )
+    if left is None:
+        remaining = t("The remaining time is shown after the first training steps.")
+    elif left.complete:
+        remaining = t("About {time} left for the project.", time=duration(left.seconds))
+    elif left.seconds:
+        remaining = t(
+            "About {time} left for the project, plus the scoring.", time=duration(left.seconds)
         )
-    )
+    else:
+        remaining = t("The remaining time is shown after the first scores.")
     if left is not None and left.verdict is not None:
         remaining += " " + t("The first verdict in about {time}.", time=duration(left.verdict))
     title = t(
