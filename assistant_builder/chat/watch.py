@@ -42,9 +42,8 @@ _STAKES = (0.025, 0.05, 0.1, 0.25)
 """Shares of the wealth that are lost with a right answer; the wealth is divided among them."""
 _STAKES_FOR = (0.5, 0.9)
 """The same of the bet for the promise, lost with a wrong answer."""
-_MOST_NEEDED = (
-    10_000  # right answers that would show a promise: a share of 0.05 % needs about so many
-)
+_MOST_NEEDED = 10_000
+"""Right answers that are asked for at most, where many judged ones are wrong."""
 _MOST_GROWTH = 100.0  # beyond any doubt, and far from an overflow
 _Counts = tuple[int, int]
 _Open = tuple[str, str | None, str | None]
@@ -101,7 +100,7 @@ class Watch:
 
     @property
     def holds(self) -> bool:
-        """Whether it stands: it is not broken, and made for what visitors ask, or shown by their judged answers."""
+        """Whether it is neither broken nor withdrawn: made for what visitors ask, or shown by their judged answers."""
         return not self.broken and not (self.unlike and self.needed)
 
     @property

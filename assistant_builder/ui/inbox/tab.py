@@ -165,10 +165,10 @@ class InboxTab:
             }
         if inbox.ungrouped:
             group_in_background(root)
-        told = inbox.has_texts or watch.drift is not None
+        watched = inbox.has_texts or watch.drift is not None
         return {
             self.overview: overview_view(inbox),
-            self.watch: watch_view(watch, promised=is_promised(version)) if told else "",
+            self.watch: watch_view(watch, promised=is_promised(version)) if watched else "",
             self.groups: groups_view(inbox),
         }
 
