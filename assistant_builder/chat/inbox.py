@@ -29,7 +29,7 @@ from assistant_builder.retrieval.decline import decline_sentence
 from assistant_builder.study import Study
 from assistant_builder.study.versions import read_versions
 
-Problem = Literal["declined", "voted down"]
+Problem = Literal["declined", "voted down", "judged wrong"]
 State = Literal["accepted", "rejected", "later"]
 Encode = Callable[[Sequence[str]], Any]
 """Texts → their sentence embeddings of unit length, shape ``[n, d]``."""
@@ -44,10 +44,11 @@ _MOST_WEEKS = 5_000
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
 _Week = tuple[int, int, int, int, int, int]
-_Waiting = tuple[str, int, str, str | None, str | None, str, str, int | None, str | None]
+_Waiting = tuple[str, int, int, str, str | None, str | None, str, str, int | None, str | None]
+_JUDGED_WRONG = "question.id IN (SELECT id FROM drawn WHERE correct IS 0)"
 _WAITING = (
-    "wording IS NOT NULL AND state IN ('open', 'later') AND (declined OR vote = -1 "
-    "OR question.id IN (SELECT id FROM drawn WHERE correct IS 0))"
+    "wording IS NOT NULL AND state IN ('open', 'later') "
+    f"AND (declined OR vote = -1 OR {_JUDGED_WRONG})"
 )
 """Condition of the questions that wait for an answer."""
 
@@ -153,7 +154,8 @@ def read_inbox(study: Study, now: float) -> Inbox:
             "SELECT EXISTS (SELECT 1 FROM question WHERE wording IS NOT NULL)"
         ).fetchone()
         rows = connection.execute(
-            "SELECT question.id, declined, question.question, answer, suggestion, state, question.wording, meaning, "
+            f"SELECT question.id, declined, {_JUDGED_WRONG}, question.question, answer, suggestion, "
+            "state, question.wording, meaning, "
             "chosen.question FROM question LEFT JOIN wording ON wording.text = question.wording "
             f"LEFT JOIN chosen ON chosen.id = question.id WHERE {_WAITING} ORDER BY time DESC LIMIT ?",
             (MAX_QUESTIONS,),  # a database of somebody else can have more
@@ -161,8 +163,8 @@ def read_inbox(study: Study, now: float) -> Inbox:
         rows = checked(rows[::-1], _Waiting)
     groups: dict[Any, list[Any]] = {}
     for row in rows:
-        groups.setdefault(row[7] if row[7] is not None else row[6], []).append(row)
-    ungrouped = {row[6] for row in rows if row[7] is None}
+        groups.setdefault(row[8] if row[8] is not None else row[7], []).append(row)
+    ungrouped = {row[7] for row in rows if row[8] is None}
     found = sorted(
         map(_group, groups.values()), key=lambda group: (group.later, -group.count, group.key)
     )
@@ -176,15 +178,22 @@ def read_inbox(study: Study, now: float) -> Inbox:
 
 def _group(rows: Sequence[Any]) -> QuestionGroup:
     columns = zip(*rows, strict=True)
-    ids, declined, questions, answers, suggestions, states, wordings, _, chosen = columns
+    ids, declined, wrong, questions, answers, suggestions, states, wordings, _, chosen = columns
     shown: dict[str, str] = {}
     for wording, question in zip(wordings, questions, strict=True):
         shown.setdefault(wording, question)
+    kinds: tuple[tuple[Problem, Sequence[int]], ...] = (
+        ("declined", declined),
+        ("judged wrong", wrong),
+    )
+    problem: Problem = next(
+        (kind for kind, rows_of in kinds if 2 * sum(rows_of) >= len(rows)), "voted down"
+    )
     return QuestionGroup(
         ids[0],
         tuple(shown[wording] for wording, _ in Counter(wordings).most_common()),
         len(rows),
-        "declined" if 2 * sum(declined) >= len(rows) else "voted down",
+        problem,
         _distinct(suggestions),
         _distinct(answers),
         ids,

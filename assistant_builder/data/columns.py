@@ -54,6 +54,7 @@ _QUESTION_MARKS = ("?", "？", "؟")
 _LONGEST_KNOWN = 100  # characters; a longer name is compared as it is
 _LEAST_ASKED = 0.3
 _GUESS_ROWS = 200
+_MOST_WORDINGS = 20
 _NUMBER = re.compile(r"[\d.,:/ -]*")
 _PAIRED_NAMES = list(dict.fromkeys(name for names in _NAME_PAIRS for name in names))
 _KNOWN_NAMES = {*_PAIRED_NAMES, *_QUESTION_NAMES, *_ANSWER_NAMES}.union(*_OTHER_NAMES.values())
@@ -169,31 +170,34 @@ def automatic_roles(names: Sequence[str]) -> dict[str, str]:
 def guess_columns(table: Table) -> dict[str, str] | None:
     """Question and answer column by the content of the first rows; None if nothing suggests them.
 
-    Questions end with a question mark, or are the shorter one of two columns of text; the answer is the longest text.
+    Questions end with a question mark, or are the shorter one of two columns of text; the answer is the longest text,
+    which may repeat, because a question has several wordings.
     """
     rows = [row.cells for row in table.rows if row.cells is not None][:_GUESS_ROWS]
     texts = {
         name: [str(cells[name]) for cells in rows if not is_empty(cells.get(name))]
         for name in table.columns
     }
-    words = {
+    length = {
         name: sum(len(text) for text in found) / len(found)
         for name, found in texts.items()
-        if len(set(found)) * 2 > len(rows) and not all(_NUMBER.fullmatch(text) for text in found)
+        if len(set(found)) * _MOST_WORDINGS > len(rows)
+        and not all(_NUMBER.fullmatch(text) for text in found)
     }
     shares = {
         name: sum(text.rstrip().endswith(_QUESTION_MARKS) for text in texts[name])
         / len(texts[name])
-        for name in words
+        for name in length
+        if len(set(texts[name])) * 2 > len(rows)
     }
-    if len(words) < 2:
+    if len(length) < 2 or not shares:
         return None
     question = max(shares, key=lambda name: shares[name])
     if shares[question] < _LEAST_ASKED:
-        if len(words) > 2:
+        if len(length) > 2:
             return None
-        question = min(words, key=lambda name: words[name])
-    answer = max((name for name in words if name != question), key=lambda name: words[name])
+        question = min(shares, key=lambda name: length[name])
+    answer = max((name for name in length if name != question), key=lambda name: length[name])
     return {"question": question, "answer": answer}
 
 

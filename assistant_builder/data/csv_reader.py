@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from assistant_builder.data.limits import check_cells, check_columns
+from assistant_builder.data.limits import TITLE_ROWS, check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, Message, Text, all_of, m, mn
@@ -88,6 +88,14 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
         declared = lines[0].strip()[4]
         notes.append(m("the first line declares the separator {declared!r}", declared=declared))
         lines[0] = "\n"
+    if titles := _title_lines(lines, is_known):
+        notes.append(
+            m(
+                "the column names are in row {header}; the rows above are read as a title",
+                header=titles + 1,
+            )
+        )
+        lines[:titles] = ["\n"] * titles
     separator = declared or _detect_separator(lines, suffix, is_known, notes)
     dialect = _detect_quoting(lines, separator, notes)
     records = iter(_records(lines, dialect))
@@ -129,6 +137,25 @@ def read_csv(text: str, suffix: str, is_known: Callable[[str], bool]) -> Table:
         )
         notes.append(note)
     return table
+
+
+def _title_lines(lines: list[str], is_known: Callable[[str], bool]) -> int:
+    """Number of lines before the header: blank ones, and titles, which have one cell of content.
+
+    The line below has a known column name, or as many cells as each title.
+    """
+    titles: list[str] = []
+    for index, line in enumerate(lines[:TITLE_ROWS]):
+        for separator in SEPARATORS:
+            cells = [cell.strip().strip('"') for cell in line.split(separator)]
+            filled = list(filter(None, cells))
+            if len(filled) > 1:
+                width = {title.count(separator) for title in titles} == {len(cells) - 1}
+                return index if titles and (width or any(map(is_known, filled))) else 0
+        if is_known(line):
+            return 0
+        titles += [line] if line.strip(f' "\r\n{"".join(SEPARATORS)}') else []
+    return 0
 
 
 def _raw_row(row: int, record: _Record, lines: list[str], dialect: Dialect, table: Table) -> RawRow:

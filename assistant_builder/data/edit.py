@@ -132,6 +132,26 @@ def append_pairs(
     return new_columns
 
 
+def mark_to_decline(
+    source: Path, rows: Collection[int], target: Path, columns: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Write a copy of a data file with a column that says which questions are to be declined: those of ``rows``.
+
+    Returns the ``columns`` for reading the new file.
+
+    Raises:
+        DataError: The source cannot be read, or its columns are not found.
+    """
+    table, _ = load_rows(source, columns)
+    name = free_name("answerable", table.columns)
+    marked = [
+        row if row.cells is None else RawRow(row.row, {**row.cells, name: row.row not in rows})
+        for row in table.rows
+    ]
+    write_rows(marked, target, table.numbers)
+    return {**(columns or {}), "answerable": name}
+
+
 def free_name(name: str, taken: Collection[str]) -> str:
     """The name, with a number if it is taken."""
     names = (name, *(f"{name} {number}" for number in range(2, len(taken) + 2)))

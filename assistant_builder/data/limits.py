@@ -15,6 +15,9 @@ MAX_COLUMNS = 16_384  # number of columns of an Excel sheet
 MAX_CELLS = 20_000_000
 """Cells of a table or values of a JSON document. Each takes 50 to 100 bytes of memory, even if it is empty."""
 
+TITLE_ROWS = 10
+"""Rows, from the first one with content, in which the header of a sheet is searched."""
+
 
 def check_bytes(count: int) -> None:
     """Raise DataError if a file is larger than :data:`MAX_BYTES` once decompressed."""

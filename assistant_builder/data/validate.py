@@ -19,11 +19,13 @@ from assistant_builder.data.types import Dataset, Pair, RejectedRow, group_by, h
 from assistant_builder.data.units import has_given_split, straddling_groups, too_few_units
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, Message, Rows, Text, capitalized, joined, m, mn, written
+from evals.metrics.refusal import only_declines
 
 Severity = Literal["error", "warning", "info"]
 MAX_LISTED = 200  # entries of one kind in the record of the findings; the counts include all
 _COUNTED = """
-    exact_duplicates near_duplicates conflicts one_word_answers over_long too_long answers_shared straddling_groups
+    exact_duplicates near_duplicates conflicts declining one_word_answers over_long too_long answers_shared
+    straddling_groups
     """.split()
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
@@ -106,6 +108,9 @@ class Findings:
     exact_duplicates: tuple[Duplicate, ...]  # copies of earlier rows
     near_duplicates: tuple[NearDuplicate, ...]  # questions similar to an earlier one
     conflicts: tuple[SharedText, ...]  # questions with different answers
+    declining: tuple[
+        int, ...
+    ]  # rows whose answer declines, where no column says which questions to decline
     one_word_answers: tuple[int, ...]
     answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
     odd_texts: dict[str, tuple[int, ...]]  # kind → rows
@@ -283,6 +288,7 @@ def check_pairs(
         exact_duplicates=tuple(duplicates),
         near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
         conflicts=tuple(conflicts),
+        declining=() if dataset.columns.get("answerable") else tuple(_declining(usable)),
         one_word_answers=one_word,
         answers_shared=tuple(_shared_answers(usable)),
         odd_texts=_odd_texts(usable),
@@ -371,6 +377,11 @@ def _shared_answers(pairs: Sequence[Pair]) -> Iterable[SharedText]:
     for same in group_by(single_turn, lambda pair: casefold_normalize(pair.answer)).values():
         if len({casefold_normalize(pair.question) for pair in same}) > 1:
             yield SharedText(same[0].answer, tuple(pair.row for pair in same))
+
+
+def _declining(pairs: Sequence[Pair]) -> Iterable[int]:
+    decline = {answer for answer in {pair.answer for pair in pairs} if only_declines(answer)}
+    return (pair.row for pair in pairs if pair.answer in decline)
 
 
 def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:
@@ -492,6 +503,14 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
             question=_quote(conflicts[0].text),
         )
         yield _problem("warning", title, detail, (row for each in conflicts for row in each.rows))
+    if declining := findings.declining:
+        title = mn("{count} answer that declines", "{count} answers that decline", len(declining))
+        detail = m(
+            "Such a question counts as one that the data answer, and an assistant that rightly declines it counts as "
+            "wrong. Questions to decline have “no” in a column {column}.",
+            column='"answerable"',
+        )
+        yield _problem("warning", title, detail, declining)
     if words := findings.one_word_answers:
         title = mn("{count} one-word answer", "{count} one-word answers", len(words))
         detail = m("They are kept. A test counts them as right only with the same word.")

@@ -9,14 +9,12 @@ from typing import Any
 
 from assistant_builder.atomic_io import MAX_DEPTH
 from assistant_builder.data.columns import is_known_column
-from assistant_builder.data.limits import check_bytes, check_cells, check_columns
+from assistant_builder.data.limits import TITLE_ROWS, check_bytes, check_cells, check_columns
 from assistant_builder.data.types import RawRow, RowNumbers, Table, header_names, is_empty
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import Text, m, mn
 
 _MAX_SHEET_ROWS = 2**20  # the limit of spreadsheet programs
-# number of rows, starting with the first that has content, in which the header is searched
-_TITLE_ROWS = 10
 _TEXT_TYPES = ("STRING", "JSON", "ENUM")
 _MAX_EXACT_INTEGER = 1e15
 
@@ -85,7 +83,7 @@ def _sheet_table(rows: list[list[str | None]], title: str, sheets: int, uncomput
     if header > blank.index(False):
         notes.append(
             m(
-                "the column names are in row {header} of the sheet; the rows above are read as a title",
+                "the column names are in row {header}; the rows above are read as a title",
                 header=header + 1,
             )
         )
@@ -121,7 +119,7 @@ def _header_row(rows: list[list[str | None]]) -> int:
     if any(is_known_column(cell) for cell in rows[top] if cell is not None):
         return top
     return next(
-        (index for index in range(top, min(top + _TITLE_ROWS, len(rows))) if filled[index] > 1), top
+        (index for index in range(top, min(top + TITLE_ROWS, len(rows))) if filled[index] > 1), top
     )
 
 

@@ -84,7 +84,10 @@ class Website:
         if urlsplit(found.address).scheme != "https":
             raise ConfigError(
                 m("{address} is no https address", address=found.address),
-                remedy=m("Visitors' browsers need https: write it as https://chat.example.com"),
+                remedy=m(
+                    "Browsers load the chat into a website only over https. A tunnel program or the reverse proxy of "
+                    "your network has such an address: write it as https://chat.example.com"
+                ),
             )
         found.config()
         return found

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from assistant_builder.atomic_io import read_json, write_json
-from assistant_builder.chat.visitor_log import VisitorLog, new_id
+from assistant_builder.chat.visitor_log import Kept, VisitorLog, new_id
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.data import Pair, load_pairs, load_split
 from assistant_builder.errors import AssistantBuilderError, ConfigError
@@ -268,7 +268,7 @@ class Widget:
                     "language": language(),
                     "longest": MAX_QUESTION,
                     "turns": MAX_TURNS,
-                    "texts": widget_texts(self._mode),
+                    "texts": widget_texts(self._mode, self._config.remember),
                     "greeting": self._greeting or t(GREETING),
                     "examples": self._examples,
                     "feedback": self._config.remember,
@@ -398,11 +398,13 @@ def cors(origin: str) -> dict[str, str]:
     }
 
 
-def widget_texts(mode: Mode = "tuned") -> dict[str, str]:
-    """The texts of the script in the current language, for an assistant of the mode."""
+def widget_texts(mode: Mode = "tuned", kept: Kept = "nothing") -> dict[str, str]:
+    """The texts of the script in the current language, for an assistant of the mode; ``kept``: what is kept of a question."""
     machine = t("Answers are written by a program and may be wrong.")
     if mode == "copy":
         machine = t("Looked up, not trained: answers are copied, and may not fit the question.")
+    if kept == "texts":
+        machine = " ".join((machine, t("Questions and answers are kept, to improve them.")))
     return {
         "open": t("Ask a question"),
         "close": t("Close"),

@@ -167,3 +167,19 @@ def is_refusal(answer: str, taught: Collection[str] = ()) -> bool:
         return True
     classifier = shipped_classifier()
     return classifier.log_odds(answer) > classifier.threshold
+
+
+_MOST_WORDS = 40
+_OWN_WORDS = frozenset("IWR")  # the assistant, or the house it speaks for, or a regret
+
+
+def only_declines(answer: str) -> bool:
+    """Whether an answer of a dataset is written for questions that the dataset does not answer.
+
+    It is short, and its first sentence declines in the words of a speaker ("I", "we", "sorry"), so that statements such
+    as "The cause is unknown" are not among them.
+    """
+    if len(answer.split()) > _MOST_WORDS or not (found := sentences(answer)):
+        return False
+    first = found[0]
+    return is_refusal(first) and any(_class(token) in _OWN_WORDS for token in _TOKEN.findall(first))

@@ -562,19 +562,21 @@ def _four_bit(report: Report) -> str:
             metrics=enumerated(beyond),
             figures=figures,
         )
+    again = verdict.trained_again
     if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
-        return t(
+        said = t(
             "The test cannot show whether the compact one is as good, because nearly all answers of both are "
             "wrong: {figures}.",
             figures=figures,
         )
-    again = verdict.trained_again
-    if again and again["seed_share"] > 0.5:
-        return t(
+    elif again and again["seed_share"] > 0.5:
+        said = t(
             "Too few training seeds to say whether the compact one is as good: {figures}.",
             figures=figures,
         )
-    return t(
-        "Too few test questions to say whether the compact one is as good: {figures}.",
-        figures=figures,
-    )
+    else:
+        said = t(
+            "Too few test questions to say whether the compact one is as good: {figures}.",
+            figures=figures,
+        )
+    return " ".join((said, t("While this is undecided, the full one is recommended.")))

@@ -329,5 +329,6 @@ def test_an_answer_that_was_judged_wrong_waits_for_a_better_one():
     judge(study, study, "q-1", right=False)
     (group,) = inbox_of(study).groups
     assert group.wordings == ("Is it far?",) and group.answers == ("Yes.",)
+    assert group.problem == "judged wrong"
     judge(study, study, "q-1", right=True)
     assert not inbox_of(study).groups

@@ -222,7 +222,7 @@ def test_read_xlsx_finds_the_header_below_a_title(write):
     ]
     found = load_pairs(write("a.xlsx", xlsx_bytes(rows)))
     assert found.rows == 2 and [pair.row for pair in found.pairs] == [1]
-    assert any("row 3 of the sheet" in str(note) for note in found.notes)
+    assert any("are in row 3;" in str(note) for note in found.notes)
     plain = load_pairs(
         write("b.xlsx", xlsx_bytes([["question"], ["a b", "c d"]])), columns={"answer": "column 2"}
     )

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 
 from assistant_builder.data import check_pairs, load_pairs
+from assistant_builder.data.columns import guess_columns
 from assistant_builder.data.edit import apply_edits, edit_grid, write_rows
 from assistant_builder.data.reading_process import read_table
 from assistant_builder.data.types import RowNumbers
@@ -111,6 +112,10 @@ def test_columns_are_guessed_by_their_content(tmp_path):
     assert "--set data.columns.question='Wunsch' --set data.columns.answer='Wir sagen'" in str(
         error.value.remedy
     )
+    # one answer to three wordings
+    wordings = "".join(f"Was kostet Brot {n}?,Brot {n // 3} kostet drei Euro\n" for n in range(90))
+    path.write_text(f"Wunsch,Wir sagen\n{wordings}")
+    assert guess_columns(read_table(path)) == {"question": "Wunsch", "answer": "Wir sagen"}
     path.write_text("a,b\n1,2\n3,4\n")
     with pytest.raises(DataError) as error:
         load_pairs(path)
@@ -124,3 +129,26 @@ def test_a_guess_with_an_endless_column_name_is_not_repeated(tmp_path):
     with pytest.raises(DataError, match="no answer column found") as caught:
         load_pairs(path)
     assert len(str(caught.value)) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("title", "header", "row"),
+    [
+        ("Bikes", "question,answer", 3),
+        ("Bikes\n", "question,answer", 4),
+        ("Bikes,", "What they ask,What we say", 3),
+        ('"Bikes";', "question;answer", 3),
+    ],
+)
+def test_a_title_above_the_columns_of_a_csv_file_is_no_header(tmp_path, title, header, row):
+    path, sign = tmp_path / "faq.csv", ";" if ";" in header else ","
+    path.write_text(f"{title}\n{header}\n" + f"What is it?{sign}It is a bike.\n" * 3)
+    table = read_table(path)
+    assert list(table.columns) == header.split(sign) and len(table.rows) == 3
+    assert table.numbers.shown(1) == row
+
+
+@pytest.mark.parametrize("text", ["question\nWhat, then?\n", "Bikes\n1,2\n", "question,answer\n"])
+def test_a_line_that_can_be_a_header_is_no_title(tmp_path, text):
+    (tmp_path / "faq.csv").write_text(text + "a,b\n")
+    assert read_table(tmp_path / "faq.csv").columns[0] == text.split("\n")[0].split(",")[0]

@@ -102,6 +102,21 @@ def test_check_pairs_counts_one_word_answers_and_keeps_them():
     assert found.one_word_answers == (1, 2, 3, 6) and len(found.usable) == 6
 
 
+def test_answers_that_decline_are_named_unless_a_column_says_which_to_decline():
+    declines = "I am sorry, I have no information about that."
+    pairs = [
+        *clean_pairs(3),
+        pair(7, "Who is the mayor?", declines),
+        pair(9, "And where?", declines),
+    ]
+    found = check_pairs(dataset(pairs))
+    assert found.declining == (7, 9) and found.to_record()["declining"] == 2
+    (problem,) = [each for each in found.problems if "that decline" in str(each["title"])]
+    assert problem["rows"] == [7, 9] and '"answerable"' in str(problem["detail"])
+    said = replace(dataset(pairs), columns={"answerable": "answerable"})
+    assert check_pairs(said).declining == ()
+
+
 def test_check_pairs_counts_shared_answers_except_declining():
     pairs = [pair(i, words(6, i), "The same answer.") for i in range(1, 4)]
     pairs += [pair(i, words(6, i), "I do not know.", answerable=False) for i in range(4, 7)]

@@ -340,7 +340,8 @@ def remembering(
 
 
 def test_questions_votes_and_suggestions_are_kept(remembering, study):
-    assert remembering.post("/widget/start", {}).json()["feedback"] == "texts"
+    begun = remembering.post("/widget/start", {}).json()
+    assert begun["feedback"] == "texts" and "are kept" in begun["texts"]["machine"]
     body = {"visitor": "tab-1", "messages": [{"role": "user", "content": "decline"}]}
     *_, end = events(remembering.post("/widget/ask", body))
     voted = remembering.post(

@@ -133,12 +133,14 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     form = tab.cards.website
     form._websites = bubbles = Bubbles()
     monkeypatch.setattr(use, "WEBSITES", bubbles)
-    fields = ["Linde", "www.example.com", "http://chat.example.com", "", True, False]
+    fields = ["Linde", "www.example.com", "http://chat.example.com", "", True, False, False]
     assert "no https address" in form._publish(study.name, *fields) and not bubbles.started
-    assert "is no address" in form._publish(study.name, "Linde", "x y", "", "", True, False)
+    assert "is no address" in form._publish(study.name, "Linde", "x y", *fields[2:])
     for wrong in ("localhost", "https://[x", "https://a.b;}<script>", "https://*.example.com"):
-        assert "is no address" in form._publish(study.name, "Linde", wrong, "", "", True, False)
+        assert "is no address" in form._publish(study.name, "Linde", wrong, *fields[2:])
     fields[2] = "chat.example.com/"
+    assert "ready for customers" in form._publish(study.name, *fields) and not bubbles.started
+    fields[-1] = True
     form._publish(study.name, *fields)
     assert bubbles.started == [("library", "copy")]
     shown = drawn(tab, study)["use-website"]
@@ -164,7 +166,7 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     assert line in served_now and "still looks" not in served_now
     assert drawn(tab, study)["use-website"][8]["visible"] is False  # its report promises nothing
     monkeypatch.setattr(use, "promised_threshold", lambda study, arm: 0.7)
-    form._publish(study.name, *fields[:-1], True)
+    form._publish(study.name, *fields[:5], True, True)
     assert study.config.retrieval.keep_promise
     box = drawn(tab, study)["use-website"][8]
     assert box["visible"] and box["value"] is True
@@ -185,7 +187,7 @@ def test_a_study_of_somebody_else_publishes_nothing(monkeypatch):
     write_json(study.folder / "website.json", asdict(evil))
     use.resume_websites()
     assert not bubbles.started
-    fields = ["Linde", "www.example.com", "chat.example.com", "", False, False]
+    fields = ["Linde", "www.example.com", "chat.example.com", "", False, False, True]
     form._publish(study.name, *fields)
     assert Website.of(study).port != 22  # one that this program chooses
     bubbles.started.clear()

@@ -239,3 +239,20 @@ def test_what_was_typed_last_is_in_the_prompt_of_a_project(before):
 def test_a_prompt_that_a_person_wrote_stays(before):
     assert final_prompt("Linde", "customers of Krumm & Linde", before) == before
     assert final_prompt("", "", before) == before
+
+
+def test_questions_whose_answer_declines_are_marked_by_one_button(form, tmp_path):
+    path = tmp_path / "bikes.csv"
+    rows = [f"What is bike {n}?,It costs {n} euros." for n in range(30)]
+    rows += [f"Who is mayor {n}?,I am sorry; I have no information about that." for n in range(4)]
+    path.write_text("\n".join(["question,answer", *rows]))
+    shown = loaded(form, path)
+    assert shown[form.decline] == gr.update(
+        value="Mark 4 questions as ones to decline", visible=True
+    )
+    marked = form._mark_to_decline(shown)
+    assert "4 questions are to be declined" in marked[form.found]
+    assert marked[form.decline]["visible"] is False
+    pairs = load_pairs(Path(marked[form.source]), columns=marked[form.mapping]).pairs
+    assert [pair.row for pair in pairs if not pair.answerable] == [32, 33, 34, 35]
+    assert form._undo({**shown, **marked})[form.source] == str(path)

@@ -11,7 +11,7 @@ import gradio as gr
 
 from assistant_builder.config import StudyConfig, parse_config
 from assistant_builder.data import Findings
-from assistant_builder.data.edit import Edits, write_pasted
+from assistant_builder.data.edit import Edits, mark_to_decline, write_pasted
 from assistant_builder.data.wordings import add_wordings, count_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import m, t, tn
@@ -87,6 +87,7 @@ class NewStudyForm:
                 with gr.Column(scale=7, min_width=300):
                     self.header = ColumnHeader()
                     self.found = gr.HTML(nothing_yet(), elem_id="ab-found")
+                    self.decline = gr.Button(size="sm", visible=False, elem_id="ab-decline")
                     self.once = gr.HTML(elem_id="ab-once")
                     self.wordings = WordingsForm()
                     self.split = gr.HTML(elem_id="ab-split")
@@ -128,6 +129,7 @@ class NewStudyForm:
             editor.check.click(self._recheck, edit, outputs, **looked),
             editor.undo.click(self._undo, {self.origin, *inputs}, outputs, **looked),
             extra.use.click(self._use_wordings, {extra.table, *edit}, outputs, **looked),
+            self.decline.click(self._mark_to_decline, edit, outputs, **looked),
         ]
         for event in events:
             event.then(self._first_rows, {self.source, self.mapping}, editor.outputs, **settled)
@@ -195,6 +197,7 @@ class NewStudyForm:
             upload.name,
             upload.message,
             self.found,
+            self.decline,
             self.split,
             self.once,
             self.left_out,
@@ -268,7 +271,7 @@ class NewStudyForm:
     def _hidden(self, view: Markup) -> Updates:
         """Hide what only a readable file has; ``view`` is shown in place of the findings."""
         upload, extra = self.upload, self.wordings
-        parts = (self.left_out, upload.naming, self.editor.body, extra.body)
+        parts = (self.decline, self.left_out, upload.naming, self.editor.body, extra.body)
         return {
             self.found: view,
             **dict.fromkeys((self.split, self.once, extra.message), ""),
@@ -301,6 +304,14 @@ class NewStudyForm:
             upload.brief: brief_view(record),
             self.found: card(
                 t("Findings in {name}", name=path.stem), findings_view(record), left_out
+            ),
+            self.decline: gr.update(
+                value=tn(
+                    "Mark {count} question as one to decline",
+                    "Mark {count} questions as ones to decline",
+                    len(findings.declining),
+                ),
+                visible=bool(findings.declining),
             ),
             self.split: split,
             self.left_out: gr.update(value=csv, visible=csv is not None),
@@ -383,6 +394,23 @@ class NewStudyForm:
             t("The findings above include the edits."),
         )
         return {self.editor.message: done, **self._look(path, values[self.mapping], values)}
+
+    def _mark_to_decline(self, values: Values) -> Updates:
+        base, _ = self._edited(values)
+        rows = self._usable({**values, self.source: str(base)}).declining
+        target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
+        columns = mark_to_decline(base, rows, target, values[self.mapping])
+        done = callout(
+            "good",
+            tn(
+                "{count} question is to be declined",
+                "{count} questions are to be declined",
+                len(rows),
+            ),
+            t("A column “answerable” says so; “Undo all edits” below removes it."),
+        )
+        seen = self._look(target, columns, values)
+        return {**seen, self.found: done + seen[self.found]}
 
     def _undo(self, values: Values) -> Updates:
         if not values[self.origin]:

@@ -161,6 +161,7 @@ def reasons_of(findings: Findings) -> dict[int, Text]:
             )
     for what, rows in {
         N_("the answer is one word"): findings.one_word_answers,
+        N_("the answer declines"): findings.declining,
         **findings.odd_texts,
     }.items():
         for row in rows:

@@ -10,11 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.errors import AssistantBuilderError
+from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.export.export import read_export
 from assistant_builder.export.job import ZIP_LIMIT, ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, shipped_file
-from assistant_builder.i18n import N_, t
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.promise import keep_promise, promised_threshold
 from assistant_builder.serving.endpoint_process import Endpoints, EndpointState, Websites
@@ -30,7 +30,13 @@ from assistant_builder.ui.export.view import (
 )
 from assistant_builder.ui.html import copy_script, error_callout
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
-from assistant_builder.ui.study_snapshot import answering_arms, log_tail, stamp, study_report
+from assistant_builder.ui.study_snapshot import (
+    answering_arms,
+    log_tail,
+    report_conclusion,
+    stamp,
+    study_report,
+)
 from assistant_builder.ui.uploads import offer
 from evals.report.number_format import size
 
@@ -151,6 +157,16 @@ _SITE, _CHAT = "https://www.example.com", "https://chat.example.com"
 _HELP = "help@example.com"
 
 
+_ANYWAY = N_("Put it on the website although no test shows that it is ready for customers")
+
+
+def for_customers(study: Study) -> bool:
+    """Whether the report of a study says that customers can be given the assistant."""
+    report = study_report(study) if answering_arms(study) else None
+    conclusion = report_conclusion(report) if report else None
+    return conclusion is not None and conclusion.audience.who == "customers"
+
+
 class WebsiteForm:
     """The fields with which a bubble is put on a website, without a terminal."""
 
@@ -193,6 +209,7 @@ class WebsiteForm:
                 info=t("It then declines more often; the report says how often."),
                 elem_id="ab-website-promise",
             )
+            self._anyway = gr.Checkbox(label=t(_ANYWAY), visible=False, elem_id="ab-website-anyway")
             self._start = gr.Button(t("Put it on my website"), elem_id="ab-website-start")
             self._end = gr.Button(
                 t("Take it off"), variant="stop", visible=False, elem_id="ab-website-end"
@@ -201,7 +218,7 @@ class WebsiteForm:
     @property
     def _fields(self) -> list[Any]:
         plain = [self._title, self._origin, self._address, self._contact, self._remember]
-        return [*plain, self._promise]
+        return [*plain, self._promise, self._anyway]
 
     @property
     def outputs(self) -> list[Any]:
@@ -226,6 +243,7 @@ class WebsiteForm:
         try:
             website, version = Website.of(root), served_version(root).recommended
             promised = promised_threshold(version, answering_assistant(version)) is not None
+            published = website.is_published(root)
         except AssistantBuilderError as error:
             return {self._shown: error_callout(error.to_record())}
         state = self._websites.state(root.name)
@@ -241,8 +259,9 @@ class WebsiteForm:
             self._contact: website.contact,
             self._remember: website.remember,
             self._promise: gr.update(value=version.config.retrieval.keep_promise, visible=promised),
+            self._anyway: gr.update(value=on or published, visible=not for_customers(version)),
             self._start: again,
-            self._end: gr.update(visible=on or website.is_published(root)),
+            self._end: gr.update(visible=on or published),
         }
 
     def wire(self, picker: gr.Dropdown) -> None:
@@ -252,7 +271,7 @@ class WebsiteForm:
 
     def _publish(self, name: str | None, *fields: Any) -> Any:
         study = root_of(Study.open(name or ""))
-        title, origin, address, contact, remember, promise = fields
+        title, origin, address, contact, remember, promise, anyway = fields
         try:
             version = served_version(study).recommended
             website = replace(
@@ -263,6 +282,11 @@ class WebsiteForm:
                 contact=contact or "",
                 remember=remember is True,
             ).checked()
+            if not (anyway is True or for_customers(version)):
+                raise ConfigError(
+                    m("no test shows yet that the assistant is ready for customers"),
+                    remedy=m("Make it better, or tick “{anyway}”", anyway=m(_ANYWAY)),
+                )
             keep_promise(version, keep=promise is True)
             self._websites.publish(study, website, answering_assistant(version))
         except AssistantBuilderError as error:

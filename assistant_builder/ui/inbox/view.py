@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from assistant_builder.chat.inbox import Inbox, Overview, QuestionGroup
+from assistant_builder.chat.inbox import Inbox, Overview, Problem, QuestionGroup
 from assistant_builder.chat.watch import Watch, said
-from assistant_builder.i18n import localize, percentage, render, t, tn
+from assistant_builder.i18n import N_, localize, percentage, render, t, tn
 from assistant_builder.study.versions import Versions
 from assistant_builder.ui.html import empty, fragment
 from assistant_builder.ui.study_snapshot import title_of_study
@@ -17,6 +17,11 @@ from evals.study_compare.versions import VersionVerdict
 SHOWN_GROUPS = 50
 SHOWN_WEEKS = 26
 _BAR_PIXELS = 60
+_PROBLEMS: dict[Problem, str] = {
+    "declined": N_("declined"),
+    "voted down": N_("voted down"),
+    "judged wrong": N_("judged wrong"),
+}
 
 
 def overview_view(inbox: Inbox) -> Markup:
@@ -76,7 +81,7 @@ def groups_view(inbox: Inbox) -> Markup:
 def _about(group: QuestionGroup) -> str:
     parts = [
         tn("asked {count} time", "asked {count} times", group.count),
-        t("declined") if group.problem == "declined" else t("voted down"),
+        t(_PROBLEMS[group.problem]),
     ]
     if len(group.wordings) > 1:
         parts.append(tn("{count} wording", "{count} wordings", len(group.wordings)))

@@ -11,6 +11,7 @@ from evals.metrics.refusal import (
     Classifier,
     features,
     is_refusal,
+    only_declines,
     sentences,
     shipped_classifier,
 )
@@ -157,3 +158,22 @@ def test_more_declines(answer):
 )
 def test_answers_that_only_sound_like_declines(answer):
     assert not is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "declines"),
+    [
+        ("I am sorry, I have no information about that.", True),
+        ("Leider haben wir dazu keine Angaben; bitte fragen Sie am Schalter.", True),
+        ("Désolé, je ne sais pas.", True),
+        ("Our handbook does not say.", True),
+        ("Sorry, we do not rent out instruments.", False),
+        ("No, we cannot take card payments at the kiosk.", False),
+        ("Its prevalence is unknown.", False),
+        ("The desk is open from nine. We do not know the price of other rooms.", False),
+        (f"I do not know that. {'But the ferry leaves at nine. ' * 10}", False),
+        ("", False),
+    ],
+)
+def test_an_answer_of_the_data_only_declines_in_a_speakers_words(answer, declines):
+    assert only_declines(answer) is declines

@@ -240,11 +240,13 @@ def test_the_comparison_with_copying(against_copy, words):
         ),
         (
             {"outcome": "inconclusive"},
-            "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180.",
+            "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180. "
+            "While this is undecided, the full one is recommended.",
         ),
         (
             {"outcome": "inconclusive", "trained_again": {"seed_share": 0.8}},
-            "Too few training seeds to say whether the compact one is as good: 178 of 200 right, the full one 180.",
+            "Too few training seeds to say whether the compact one is as good: 178 of 200 right, the full one 180. "
+            "While this is undecided, the full one is recommended.",
         ),
     ],
 )
@@ -333,7 +335,7 @@ def test_long_answers_are_judged_by_their_metric():
         in found.good_enough
     )
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
-    assert found.four_bit.endswith("token F1 70.0, the full one 70.0.")
+    assert "token F1 70.0, the full one 70.0." in found.four_bit
     assert found.audience.text == f"{COLLEAGUES} whether a long answer is right was not measured."
 
 
