@@ -210,6 +210,7 @@ class Findings:
             "column_names": list(dataset.column_names),
             "rows": dataset.rows,
             "usable": len(self.usable),
+            "to_decline": sum(not pair.answerable for pair in self.usable),
             "turns": sum(pair.turns for pair in self.usable),
             "rejected": [rejected.to_record() for rejected in self.rejected],
             **{kind: len(getattr(self, kind)) for kind in _COUNTED},

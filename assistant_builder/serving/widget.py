@@ -399,7 +399,7 @@ def cors(origin: str) -> dict[str, str]:
 
 
 def widget_texts(mode: Mode = "tuned", kept: Kept = "nothing") -> dict[str, str]:
-    """The texts of the script in the current language, for an assistant of the mode; ``kept``: what is kept of a question."""
+    """The texts of the script in the current language, for an assistant that keeps so much of a question."""
     machine = t("Answers are written by a program and may be wrong.")
     if mode == "copy":
         machine = t("Looked up, not trained: answers are copied, and may not fit the question.")

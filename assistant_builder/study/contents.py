@@ -159,6 +159,8 @@ class Findings(TypedDict, total=False):
     exact_duplicates: int
     near_duplicates: int
     conflicts: int
+    declining: int
+    to_decline: int
     one_word_answers: int
     over_long: int
     answers_shared: int

@@ -252,6 +252,7 @@ def test_questions_whose_answer_declines_are_marked_by_one_button(form, tmp_path
     )
     marked = form._mark_to_decline(shown)
     assert "4 questions are to be declined" in marked[form.found]
+    assert "30 questions will be answered, 4 are to be declined" in marked[form.found]
     assert marked[form.decline]["visible"] is False
     pairs = load_pairs(Path(marked[form.source]), columns=marked[form.mapping]).pairs
     assert [pair.row for pair in pairs if not pair.answerable] == [32, 33, 34, 35]

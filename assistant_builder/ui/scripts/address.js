@@ -6,7 +6,8 @@
   let opened = null; // the tab that the server opens, until it is drawn
   let timer = null;
   let returning = false; // Back or Forward was pressed, and the server has not answered yet
-  const selected = () => document.querySelector('#ab-tabs [role="tab"][aria-selected="true"]')?.dataset.tabId ?? null;
+  const selectedTab = () => document.querySelector('#ab-tabs [role="tab"][aria-selected="true"]');
+  const selected = () => selectedTab()?.dataset.tabId ?? null;
   // The picker shows the title of the study and its state.
   const called = () => document.querySelector("#ab-picker input")?.value.split("  ·  ")[0] || study;
   const write = (method) => {
@@ -14,6 +15,8 @@
     const tab = study === null ? null : selected();
     if (study !== null && (tab === null || (opened ?? tab) !== tab)) return later(method);
     opened = null;
+    const shown = selectedTab(); // a narrow window shows some of the tabs
+    if (shown) shown.parentElement.scrollLeft = shown.offsetLeft - (shown.parentElement.clientWidth - shown.offsetWidth) / 2;
     url.searchParams.delete("lang"); // the server keeps the choice
     for (const [key, value] of [["study", study], ["tab", tab]]) {
       if (value === null) url.searchParams.delete(key);

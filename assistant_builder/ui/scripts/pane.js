@@ -15,6 +15,7 @@ element.addEventListener("submit", (event) => {
 // The pane is redrawn every few tokens: scroll position and focus are restored.
 let fromTop = null;
 let focused = null;
+let asked = element.querySelectorAll(".ab-asked").length;
 const key = (button) => [button.dataset.action, button.dataset.turn, button.dataset.place].join();
 element.addEventListener("scroll", (event) => {
   const talk = event.target;
@@ -33,6 +34,10 @@ watch("value", () => {
     for (const part of [form, answer]) part.scrollIntoView({ block: "nearest" });
     return;
   }
+  const questions = element.querySelectorAll(".ab-asked").length;
+  // the end of the pane, which the question box covers where the window is low
+  if (questions > asked) element.querySelector(".ab-pane").scrollIntoView({ block: "nearest" });
+  asked = questions;
   const talk = element.querySelector(".ab-talk");
   if (talk && fromTop !== null) talk.scrollTop = fromTop - (talk.scrollHeight - talk.clientHeight);
   if (focused && document.activeElement === document.body) {
