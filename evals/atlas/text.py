@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evals.atlas.pooled import MODERATORS
+from evals.declaration import EXACT, LOSS
 from evals.metrics import metric_of
 
 CLAIM = (1, 3)
@@ -17,6 +18,9 @@ _AGAINST = {
     "open": "This neither confirms nor contradicts",
 }
 _BAR = 41
+_ORDER = {LOSS: 0, EXACT: 1}
+"""The metrics that every storage has come first, and are quoted."""
+_APPROACHES = {"memory": "from memory", "grounded": "with facts looked up"}
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -24,8 +28,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     lines = [each for note in found["notes"] for each in (note.strip(), "")]
     if found["missing"]:
         lines += [f"Not run yet: {', '.join(map(_cell, found['missing']))}.", ""]
-    lines += _overview([group for group in found["groups"] if group["pooled"]])
-    lines += (line for group in found["groups"] for line in _lines(group))
+    groups = sorted(found["groups"], key=lambda group: _ORDER.get(group["metric"], len(_ORDER)))
+    lines += _overview([group for group in groups if group["pooled"]])
+    lines += (line for group in groups for line in _lines(group))
     return "\n".join(lines)
 
 
@@ -56,8 +61,9 @@ def _overview(groups: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield ""
     yield "To quote:"
     for group in groups:
-        yield ""
-        yield f"> {_sentences(group)}"
+        if group["metric"] in _ORDER:
+            yield ""
+            yield f"> {_sentences(group)}"
     yield ""
 
 
@@ -67,7 +73,7 @@ def _sentences(group: Mapping[str, Any]) -> str:
     storage, approach, metric = _names(group)
     items = sum(row["items"] for row in group["studies"])
     text = (
-        f"{storage}, {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: the harm in "
+        f"{storage}, answers {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: the harm in "
         f"{metric} against 16 bits is {_number(pooled['mean'])} {group['unit']} (95% interval {_range(*pooled['ci'])}"
     )
     if pooled["prediction"]:
@@ -147,7 +153,8 @@ def _bar(value: float, ends: Sequence[float], low: float, high: float) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+    text = f"{value:+,.0f}" if abs(value) >= 1000 else f"{value:+.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def _range(low: float, high: float) -> str:
@@ -156,8 +163,9 @@ def _range(low: float, high: float) -> str:
 
 def _names(group: Mapping[str, Any]) -> list[str]:
     """Storage, approach and metric of a group."""
-    label = metric_of(group["metric"]).label
-    return [_cell(each) for each in (group["storage"], group["approach"], label)]
+    storage = group["storage"].upper() if group["storage"].islower() else group["storage"]
+    approach = _APPROACHES.get(group["approach"], group["approach"])
+    return [_cell(each) for each in (storage, approach, metric_of(group["metric"]).label)]
 
 
 def _cell(text: str) -> str:
