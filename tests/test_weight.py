@@ -40,7 +40,7 @@ evals/report                         9280  4185
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235
-evals/atlas                           730   415
+evals/atlas                           740   420
 """
 
 

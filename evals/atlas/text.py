@@ -73,8 +73,9 @@ def _sentences(group: Mapping[str, Any]) -> str:
     storage, approach, metric = _names(group)
     items = sum(row["items"] for row in group["studies"])
     text = (
-        f"{storage}, answers {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: the harm in "
-        f"{metric} against 16 bits is {_number(pooled['mean'])} {group['unit']} (95% interval {_range(*pooled['ci'])}"
+        f"{storage}, answers {approach}, in {len(group['studies'])} studies with {items:,} held-out questions: the "
+        f"harm in {metric} against 16 bits is {_number(pooled['mean'])} {group['unit']} "
+        f"(95% interval {_range(*pooled['ci'])}"
     )
     if pooled["prediction"]:
         text += f"; one more study like these: {_range(*pooled['prediction'])}"
