@@ -200,7 +200,7 @@ def test_an_arm_from_outside_is_found_in_config_command_line_page_and_report(plu
 
 
 @pytest.mark.train
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_third_arm_goes_from_training_to_report_answers_and_export(
     bundled_models, tmp_path, plugged
 ):

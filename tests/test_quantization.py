@@ -194,7 +194,7 @@ def test_a_base_of_a_method_from_outside_is_loaded_as_planned(tmp_path):
 
 @pytest.mark.train
 @pytest.mark.usefixtures("plugin", "bundled_models")
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_study_trains_scores_and_exports_over_a_base_of_a_method_from_outside(tmp_path):
     settings = {
         **QUICK,

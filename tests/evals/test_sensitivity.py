@@ -70,7 +70,7 @@ def harm(study: Study, baseline: list[Any], candidate: list[Any]) -> Comparison:
     )
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(study, folder):
     shuffled = Study(study.folder.with_name("shuffled"))
     shutil.copytree(study.folder, shuffled.folder)
@@ -106,7 +106,7 @@ def test_an_arm_trained_on_shuffled_answers_is_worse_and_its_own_copy_is_not(stu
     assert same.delta == 0.0 and same.verdict == "no worse"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_quantized_bases_are_worse_than_float16(study, folder, compute_dtype):
     prompter = ChatTokenizer.load(folder)
     scores = {

@@ -189,7 +189,7 @@ def test_an_export_is_written_as_the_scored_file_or_by_the_settings():
 
 
 @pytest.mark.train
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_importance_matrix_lowers_the_weighted_error(study, short_base, tmp_path):
     from gguf import GGUFReader, dequantize
 

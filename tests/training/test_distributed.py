@@ -132,7 +132,7 @@ def base(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.long
+@pytest.mark.cluster
 def test_ddp_gives_the_loss_curve_of_one_process(base):
     """With dropout, whose draws do not depend on which process makes them."""
     alone = {dtype: a_study(f"alone-{dtype}", base, dtype) for dtype in TOLERANCE}
@@ -155,7 +155,7 @@ def test_ddp_gives_the_loss_curve_of_one_process(base):
 
 
 @pytest.mark.timeout(400)
-@pytest.mark.long
+@pytest.mark.cluster
 def test_fsdp_gives_the_loss_curve_of_one_process(base):
     """4-bit weights in words of the compute dtype; without dropout, which the plain arithmetic draws otherwise."""
     alone = a_study("alone", base, "bfloat16", train__dropout=0)
@@ -204,7 +204,7 @@ def test_a_killed_training_of_two_processes_resumes_to_the_same_bytes(base, spre
     assert curves(calm, "qlora") == curves(killed, "qlora")
 
 
-@pytest.mark.long
+@pytest.mark.cluster
 def test_a_failure_of_one_process_is_reported_in_one_line(base):
     study = a_study("broken", base, "float32", executor__devices=2)
     (study.folder / "data" / "validation.jsonl").write_text("{", encoding="utf-8")
