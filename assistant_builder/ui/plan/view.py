@@ -118,7 +118,7 @@ def time_table(plan: Plan) -> Markup:
             "",
             t("Steps"),
             t("10¹⁵ operations"),
-            t("Time"),
+            t("Training time"),
             t("Cost"),
             t("Memory to chat"),
             t("Recomputes activations"),
@@ -173,7 +173,7 @@ def assumptions(plan: Plan) -> str:
         learnt = t(
             "No run has finished on this machine yet: the time may be off by a factor of two."
         )
-    return " ".join([*parts, learnt])
+    return " ".join([*parts, learnt, t("Tests and report are not in it: the tab Train says both.")])
 
 
 @names_bits
@@ -189,7 +189,7 @@ def plan_text(plan: Plan) -> tuple[list[str], list[list[str]], list[str]]:
     rows += [
         [t("Peak"), *(_peak(method) for method in methods.values())],
         ["", *(t(_FITS[method.fit]) for method in methods.values())],
-        [t("Time"), *(duration(method.seconds) for method in methods.values())],
+        [t("Training time"), *(duration(method.seconds) for method in methods.values())],
         [t("Cost"), *(money(method.cost(price)) for method in methods.values())],
     ]
     lines = [  # the command line is English
