@@ -372,7 +372,7 @@ class _FormatScoring:
             self._reference
         )  # loaded and released first, so that one model is in memory at a time
         loading.free_memory()
-        model = load_dequantized(path, dtype=loading.DTYPES[spec.compute_dtype])
+        model = load_dequantized(path, self._base, dtype=loading.DTYPES[spec.compute_dtype])
         if model is None:
             self._clock.tick(self._likelihood, len(self._items))
             self._clock.tick("fidelity", reference.items)

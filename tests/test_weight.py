@@ -19,7 +19,7 @@ assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2050
-assistant_builder/models             4130  2130
+assistant_builder/models             4145  2145
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4640  2465

@@ -175,7 +175,7 @@ class GgufFormat(ExportFormat):
     ) -> Any:
         """Dequantize the file; None if transformers does not know the architecture's GGUF."""
         others = options.keys() - {"use_safetensors", "trust_remote_code"}
-        return load_dequantized(only_gguf(folder), **{key: options[key] for key in others})
+        return load_dequantized(only_gguf(folder), base, **{key: options[key] for key in others})
 
     def snippets(self, context: LoadingContext) -> list[Snippet]:
         """Ollama, llama.cpp's server."""

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,15 @@ def convert_checkpoint(
         raise
 
 
-def load_dequantized(path: Path, **options: Any) -> Any:
+def load_dequantized(path: Path, base: Path, **options: Any) -> Any:
     """Load the dequantized weights of a GGUF file as a model of transformers; imports torch.
+
+    What transformers reads from a GGUF file lacks settings of the model, for example the scaling of RoPE in Llama 3.1
+    and later, which is a tensor of the file. They are those of the base.
 
     Args:
         path: The file.
+        base: Folder of the model that the file was made from, or of its base.
         options: Arguments of ``from_pretrained``, such as ``dtype``.
 
     Returns:
@@ -161,6 +166,22 @@ def load_dequantized(path: Path, **options: Any) -> Any:
 
     options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, **options)
+        return AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, config=_config(path, base), **options
+        )
     except (ValueError, NotImplementedError):
         return None
+
+
+def _config(path: Path, base: Path) -> Any:
+    from transformers import AutoConfig
+
+    found = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    with suppress(ValueError):  # code that comes with the model
+        own = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
+        own = own.get_text_config()
+        if own.model_type == found.model_type:  # llama.cpp computes some as another one
+            vars(own).pop("quantization_config", None)  # of the base's own storage
+            own.vocab_size = found.vocab_size  # the file may lack rows without a token
+            return own
+    return found

@@ -118,7 +118,7 @@ def test_an_export_has_one_file_that_the_modelfile_names(study, short_base, tmp_
 
 @pytest.mark.long
 @pytest.mark.train
-def test_the_weights_are_those_of_the_merged_export(study, tmp_path):
+def test_the_weights_are_those_of_the_merged_export(study, short_base, tmp_path):
     write_export(
         study,
         parse_export("lora", "merged"),
@@ -129,7 +129,7 @@ def test_the_weights_are_those_of_the_merged_export(study, tmp_path):
     )
     path = GgufFiles(study, "lora").ensure(["BF16"])["BF16"]
     merged = load_file(tmp_path / "merged" / "model.safetensors")
-    found = load_dequantized(path, dtype=torch.bfloat16).state_dict()
+    found = load_dequantized(path, short_base, dtype=torch.bfloat16).state_dict()
     assert all(torch.equal(found[name], value.to(torch.bfloat16)) for name, value in merged.items())
 
 
