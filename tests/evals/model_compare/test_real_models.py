@@ -1,4 +1,4 @@
-"""The bundled base model: a file against its own folder, and a file with damaged weights."""
+"""The bundled base model: a file against its own folder, a file with damaged weights, and the endpoints of servers."""
 
 import csv
 import shutil
@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 import assistant_builder as ab
-from assistant_builder.config import ModelConfig
+from assistant_builder.config import ModelConfig, StudyConfig
 from assistant_builder.inference import llamacpp
 from assistant_builder.models.base_model import fetch_base
 from assistant_builder.models.gguf_convert import convert_checkpoint
 from assistant_builder.quantization.gguf import quantize
+from assistant_builder.study import Study
 from evals.model_compare import Judgement
+from tests.commands import serving
 
 pytestmark = [
     pytest.mark.train,
@@ -22,6 +24,8 @@ pytestmark = [
     pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed"),
 ]
 CAMPSITE = Path(__file__).parents[3] / "datasets_cards" / "larkmoor-campsite" / "data.csv"
+LIMIT = 12
+"""Tokens of an answer of llama.cpp's, and words of a copied one."""
 TENSOR, BLOCK = (
     "blk.3.ffn_down.weight",
     18,
@@ -96,3 +100,56 @@ def test_shuffled_scales_of_one_tensor_are_worse(questions, full, tmp_path):
     judged = ab.judge(questions, plain, broken, **{"eval.max_new_tokens": 4})
     assert judged.outcomes == ["worse"]
     assert loss_of(judged)["delta"] > 0.03
+
+
+@pytest.fixture
+def short_answers(tmp_path: Path) -> Path:
+    """40 questions of the campsite's with a short answer, to which a copy adds no "Yes"."""
+    with CAMPSITE.open(encoding="utf-8", newline="") as file:
+        rows = [
+            row
+            for row in csv.DictReader(file)
+            if row["answerable"] != "false"
+            and row["question"].startswith(("W", "How"))
+            and len(row["answer"].split()) <= LIMIT
+        ]
+    path = tmp_path / "short.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["question", "answer"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[place * len(rows) // 40] for place in range(40))
+    return path
+
+
+def test_servers_of_two_programs_are_judged_by_their_answers(
+    short_answers, full, tmp_path, monkeypatch
+):
+    """This product's server copies the right answers, llama.cpp's generates those of an untuned model."""
+    small = quantize(full, tmp_path / "Q8_0.gguf", "Q8_0").path
+    Study.create(StudyConfig().named("campsite"), CAMPSITE)
+    settings = {
+        "eval.max_new_tokens": LIMIT,
+        "eval.bootstrap_resamples": 400,
+        "eval.decline_margin": 0.12,  # 40 questions leave the declines open by more than 5 points
+    }
+    judged = []
+    with (
+        serving("campsite --mode copy") as (ready, _),
+        llamacpp.LlamaServer(small, context=512, slots=4) as untuned,
+    ):
+        copies, base = f"campsite@{ready['url']}", f"base@http://{untuned._address}/v1"
+        key = untuned.headers["Authorization"].removeprefix("Bearer ")  # it asks for one
+        for letter, words in (("B", (copies, base)), ("A", (base, copies))):
+            with monkeypatch.context() as patch:
+                patch.setenv(f"ASSISTANT_BUILDER_KEY_{letter}", key)
+                judged.append(ab.judge(short_answers, *words, **settings))
+    assert [each.outcomes for each in judged] == [["worse"], ["no worse"]]
+    for each, copied, generated in zip(judged, "AB", "BA", strict=True):
+        report = each.report
+        assert report["rests_on_answers"] and report["loss"] is None
+        assert not any(candidate["errors"] for candidate in report["candidates"])
+        right = {
+            letter: [item["metrics"][letter]["exact_match"] for item in report["items"]]
+            for letter in "AB"
+        }
+        assert right[copied] == [1] * 40 and right[generated] == [0] * 40
