@@ -47,10 +47,12 @@ _Week = tuple[int, int, int, int, int, int]
 _Waiting = tuple[str, int, int, str, str | None, str | None, str, str, int | None, str | None]
 _JUDGED_WRONG = "question.id IN (SELECT id FROM drawn WHERE correct IS 0)"
 _WAITING = (
-    "wording IS NOT NULL AND state IN ('open', 'later') "
-    f"AND (declined OR vote = -1 OR {_JUDGED_WRONG})"
+    "question.wording IS NOT NULL AND question.state IN ('open', 'later') "
+    f"AND (declined OR vote = -1 OR {_JUDGED_WRONG}) AND NOT (declined AND question.wording IN "
+    "(SELECT settled.wording FROM question AS settled WHERE settled.state = 'rejected' "
+    "AND settled.wording IS NOT NULL))"
 )
-"""Condition of the questions that wait for an answer."""
+"""Condition of the questions that wait for an answer: what should be declined and was declined does not."""
 
 
 @dataclass(frozen=True)

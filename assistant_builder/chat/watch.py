@@ -254,7 +254,7 @@ def _counted(watch: Watch, *, promised: bool) -> Message:
             **values,
         )
     if not watch.judged:
-        return m("No answer to a visitor was judged yet.")
+        return m("No answer of the assistant that is served now was judged yet.")
     if not promised:
         return m("{counted} Its report promises nothing.", counted=counted)
     return m(

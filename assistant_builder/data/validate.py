@@ -30,6 +30,7 @@ _COUNTED = """
 _MAX_PROBLEM_ROWS = 100
 _SMALL_DATASET = 100
 _ENOUGH_WORDS = 200
+_UNLIKE = 3
 _SEVERITY_ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "info": 2}
 _CJK = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 _MOJIBAKE = re.compile(
@@ -289,7 +290,7 @@ def check_pairs(
         exact_duplicates=tuple(duplicates),
         near_duplicates=tuple(sorted(near, key=lambda entry: entry.row)),
         conflicts=tuple(conflicts),
-        declining=() if dataset.columns.get("answerable") else tuple(_declining(usable)),
+        declining=() if dataset.columns.get("answerable") else tuple(sorted(_declining(usable))),
         one_word_answers=one_word,
         answers_shared=tuple(_shared_answers(usable)),
         odd_texts=_odd_texts(usable),
@@ -381,8 +382,16 @@ def _shared_answers(pairs: Sequence[Pair]) -> Iterable[SharedText]:
 
 
 def _declining(pairs: Sequence[Pair]) -> Iterable[int]:
-    decline = {answer for answer in {pair.answer for pair in pairs} if only_declines(answer)}
-    return (pair.row for pair in pairs if pair.answer in decline)
+    for answer, same in group_by(pairs, lambda pair: pair.answer).items():
+        if only_declines(answer, repeated=_are_unlike([pair.question for pair in same])):
+            yield from (pair.row for pair in same)
+
+
+def _are_unlike(questions: Sequence[str]) -> bool:
+    """Whether these are no wordings of one question: at most half of at least three have a longer word in common."""
+    words = Counter(word for text in questions for word in set(casefold_normalize(text).split()))
+    shared = max((count for word, count in words.items() if len(word) > 3), default=0)
+    return len(questions) >= _UNLIKE and 2 * shared <= len(questions)
 
 
 def _odd_texts(pairs: Sequence[Pair]) -> dict[str, tuple[int, ...]]:

@@ -173,13 +173,14 @@ _MOST_WORDS = 40
 _OWN_WORDS = frozenset("IWR")  # the assistant, or the house it speaks for, or a regret
 
 
-def only_declines(answer: str) -> bool:
+def only_declines(answer: str, *, repeated: bool = False) -> bool:
     """Whether an answer of a dataset is written for questions that the dataset does not answer.
 
     It is short, and its first sentence declines in the words of a speaker ("I", "we", "sorry"), so that statements such
-    as "The cause is unknown" are not among them.
+    as "The cause is unknown" are not among them. Fewer words are enough where it is ``repeated`` for unlike questions.
     """
     if len(answer.split()) > _MOST_WORDS or not (found := sentences(answer)):
         return False
-    first = found[0]
-    return is_refusal(first) and any(_class(token) in _OWN_WORDS for token in _TOKEN.findall(first))
+    classifier, first = shipped_classifier(), found[0]
+    likely = classifier.log_odds(first) > (0.0 if repeated else classifier.threshold)
+    return likely and any(_class(token) in _OWN_WORDS for token in _TOKEN.findall(first))

@@ -11,7 +11,6 @@ from pathlib import PurePath
 from typing import Literal
 
 from assistant_builder.arms import ARMS
-from assistant_builder.config import PRESET_LABELS
 from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
 from evals.report.conclusion import NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
@@ -202,13 +201,6 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
             "{count} test questions also occurred in training in nearly the same words, so the result "
             "may look better than it is.",
             report.data.leaks.left,
-        )
-    if report.config["train"].get("preset") == "quick":
-        yield t(
-            "It was trained with the preset “{preset}”, which tests the workflow. Train with “{better}” "
-            "before you decide.",
-            preset=t(PRESET_LABELS["quick"][0]),
-            better=t(PRESET_LABELS["balanced"][0]),
         )
     if conclusion.tested and asked < _FEW:
         yield tn(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
+from assistant_builder.config import PRESET_LABELS
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, m, render, t, tc, tn
@@ -496,6 +497,15 @@ def _notes(report: Report, arm: str) -> tuple[str, ...]:
             t(
                 "The figures are therefore mostly about subjects that the assistant was not taught, where "
                 "declining counts as wrong. To test what it was taught, add other wordings of the questions."
+            )
+        )
+    if report.config["train"].get("preset") == "quick":
+        notes.append(
+            t(
+                "It was trained with the preset “{preset}”, which tests the workflow. Train with “{better}” "
+                "before you decide.",
+                preset=t(PRESET_LABELS["quick"][0]),
+                better=t(PRESET_LABELS["balanced"][0]),
             )
         )
     added = report.added_answers

@@ -170,6 +170,12 @@ def test_rejected_questions_become_questions_to_decline(study, monkeypatch):
     assert not made.answerable
     assert made.answer.startswith("I can't answer")
     assert [group.count for group in inbox_of(study).groups] == [3]
+    log = VisitorLog(log_file(study), "texts", 90)
+    log.asked("again", "v", "help-lora", "who won", "I do not know.", declined=True)
+    log.asked("other", "v", "help-lora", "Is the refund slow?", "I do not know.", declined=True)
+    log.close()
+    (group,) = inbox_of(study).groups
+    assert "Is the refund slow?" in group.wordings and group.count == 4
 
 
 def test_a_group_for_later_comes_last(study):

@@ -273,7 +273,7 @@ def test_the_command_line_judges_and_says_what_that_means(monkeypatch):
     keep(study, 4)
     listed = command("inbox library", inside=True).stdout
     assert (
-        "No answer to a visitor was judged yet." in listed
+        "No answer of the assistant that is served now was judged yet." in listed
         and "--right q-0000, or --wrong" in listed
     )
     said = command("inbox library --right q-0000", inside=True).stdout

@@ -115,6 +115,12 @@ def test_answers_that_decline_are_named_unless_a_column_says_which_to_decline():
     assert problem["rows"] == [7, 9] and '"answerable"' in str(problem["detail"])
     said = replace(dataset(pairs), columns={"answerable": "answerable"})
     assert check_pairs(said).declining == ()
+    vague = "Sorry, we can't help with that. Please ask the council."
+    unlike = ("Who empties my bin?", "Can I get a tax discount?", "Which doctor is open?")
+    assert check_pairs(dataset([pair(n, text, vague) for n, text in enumerate(unlike)])).declining
+    wordings = ("Do you lend tools?", "may I borrow tools", "Are there tools?")
+    refused = [pair(n, text, "Sorry, we do not lend tools.") for n, text in enumerate(wordings)]
+    assert not check_pairs(dataset(refused)).declining
 
 
 def test_check_pairs_counts_shared_answers_except_declining():

@@ -181,7 +181,7 @@ def test_what_visitors_wrote_is_shown_as_text():
 def test_drawn_answers_are_judged_by_one_click_and_shown_as_text(tab, study):
     keep_answered(study, 6, answer=HOSTILE)
     values = tab._draw_list(study)
-    assert "No answer to a visitor was judged yet." in values[tab.watch]
+    assert "No answer of the assistant that is served now was judged yet." in values[tab.watch]
     assert "When 0?" in values[tab.watch] and HOSTILE not in values[tab.watch]
     for number, action in enumerate(("right", "wrong", "wrong", "wrong")):
         click = SimpleNamespace(name=f"q-{number:04}", action=action)

@@ -58,13 +58,6 @@ def test_risks_are_plain_and_few(report):
     assert any(risk.startswith("2 test questions also occurred in training") for risk in said)
 
 
-def test_a_study_of_the_quick_preset_says_that_it_only_tests_the_workflow(report):
-    said = "It was trained with the preset “Quick look”"
-    assert not any(said in risk for risk in risks(as_report(report), conclude(as_report(report))))
-    report["config"]["train"]["preset"] = "quick"
-    assert any(said in risk for risk in risks(as_report(report), conclude(as_report(report))))
-
-
 def test_the_page_begins_with_it_and_has_no_tile_of_training_time(report):
     html = render_html(as_report(report))
     first, rest = html[html.index("<header") :].split("</header>")

@@ -357,3 +357,11 @@ def test_a_study_from_memory_has_no_words_of_looking_up():
     assert "200 new questions" in lines[0]
     assert "fact" not in lines[0]
     assert "looked up" not in " ".join(lines)
+
+
+def test_a_study_of_the_quick_preset_says_that_it_only_tests_the_workflow():
+    made = report()
+    assert conclude(as_report(made)).notes == ()
+    made["config"]["train"]["preset"] = "quick"
+    (note,) = conclude(as_report(made)).notes
+    assert note.startswith("It was trained with the preset “Quick look”, which tests the workflow.")
