@@ -10,6 +10,7 @@ import pytest
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_pairs
 from assistant_builder.data.wordings import Wording
+from assistant_builder.errors import DataError
 from assistant_builder.study import Study
 from assistant_builder.ui.data.columns import MAX_COLUMNS, choose_roles, column_note, shown_columns
 from assistant_builder.ui.data.form import final_prompt, system_prompt
@@ -246,6 +247,8 @@ def test_questions_whose_answer_declines_are_marked_by_one_button(form, tmp_path
     rows = [f"What is bike {n}?,It costs {n} euros." for n in range(30)]
     rows += [f"Who is mayor {n}?,I am sorry; I have no information about that." for n in range(4)]
     path.write_text("\n".join(["question,answer", *rows]))
+    with pytest.raises(DataError, match="no readable data file"):
+        form._mark_to_decline({**values_of(form), form.source: None, form.mapping: {}})
     shown = loaded(form, path)
     assert shown[form.decline] == gr.update(
         value="Mark 4 questions as ones to decline", visible=True

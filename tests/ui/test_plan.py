@@ -41,7 +41,7 @@ def test_the_text_for_the_terminal_is_complete():
     plan = plan_for("llama-3.3-70b-instruct", "A100 80 GB")
     columns, rows, lines = plan_text(plan)
     assert columns[1:] == [label_of(name) for name in ("qlora", "lora")]
-    assert {row[0] for row in rows} >= {*PARTS.values(), "Peak", "Time", "Cost"}
+    assert {row[0] for row in rows} >= {*PARTS.values(), "Peak", "Training time", "Cost"}
     assert any(line.startswith("Recommended: qlora.") for line in lines)
 
 

@@ -396,6 +396,7 @@ class NewStudyForm:
         return {self.editor.message: done, **self._look(path, values[self.mapping], values)}
 
     def _mark_to_decline(self, values: Values) -> Updates:
+        self._usable(values)
         base, _ = self._edited(values)
         rows = self._usable({**values, self.source: str(base)}).declining
         target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
