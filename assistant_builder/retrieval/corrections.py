@@ -66,7 +66,7 @@ class Corrected:
 
     Attributes:
         index: The facts; a correction has a row below those of statements, and a fact that it replaces keeps its own.
-        answers: Normalized question → the correction of its answer.
+        answers: Normalized question → the correction of its answer, or its answer in a row that the index lacks.
     """
 
     index: Index
@@ -74,11 +74,19 @@ class Corrected:
 
     @classmethod
     def of(
-        cls, index: Index, corrections: Sequence[Correction], embedder: TextEncoder
+        cls,
+        index: Index,
+        corrections: Sequence[Correction],
+        embedder: TextEncoder,
+        rows: Mapping[str, Fact],
     ) -> Corrected:
-        """The facts of an index and of corrections, of which a later one replaces an earlier one."""
+        """The facts of an index and of corrections, of which a later one replaces an earlier one.
+
+        ``rows``: normalized questions of rows that the index lacks. They are found by these very questions alone, so
+        that every other question is answered as it was measured.
+        """
         if not corrections:
-            return cls(index)
+            return cls(index, rows)
         answers: dict[str, Fact] = {}
         changed: dict[int, Fact] = {}
         known = {fact.answer_key for fact in index.facts}
@@ -103,7 +111,7 @@ class Corrected:
             facts[place], all_vectors[place] = fact, vector
         all_vectors = np.concatenate([all_vectors, vectors[len(changed) :]])
         changed_index = Index([*facts, *new], all_vectors, index.embedder, spells=index.spells)
-        return cls(changed_index, answers)
+        return cls(changed_index, {**rows, **answers})
 
 
 def _is_edit(wrong: str, answer: str) -> bool:
@@ -126,4 +134,9 @@ def source_record(fact: Fact, similarity: float) -> dict[str, Any]:
 def corrected_answer(fact: Fact) -> tuple[tuple[dict[str, Any], ...], bool, dict[str, Any]]:
     """Sources of a corrected answer, whether it declines, and how it was made."""
     sources = (source_record(fact, 1.0),) if fact.answerable else ()
-    return sources, not fact.answerable, {"mode": "copy", "confidence": 1.0, "corrected": True}
+    judged: dict[str, Any] = {"mode": "copy", "confidence": 1.0}
+    return (
+        sources,
+        not fact.answerable,
+        judged | ({"corrected": True} if fact.is_correction else {}),
+    )

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from assistant_builder.data import Message, Pair
+from assistant_builder.data import Message, Pair, load_split
+from assistant_builder.data.types import SplitName
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.models.chat_template import ChatTokenizer
@@ -23,7 +24,7 @@ from assistant_builder.retrieval.corrections import (
 )
 from assistant_builder.retrieval.decline import Retrieved
 from assistant_builder.retrieval.grounding import DEPTH, Grounder, shown_facts
-from assistant_builder.retrieval.index import Fact, Hit, Index, Query, TextEncoder
+from assistant_builder.retrieval.index import Fact, Hit, Index, Query, TextEncoder, facts_of
 from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.study import Study
 
@@ -127,16 +128,18 @@ class Retriever:
         dropped: frozenset[int] = frozenset(),
         record: Callable[[Hit], dict[str, Any]] | None = None,
         corrects: bool = False,
+        rows: Mapping[str, Fact] | None = None,
     ) -> None:
-        """``corrects``: the corrections of the study are served, from the moment at which they are saved."""
+        """``corrects``: corrections of the study are served once they are saved; ``rows``: see :meth:`Corrected.of`."""
         self.study, self.embedder, self._grounder = study, embedder, grounder
         self.waiting, self.dropped, self._record = waiting, dropped, record
         self._measured, self._corrects = index, corrects
-        self._corrected, self._stamp = Corrected(index), ""
+        self._rows = rows or {}
+        self._corrected, self._stamp = Corrected(index, self._rows if corrects else {}), ""
 
     def _like(self, index: Index | None = None, **changes: Any) -> Retriever:
         how: dict[str, Any] = {"waiting": self.waiting, "dropped": self.dropped}
-        how |= {"record": self._record, "corrects": self._corrects, **changes}
+        how |= {"record": self._record, "corrects": self._corrects, "rows": self._rows, **changes}
         return Retriever(self.study, index or self._measured, self.embedder, self._grounder, **how)
 
     @classmethod
@@ -167,7 +170,8 @@ class Retriever:
             )
         count = study.config.retrieval.facts
         grounder = Chooser(count) if prompter is None else Grounder.of(study, prompter)
-        return cls(study, index, embedder, grounder, corrects=served)
+        rows = rows_without_a_fact(study, index) if served else {}
+        return cls(study, index, embedder, grounder, corrects=served, rows=rows)
 
     @property
     def index(self) -> Index:
@@ -193,7 +197,9 @@ class Retriever:
             # a damaged file is reported where corrections are listed, and must not end the answers
             with suppress(AssistantBuilderError):
                 corrections = read_corrections(self.study)
-                self._corrected = Corrected.of(self._measured, corrections, self.embedder)
+                self._corrected = Corrected.of(
+                    self._measured, corrections, self.embedder, self._rows
+                )
             self._stamp = stamp
         return self._corrected
 
@@ -248,3 +254,21 @@ class Retriever:
                 Found(grounded, sources, evidence, near, withheld, self._record, corrected)
             )
         return results
+
+
+def rows_without_a_fact(study: Study, index: Index) -> dict[str, Fact]:
+    """Normalized question → fact, of the validation and held-out rows whose question is not in the index.
+
+    Without ``retrieval.final_index`` there are none, nor for questions that the rows answer differently.
+    """
+    if not study.config.retrieval.final_index:
+        return {}
+    known, rows = {fact.query.key for fact in index.facts}, dict[str, Fact]()
+    splits: tuple[SplitName, ...] = ("validation", "heldout")
+    names = [name for name in splits if study.split_file(name).is_file()]
+    for pair in (pair for name in names for pair in load_split(study.folder / "data", name)):
+        if len(facts := facts_of(pair)) != 1 or pair.respelled is not None:
+            continue
+        if rows.setdefault(facts[0].query.key, facts[0]).answer_key != facts[0].answer_key:
+            known.add(facts[0].query.key)
+    return {key: fact for key, fact in rows.items() if key not in known}

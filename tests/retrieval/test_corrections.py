@@ -6,16 +6,18 @@ import pytest
 
 from assistant_builder.chat.feedback import add_correction, correction_rows, remove_correction
 from assistant_builder.config import StudyConfig
-from assistant_builder.data import Message
+from assistant_builder.data import Message, load_split
 from assistant_builder.inference.grounded import Generation, Grounded
 from assistant_builder.models import embedding
+from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.copying import Copier
-from assistant_builder.retrieval.corrections import read_corrections
+from assistant_builder.retrieval.corrections import corrected_answer, read_corrections
 from assistant_builder.retrieval.decline import score_rule
-from assistant_builder.retrieval.index import Index
-from assistant_builder.retrieval.retriever import Chooser, Retriever
+from assistant_builder.retrieval.index import Index, Query
+from assistant_builder.retrieval.retriever import Chooser, Retriever, rows_without_a_fact
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
+from tests.synthetic_study import LARGE, new_study, with_data
 
 SHEET = Path(__file__).with_name("marl_street_baths.csv")
 WARM, WARMER = "The teaching pool has 31 degrees.", "The teaching pool has 32 degrees."
@@ -99,6 +101,37 @@ def test_a_trained_assistant_gives_the_correction_without_its_model(tmp_path, mo
     (chunk,) = grounded.one(asked, find, generate, lambda text: (text, 2, "stop"))
     assert (chunk.text_delta, chunk.declined) == ("At ten.", False)
     assert chunk.sources[0]["answer"] == "At ten."
+
+
+def test_a_question_of_a_test_row_has_its_own_answer_and_changes_no_other():
+    study = with_data(new_study("ferries", LARGE, approaches=["grounded"]))
+    training, validation, heldout = (
+        load_split(study.folder / "data", name) for name in ("train", "validation", "heldout")
+    )
+    index, embedder = Index.build(training, FakeEmbedder()), FakeEmbedder()
+    rows = rows_without_a_fact(study, index)
+    assert rows and {fact.row for fact in rows.values()} <= {
+        pair.row for pair in (*validation, *heldout)
+    }
+    served = Retriever(study, index, embedder, Chooser(2), corrects=True, rows=rows)
+    row = next(each for each in heldout if each.answerable)
+
+    def find(retriever, question):
+        messages = (Message("user", question),)
+        return retriever.find([Look(Query(question), messages)])[0]
+
+    exact = find(served, row.question.upper())
+    assert exact.corrected is not None and exact.corrected.answer == row.answer
+    sources, declined, judged = corrected_answer(exact.corrected)
+    assert sources[0]["row"] == row.row and not declined and "corrected" not in judged
+    assert find(served.measured, row.question).corrected is None
+    other = f"{row.question} and where"
+    assert find(served, other).evidence == find(served.measured, other).evidence
+    add_correction(study, row.question, "At noon.")
+    assert find(served, row.question).corrected.answer == "At noon."
+    other_setting = study.config.with_changes({"retrieval.final_index": False})
+    study.write_config(other_setting)
+    assert rows_without_a_fact(Study(study.folder), index) == {}
 
 
 def test_corrections_are_rows_for_a_spreadsheet(copier):
