@@ -589,4 +589,4 @@ def _four_bit(report: Report) -> str:
             "Too few test questions to say whether the compact one is as good: {figures}.",
             figures=figures,
         )
-    return " ".join((said, t("While this is undecided, the full one is recommended.")))
+    return " ".join((said, t("Until then, take the full one.")))

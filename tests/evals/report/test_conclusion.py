@@ -241,12 +241,12 @@ def test_the_comparison_with_copying(against_copy, words):
         (
             {"outcome": "inconclusive"},
             "Too few test questions to say whether the compact one is as good: 178 of 200 right, the full one 180. "
-            "While this is undecided, the full one is recommended.",
+            "Until then, take the full one.",
         ),
         (
             {"outcome": "inconclusive", "trained_again": {"seed_share": 0.8}},
             "Too few training seeds to say whether the compact one is as good: 178 of 200 right, the full one 180. "
-            "While this is undecided, the full one is recommended.",
+            "Until then, take the full one.",
         ),
     ],
 )
