@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2050
 assistant_builder/models             4145  2145
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4670  2480
+assistant_builder/retrieval          4680  2480
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3560  1945
 assistant_builder/store              1150   750
