@@ -10,11 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4840  2565
-assistant_builder/chat               2980  1665
+assistant_builder/chat               2970  1665
 assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
-assistant_builder/data               5400  2900
+assistant_builder/data               5390  2900
 assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2050
 assistant_builder/models             4145  2145
 assistant_builder/planning           2580  1430
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4680  2480
+assistant_builder/retrieval          4670  2485
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3560  1945
 assistant_builder/store              1150   750

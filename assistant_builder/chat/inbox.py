@@ -184,13 +184,9 @@ def _group(rows: Sequence[Any]) -> QuestionGroup:
     shown: dict[str, str] = {}
     for wording, question in zip(wordings, questions, strict=True):
         shown.setdefault(wording, question)
-    kinds: tuple[tuple[Problem, Sequence[int]], ...] = (
-        ("declined", declined),
-        ("judged wrong", wrong),
-    )
-    problem: Problem = next(
-        (kind for kind, rows_of in kinds if 2 * sum(rows_of) >= len(rows)), "voted down"
-    )
+    problem: Problem = "judged wrong" if 2 * sum(wrong) >= len(rows) else "voted down"
+    if 2 * sum(declined) >= len(rows):
+        problem = "declined"
     return QuestionGroup(
         ids[0],
         tuple(shown[wording] for wording, _ in Counter(wordings).most_common()),

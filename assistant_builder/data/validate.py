@@ -109,9 +109,8 @@ class Findings:
     exact_duplicates: tuple[Duplicate, ...]  # copies of earlier rows
     near_duplicates: tuple[NearDuplicate, ...]  # questions similar to an earlier one
     conflicts: tuple[SharedText, ...]  # questions with different answers
-    declining: tuple[
-        int, ...
-    ]  # rows whose answer declines, where no column says which questions to decline
+    # rows whose answer declines, where no column says which questions to decline
+    declining: tuple[int, ...]
     one_word_answers: tuple[int, ...]
     answers_shared: tuple[SharedText, ...]  # answers to several questions, often intended
     odd_texts: dict[str, tuple[int, ...]]  # kind → rows

@@ -135,8 +135,6 @@ def corrected_answer(fact: Fact) -> tuple[tuple[dict[str, Any], ...], bool, dict
     """Sources of a corrected answer, whether it declines, and how it was made."""
     sources = (source_record(fact, 1.0),) if fact.answerable else ()
     judged: dict[str, Any] = {"mode": "copy", "confidence": 1.0}
-    return (
-        sources,
-        not fact.answerable,
-        judged | ({"corrected": True} if fact.is_correction else {}),
-    )
+    if fact.is_correction:
+        judged["corrected"] = True
+    return sources, not fact.answerable, judged
