@@ -1,7 +1,6 @@
 """Families 1,024 wide, converted and quantized: llama.cpp computes what transformers computes with the same weights."""
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tests.tiny_models import sizes_of
 
 pytestmark = [
     pytest.mark.train,
+    pytest.mark.usefixtures("one_thread"),
     pytest.mark.long,
     pytest.mark.skipif(not llamacpp.is_installed(), reason="xllamacpp is not installed"),
     pytest.mark.skipif(not k_quants.is_installed(), reason="libgguf is not installed"),
@@ -60,17 +60,6 @@ AS_WRITTEN = 0.01
 """Nats that a token of the F16 file may differ by: llama.cpp rounds activations, keys and values to float16."""
 ROUNDED = 0.06
 """Mean nats per token of a quantized file: llama.cpp rounds activations to 8 bits, in blocks like those of weights."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another cost such a small model more than they save, also in llama.cpp."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
 
 
 def wide_model(family: str, folder: Path) -> Any:

@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,7 @@ from assistant_builder.study import Study
 from tests.commands import command, python, refusal_of
 from tests.export.tiny import scored, tiny_base, tiny_study
 
-pytestmark = pytest.mark.train
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for one another cost such a small model more than they save, also in the children."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.train, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")
