@@ -39,6 +39,7 @@ from assistant_builder.planning.training_time import (
     total_steps,
 )
 from assistant_builder.quantization import texts_of
+from assistant_builder.retrieval.augment import repetitions
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -184,6 +185,7 @@ class Plan:
     shards: int = 1  # FSDP devices
     # seconds by method of a run in progress
     measured: Mapping[str, float] = field(default_factory=dict)
+    repetitions: int = 1  # of each pair in an epoch
 
     @cached_property
     def adapted(self) -> tuple[Module, ...]:
@@ -328,7 +330,8 @@ class Plan:
         # a frozen weight costs 2 operations forward and 2 backward (gradient of its input), 2 more if checkpointing
         # repeats the forward pass; one of an adapter costs 2 more backward. Causal attention adds two products over
         # half the length, each with two backward products. The head is computed for supervised positions only.
-        architecture, steps = self.architecture, total_steps(train, self.pairs)
+        architecture = self.architecture
+        steps = total_steps(train, self.pairs * self.repetitions)
         recomputed, frozen = 2 if checkpointing else 0, 4
         adapters = sum(adapter_parameters(each, train.rank) for each in self.adapted)
         length = round(self.lengths.mean)
@@ -446,6 +449,8 @@ def plan_study(
 ) -> Plan:
     """Plan the training of a study; downloads at most a config.json. 10,000 pairs are assumed if ``pairs`` is 0.
 
+    A grounded training repeats the pairs of small data within an epoch, which is counted.
+
     Raises:
         ModelError: The base is unknown or not reachable, or its config is invalid.
         ResourceError: The settings request more GPUs than the machine has.
@@ -455,6 +460,8 @@ def plan_study(
     lengths = lengths or Lengths.assume(config.train.assumed_length)
     runs = load_measured_runs(architecture.parameters)
     plan = Plan(name, architecture, config, machine, pairs or ASSUMED_PAIRS, lengths, runs)
+    if config.grounded:
+        plan = replace(plan, repetitions=repetitions(plan.pairs))
     return distribute(plan)
 
 

@@ -14,6 +14,7 @@ from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.hub import HubStatus
 from assistant_builder.planning import plan as planner
 from assistant_builder.planning.hardware import CARDS
+from assistant_builder.planning.plan import plan_study
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
 from assistant_builder.ui.settings_form import preset_keys
@@ -89,6 +90,17 @@ def test_the_estimate_before_and_after_the_data_step_are_of_a_kind():
     other = estimate_data(study, study.config.data.model_copy(update={"max_train": 10}))
     # what the form says, not what was split
     assert isinstance(other, DataEstimate) and other.train == 10
+
+
+def test_the_plan_counts_the_steps_that_are_trained():
+    study = new_study()  # 48 pairs, which a grounded training repeats
+    for approaches in (["grounded"], ["memory"]):
+        config = study.config.with_changes({"approaches": approaches})
+        data = estimate_data(study, config.data)
+        assert isinstance(data, DataEstimate)
+        plan = plan_study(config, data.train)
+        assert plan.lora.work.steps == run_preflight(study, config).steps
+        assert plan.pairs == data.train
 
 
 def test_little_data_is_warned_of():

@@ -331,7 +331,7 @@ def make_plan(config: StudyConfig, data: DataEstimate | None) -> Plan | None:
         return None
     if data is None:
         return plan_study(config)
-    return plan_study(config, training_rows(data, config), lengths_of(data, config))
+    return plan_study(config, data.train, lengths_of(data, config))
 
 
 def training_rows(data: DataEstimate, config: StudyConfig) -> int:
