@@ -20,7 +20,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from typing_extensions import TypedDict
 
@@ -173,7 +173,7 @@ class Widget:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to visitors, and pass other requests on."""
-        if scope["type"] != "http" or scope["path"] not in PATHS:
+        if scope["type"] != "http" or scope["path"] not in (*PATHS, "/"):
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
         with use_language(negotiate(headers.get("accept-language", "")[:_MAX_LANGUAGES])):
@@ -191,6 +191,8 @@ class Widget:
                 if scope["method"] not in ("GET", "HEAD"):
                     raise ApiError(405, "this address is read with GET")
                 return self._file(path), receive
+            if path == "/":  # typed into a browser
+                return RedirectResponse(PAGE_PATH), receive
             if not self._allows(scope, headers, origin):
                 what = "pages of this origin may not ask; start the server with --allow-origin URL"
                 raise ApiError(403, what)

@@ -265,6 +265,7 @@ def test_script_and_page_are_small_and_ask_nobody_else(site):
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert KEY not in page.text + script.text
     assert httpx.post(f"{site.url}/chat").status_code == 405
+    assert httpx.get(f"{site.url}/", follow_redirects=True).text == page.text
     assert httpx.get(f"{site.url}/widget.js", headers={"host": "evil.example"}).status_code == 421
 
 
