@@ -116,7 +116,7 @@ def measure(commands: Commands, source: Path, begun: float) -> dict[str, float]:
         while run.poll() is None:
             time.sleep(_POLL_SECONDS)
             status = _status()
-            if copies and "copied" not in found and _looks_up(status):
+            if copies and "copied" not in found and status:
                 commands.text("ask", "first-run", QUESTION, "--mode", "copy")
                 reached("copied")
             if "verdict" not in found and status.get("first_verdict_seconds") is not None:
@@ -163,12 +163,6 @@ def _status() -> dict[str, Any]:
         return Study.open("first-run").status()
     except AssistantBuilderError:
         return {}
-
-
-def _looks_up(status: dict[str, Any]) -> bool:
-    """Whether the study has an index."""
-    steps = {step["name"]: step["state"] for step in status.get("steps", [])}
-    return steps.get("data-embed") == "succeeded"
 
 
 def in_clone(folder: Path) -> tuple[Path, Path]:
