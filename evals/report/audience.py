@@ -72,7 +72,7 @@ def _own_reasons(own: OwnCounts) -> Iterator[str]:
 def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
     if metric != EXACT:
-        yield t("whether a long answer is right was not measured")
+        yield t("answers of this length were not judged right or wrong")
         return
     asked = [
         item

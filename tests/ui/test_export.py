@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import unescape
 from types import SimpleNamespace
 from typing import Any
@@ -336,7 +336,7 @@ class OneEndpoint:
         self.started: list[tuple[str, str]] = []
 
     def state(self, name: str | None) -> EndpointState:
-        return STATE if self.started else EndpointState()
+        return replace(STATE, arm=self.started[0][1]) if self.started else EndpointState()
 
     def start(self, study: Study, arm: str) -> None:
         self.started.append((study.name, arm))
@@ -378,6 +378,16 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
     for key in ("website", "programs"):
         ended = cards._end(key, study.name, HERE)
     assert not endpoints.started and "4321" not in str(in_order(ended, cards.outputs))
+
+
+def test_an_endpoint_that_was_started_before_training_says_so():
+    study = finished_study()
+    cards, endpoints = inside_blocks(ExportTab).cards.endpoint, OneEndpoint()
+    cards._endpoints, note = endpoints, "It still looks answers up"
+    cards._start("computer", study.name, HERE)
+    assert note not in str(cards.updates(study.name, local=True))
+    endpoints.started = [(study.name, "copy")]
+    assert note in in_order(cards.updates(study.name, local=True), cards.outputs)[1]
 
 
 def test_the_lines_of_the_endpoint_are_valid():

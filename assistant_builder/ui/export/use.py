@@ -77,10 +77,15 @@ class EndpointCards:
             "use-endpoint",
             self.outputs,
             lambda view: (
-                f"{view.name}:{self._endpoints.state(view.name)}:{self._opened(view.name)}"
+                f"{view.name}:{self._endpoints.state(view.name)}:{self._opened(view.name)}:{self._newer(view.name)}"
             ),
             lambda view: self.updates(view.name, local=view.local),
         )
+
+    def _newer(self, name: str | None) -> bool:
+        """Whether the endpoint copies answers, and an assistant was trained since."""
+        copies = self._endpoints.state(name).arm == COPY
+        return copies and bool(answering_arms(Study.open(name or "").recommended))
 
     def _opened(self, name: str | None) -> list[str]:
         return sorted(self._open.get(name or "", ()))
@@ -89,11 +94,11 @@ class EndpointCards:
         """Show the state of the endpoint; ``local``: the browser is on the computer that runs the page."""
         state, opened = self._endpoints.state(name), self._opened(name)
         busy = opened if state.phase in ("starting", "running") else []
-        closed = EndpointState()
+        closed, newer = EndpointState(), self._newer(name)
         return {
             **{
                 card: endpoint_card(
-                    key, state if key in opened else closed, name or "", local=local
+                    key, state if key in opened else closed, name or "", local=local, newer=newer
                 )
                 for key, card in self._shown.items()
             },
@@ -374,11 +379,13 @@ class UseCards:
         self.warning = gr.HTML(elem_id="ab-use-warning")
         self.endpoint, self.website = EndpointCards(endpoints), WebsiteForm(WEBSITES)
         with gr.Row(elem_classes="ab-use"):
-            self.endpoint.place("website", self.website.place)
-            self.endpoint.place("computer")
-            self.endpoint.place("programs")
-            self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec)]
-            self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec))
+            with gr.Column(min_width=440):
+                self.endpoint.place("website", self.website.place)
+                self.endpoint.place("computer")
+                self.endpoint.place("programs")
+            with gr.Column(min_width=440):
+                self.jobs = [JobCard("ollama", N_("Write the file for Ollama"), _ollama_spec)]
+                self.jobs.append(JobCard("folder", N_("Make the folder"), _folder_spec))
 
     def sections(self) -> list[LiveRegion]:
         """The regions that follow the study."""

@@ -60,8 +60,13 @@ def website_view(website: Website, state: EndpointState, study: Study, *, traine
     )
 
 
-def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> Markup:
-    """One of :data:`ENDPOINT_STARTS` in the present state of the endpoint of the study ``name``."""
+def endpoint_card(
+    key: str, state: EndpointState, name: str, *, local: bool, newer: bool = False
+) -> Markup:
+    """One of :data:`ENDPOINT_STARTS` in the present state of the endpoint of the study ``name``.
+
+    ``newer``: it copies answers, and an assistant was trained since.
+    """
     return fragment(
         "export.endpoint",
         key=key,
@@ -69,6 +74,7 @@ def endpoint_card(key: str, state: EndpointState, name: str, *, local: bool) -> 
         state=state,
         error=render(state.error),
         local=local,
+        newer=newer,
         chat=f"{state.url.removesuffix('/v1')}{PAGE_PATH}",
         curl=curl_line(state),
         python=python_lines(state),
