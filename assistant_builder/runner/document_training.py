@@ -166,7 +166,7 @@ def training_rows(
     training = [each for each in rest if not about(each) & checked]
     taught = {section for each in training for section in about(each)}
     splits = (("train", training), ("validation", validation), ("heldout", [*people, *test]))
-    rows = [_row(each, split) for split, group in splits for each in group]
+    rows = [_row(each, split, about(each)) for split, group in splits for each in group]
     used = [*training, *validation]
     return rows, QuestionCounts(
         people=len(people),
@@ -208,12 +208,13 @@ def _drawn(
     return drawn
 
 
-def _row(question: DocumentQuestion, split: str) -> dict[str, Any]:
+def _row(question: DocumentQuestion, split: str, about: set[Section]) -> dict[str, Any]:
+    # statements of a section are facts of one kind, which count as one unit where a verdict is about new facts
     row = {
         "question": question.question,
         "answer": question.answer or SENTENCE,
         "cluster": cluster_of(question.keys) or None,
-        "family": question.kind,
+        "family": " › ".join(min(about)) if about else None,
         "split": split,
         "answerable": question.kind != "unanswerable",
     }

@@ -206,6 +206,8 @@ def test_the_test_is_of_accepted_drafts_of_sections_that_training_does_not_see()
     headings = [{of[each] for each in group} for group in by_split(rows).values()]
     assert all(headings) and not headings[0] & headings[1]
     assert not headings[2] & (headings[0] | headings[1])
+    families = {row["family"] for row in rows}
+    assert families == {f"guide.pdf › {each.heading}" for each in statements}, "units of a verdict"
     assert counts["accepted"] == 8 and counts["sections"] == 4 and not counts["left_out"]
     crossing = draft("Both of these?", statements[0].key, statements[-1].key)
     held = [each.key for each in statements if each.heading in headings[2]]
