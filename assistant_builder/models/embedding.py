@@ -36,6 +36,7 @@ _REMEDY = m(
 _KEPT_ROWS = (
     100_000  # a larger vocabulary has many languages, and few of its rows occur in the data
 )
+_PARTS = 3  # passes of a training step, of texts of similar length
 
 # what the library raises for folders of others, which need not contain what it expects
 _FORMAT = (ValueError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
@@ -165,7 +166,8 @@ class Embedder:
     ) -> None:
         """Train all weights with in-batch negatives, one AdamW step a batch.
 
-        The word embeddings of a vocabulary of many languages stay as they are.
+        The word embeddings of a vocabulary of many languages stay as they are. Where the processor multiplies bfloat16,
+        the matrix products are computed in it (autocast); weights, optimizer and loss stay in float32.
 
         Args:
             batches: Questions, each with another wording and its answer; every question must find its own.
@@ -178,17 +180,32 @@ class Embedder:
         import torch
         from torch.nn.functional import cross_entropy, normalize
 
+        from assistant_builder.devices import multiplies_bfloat16
+
         prompt = self._model.prompts.get(self._model.default_prompt_name or "")
         for module in self._model.modules():
             if isinstance(module, torch.nn.Embedding) and module.num_embeddings > _KEPT_ROWS:
                 module.requires_grad_(False)
 
+        device = self._model.device
+        mixed = torch.autocast(
+            "cpu", torch.bfloat16, enabled=device.type == "cpu" and multiplies_bfloat16()
+        )
+
         def vectors(texts: Sequence[str]) -> torch.Tensor:
-            features = self._model.preprocess(list(texts), prompt=prompt)
-            for name, value in features.items():
-                if isinstance(value, torch.Tensor):
-                    features[name] = value.to(self._model.device)
-            return normalize(self._model(features)["sentence_embedding"], dim=-1)
+            # texts of similar length are padded to the longest of them
+            order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+            found = []
+            for first in range(0, len(order), size := -(-len(order) // _PARTS)):
+                part = [texts[place] for place in order[first : first + size]]
+                features = self._model.preprocess(part, prompt=prompt)
+                for name, value in features.items():
+                    if isinstance(value, torch.Tensor):
+                        features[name] = value.to(device)
+                with mixed:
+                    found.append(self._model(features)["sentence_embedding"].float())
+            places = torch.tensor(order, device=device).argsort()
+            return normalize(torch.cat(found)[places], dim=-1)
 
         parameters = [each for each in self._model.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=learning_rate, fused=True)
@@ -196,7 +213,6 @@ class Embedder:
             torch.manual_seed(0)  # of dropout
             self._model.train()
             for step, batch in enumerate(batches, start=1):
-                # one pass, which takes less time than three
                 texts = [text for kind in zip(*batch, strict=True) for text in kind]
                 asked, wordings, answers = vectors(texts).split(len(batch))
                 own = torch.arange(len(batch), device=asked.device)
