@@ -145,7 +145,7 @@ def test_without_a_key_a_widget_is_all_that_is_served(publish, study, settings):
     served = publish(**settings)
     with httpx.Client(base_url=served.url, timeout=60) as client:
         for headers in ({}, {"x-forwarded-for": "127.0.0.1"}, {"host": "localhost"}):
-            for path in ("/v1/models", "/v1/models/library", "/", "/docs"):
+            for path in ("/v1/models", "/v1/models/library", "/docs"):
                 assert client.get(path, headers=headers).status_code == 401
             asked = client.post(
                 "/v1/chat/completions", json={"model": "library", **QUESTION}, headers=headers
@@ -153,6 +153,7 @@ def test_without_a_key_a_widget_is_all_that_is_served(publish, study, settings):
             assert asked.status_code == 401 and asked.json()["error"]["code"] == "invalid_api_key"
             assert client.post("/v1/feedback", json={"id": "x"}, headers=headers).status_code == 401
         assert client.get("/chat").status_code == client.get("/widget.js").status_code == 200
+        assert client.get("/").headers["location"] == "/chat"
         assert ask(client, study, origin=served.url).status_code == 200
         assert client.get("/health").status_code in (200, 503)
 
