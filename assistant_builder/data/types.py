@@ -119,6 +119,12 @@ def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, l
     return groups
 
 
+def declining_answer(pairs: Iterable[Pair]) -> str:
+    """The most frequent answer of the pairs that should be declined, which is said wherever it declines; or empty."""
+    given = Counter(pair.answer for pair in pairs if not pair.answerable)
+    return given.most_common(1)[0][0] if given else ""
+
+
 @dataclass(frozen=True)
 class RejectedRow:
     """A row that cannot be used, and the reason, addressed to the author of the row."""

@@ -15,7 +15,14 @@ from assistant_builder.data.similarity import (
     casefold_normalize,
     normalize_unicode,
 )
-from assistant_builder.data.types import Dataset, Pair, RejectedRow, group_by, has_visible_text
+from assistant_builder.data.types import (
+    Dataset,
+    Pair,
+    RejectedRow,
+    declining_answer,
+    group_by,
+    has_visible_text,
+)
 from assistant_builder.data.units import has_given_split, straddling_groups, too_few_units
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, Message, Rows, Text, capitalized, joined, m, mn, written
@@ -211,6 +218,7 @@ class Findings:
             "rows": dataset.rows,
             "usable": len(self.usable),
             "to_decline": sum(not pair.answerable for pair in self.usable),
+            "declines_with": declining_answer(self.usable),
             "turns": sum(pair.turns for pair in self.usable),
             "rejected": [rejected.to_record() for rejected in self.rejected],
             **{kind: len(getattr(self, kind)) for kind in _COUNTED},

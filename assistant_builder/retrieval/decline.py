@@ -18,7 +18,6 @@ few facts, it declines what is far from everything.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
@@ -33,6 +32,7 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
+from assistant_builder.data.types import declining_answer
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m, written
 from assistant_builder.retrieval.why import why_declined
@@ -76,8 +76,7 @@ _SPREAD = 0.05
 
 def decline_sentence(training: Sequence[Pair]) -> str:
     """The most frequent answer of the training questions that should be declined, else :data:`SENTENCE`."""
-    given = Counter(pair.answer for pair in training if not pair.answerable)
-    return given.most_common(1)[0][0] if given else SENTENCE
+    return declining_answer(training) or SENTENCE
 
 
 @dataclass(frozen=True)
@@ -400,7 +399,9 @@ def score_rule(lowest: float, *, target: float, sentence: str) -> DeclineRule:
 def _fit_weights(
     table: NDArray[np.float64], kind: NDArray[np.str_], target: float, sentence: str
 ) -> DeclineRule:
-    # the rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`
+    # The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`. More of
+    # any evidence speaks for an answer. Where a few questions say the opposite, it is left out: the least probable
+    # answers, which are made up, would be given otherwise.
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
     good, real = kind == ANSWERABLE, kind == TO_DECLINE
@@ -409,8 +410,15 @@ def _fit_weights(
         shares[real] = min(max((kind == WITHHELD).sum() / real.sum(), 1.0), MOST_WEIGHT)
     for part in (good, ~good):
         shares[part] *= len(kind) / 2 / shares[part].sum()
-    weights, bias = _logistic((table - center) / scale, good.astype(float), shares)
-    fitted = tuple(center), tuple(scale), tuple(weights)
+    standard, used, weights = (table - center) / scale, np.ones(len(NAMES), dtype=bool), np.zeros(0)
+    while True:
+        weights, bias = _logistic(standard[:, used], good.astype(float), shares)
+        if not len(weights) or weights.min() >= 0:
+            break
+        used[np.flatnonzero(used)[weights.argmin()]] = False
+    every = np.zeros(len(NAMES))
+    every[used] = weights
+    fitted = tuple(center), tuple(scale), tuple(every)
     return DeclineRule(*fitted, bias, 0.0, target, False, 0, 0, 0, 0, sentence)
 
 

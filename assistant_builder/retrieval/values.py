@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"(\d+(?:[.,:'’  ]\d+)*)(?:[\s-]*([^\W\d_]{2,}))?")
 _SIGN = re.compile(r"[%‰°$€£¥₹]")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _SENTENCE = re.compile(r"(?<=[.!?…])(?:[\"”»')]*)\s+|\n+")
+_NEXT_FACT = "\nQ:"  # what an answer that goes on with the next fact of its prompt contains
 _UNIT = 3  # letters by which the unit of a number is compared
 
 
@@ -140,7 +141,7 @@ def in_one_fact(
     """The sentences of an answer that are shown: those whose values one fact contains.
 
     The first sentence whose values do not is replaced by the answer of the best fact that has those before it, and the
-    answer ends.
+    answer ends. It also ends where the next fact of the prompt is repeated after it.
 
     Args:
         text: The answer so far.
@@ -148,6 +149,9 @@ def in_one_fact(
         complete: Whether the text is complete; else its last sentence is not shown yet.
         each: Whether each sentence may have a fact of its own, as where answers join the statements of a document.
     """
+    if _NEXT_FACT in text and not any(_NEXT_FACT in answer for _, answer in facts):
+        own = text[: text.index(_NEXT_FACT)]
+        return Checked(in_one_fact(own, facts, each=each).text.rstrip(), replaced=True)
     if not facts:
         return Checked(text, replaced=False)
     ends = [found.end() for found in _SENTENCE.finditer(text)]

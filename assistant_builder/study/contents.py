@@ -161,6 +161,7 @@ class Findings(TypedDict, total=False):
     conflicts: int
     declining: int
     to_decline: int
+    declines_with: Text
     one_word_answers: int
     over_long: int
     answers_shared: int

@@ -72,7 +72,9 @@ def _own_reasons(own: OwnCounts) -> Iterator[str]:
 def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
     if metric != EXACT:
-        yield t("answers of this length were not judged right or wrong")
+        yield t("whether answers in other words than yours are right was not judged")
+        if all(item["answerable"] for item in report.items):
+            yield t("it was not tested with questions that it should decline")
         return
     asked = [
         item

@@ -209,7 +209,7 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
             asked,
         )
     if "tuning_did_not_help" in codes:
-        yield t("Training did not make the base model better at these questions.")
+        yield t("Training did not make the right answers likelier than the base model does.")
     if "not_better_than_retrieval" in codes:
         yield t("The untrained base model is about as good if it is given the most similar pairs.")
     if len(report.trained_arms) > 1 and "base_requantized" in codes:

@@ -27,6 +27,8 @@ def next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
             "Ask it questions about what it was taught: this test does not show whether it knows that."
         )
         question = _YOURS
+    elif report.config["train"].get("preset") == "quick":
+        action = t("Train it longer, and ask it questions of your own before others do.")
     return action, (
         f'assistant-builder ask {name} "{question}" --arm {arm}',
         f"assistant-builder serve {name}",

@@ -80,6 +80,16 @@ def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it():
     assert not rule.guaranteed and rule.answerable == 20 and rule.declined == 0
 
 
+def test_an_improbable_answer_is_never_more_certain_to_be_right():
+    """Three answerable questions were answered with less certainty than three to decline, by chance."""
+    sure = [Evidence(0.8, 0.0, 0.5, -0.1, 1.0)] * 3
+    unsure = [Evidence(0.4, -1.0, 0.1, -0.01, 1.0)] * 3
+    kinds = [ANSWERABLE] * 3 + [TO_DECLINE] * 3
+    rule = fit([*sure, *unsure], kinds, list("abcdef"), target=0.04, sentence="")
+    assert rule is not None and min(rule.weights) == rule.weights[3] == 0
+    assert rule.declines(Evidence(0.2, -2.0, 0.1, -0.9, 0.0))
+
+
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule():
     rng = np.random.default_rng(0)
     assert fit([], [], [], target=0.04, sentence="") is None

@@ -70,8 +70,16 @@ def test_an_answer_that_blends_two_facts_is_replaced_by_the_best_one():
     assert in_one_fact("Nothing was found for 12.", []) == ("Nothing was found for 12.", False)
 
 
+def test_an_answer_ends_before_the_next_fact_of_its_prompt():
+    own = FACTS[0][1]
+    assert in_one_fact(f"{own}\nQ: {FACTS[1][0]}\nA: {FACTS[1][1]}", FACTS) == (own, True)
+    listed = [("What do people ask?", "Two things.\nQ: When?\nA: At 7.")]
+    assert in_one_fact(listed[0][1], listed) == (listed[0][1], False)
+
+
 def test_what_is_streamed_is_never_taken_back():
     for whole in (
+        f"{FACTS[1][1]}\nQ: When does the north pool open?",
         "The south pool opens at 9. It is heated to 28 degrees.",
         "The north pool opens at 7. It is heated to 28 degrees. Ask Ms Bell.",
         "It opens at 12.",

@@ -254,8 +254,9 @@ class WebsiteForm:
         state = self._websites.state(root.name)
         on = state.phase in ("starting", "running")
         again = t("Serve it again with these values") if on else t("Put it on my website")
+        good = for_customers(version)
         return {
-            self._shown: website_view(website, state, root, trained=view.trained)
+            self._shown: website_view(website, state, root, trained=view.trained, customers=good)
             if website.port
             else "",
             self._title: website.title or root.title,
@@ -264,7 +265,7 @@ class WebsiteForm:
             self._contact: website.contact,
             self._remember: website.remember,
             self._promise: gr.update(value=version.config.retrieval.keep_promise, visible=promised),
-            self._anyway: gr.update(value=on or published, visible=not for_customers(version)),
+            self._anyway: gr.update(value=on or published, visible=not good),
             self._start: again,
             self._end: gr.update(visible=on or published),
         }

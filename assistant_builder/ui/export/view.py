@@ -46,8 +46,13 @@ def not_ready_warning(report: Report | None, *, trained: bool = True) -> Markup:
     return fragment("export.warning", report, conclusion, trained)
 
 
-def website_view(website: Website, state: EndpointState, study: Study, *, trained: bool) -> Markup:
-    """How the bubble of a website is served, and the steps that are left to its owner."""
+def website_view(
+    website: Website, state: EndpointState, study: Study, *, trained: bool, customers: bool = True
+) -> Markup:
+    """How the bubble of a website is served, and the steps that are left to its owner.
+
+    ``customers``: the report finds the trained assistant good enough for them.
+    """
     line = embedding(website.address, site_token(study))
     return fragment(
         "export.website",
@@ -56,6 +61,7 @@ def website_view(website: Website, state: EndpointState, study: Study, *, traine
         error=render(state.error),
         line=line,
         newer=trained and state.arm == COPY,
+        customers=customers,
         target=f"http://127.0.0.1:{website.port}",
     )
 
