@@ -241,8 +241,8 @@ def _for_others(watch: Watch) -> Message:
 def _counted(watch: Watch, *, promised: bool) -> Message:
     values: dict[str, Any] = {"wrong": watch.wrong, "most": 100 * watch.most_wrong}
     counted = mn(
-        "Of {count} judged answer {wrong} was wrong.",
-        "Of {count} judged answers {wrong} were wrong.",
+        "Judged wrong: {wrong} of {count} answer.",
+        "Judged wrong: {wrong} of {count} answers.",
         watch.judged,
         **values,
     )
@@ -256,7 +256,7 @@ def _counted(watch: Watch, *, promised: bool) -> Message:
     if not watch.judged:
         return m("No answer of the assistant that is served now was judged yet.")
     if not promised:
-        return m("{counted} Its report promises nothing.", counted=counted)
+        return m("{counted} No share of wrong answers was promised.", counted=counted)
     return m(
         "{counted} Nothing speaks against “at most {most:g} % are wrong” so far.",
         counted=counted,

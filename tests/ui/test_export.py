@@ -383,7 +383,7 @@ def test_each_card_of_the_endpoint_starts_it_and_shows_what_its_reader_needs():
 def test_an_endpoint_that_was_started_before_training_says_so():
     study = finished_study()
     cards, endpoints = inside_blocks(ExportTab).cards.endpoint, OneEndpoint()
-    cards._endpoints, note = endpoints, "It still looks answers up"
+    cards._endpoints, note = endpoints, "What you try here still looks answers up"
     cards._start("computer", study.name, HERE)
     assert note not in str(cards.updates(study.name, local=True))
     endpoints.started = [(study.name, "copy")]

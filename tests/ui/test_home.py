@@ -53,8 +53,7 @@ def test_summaries_contain_state_verdict_and_size(home):
     shown = study_list_view(list_studies(), time.time())
     for words in (
         "75 % right",
-        found.sentences[0],
-        found.sentences[1],
+        found.audience.text,
         "Train Full (LoRA, 16-bit), 45%",
     ):
         assert words in shown

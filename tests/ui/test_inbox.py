@@ -187,5 +187,5 @@ def test_drawn_answers_are_judged_by_one_click_and_shown_as_text(tab, study):
         click = SimpleNamespace(name=f"q-{number:04}", action=action)
         values = tab._judge("shop", click)
     assert "When 0?" not in values[tab.watch] and "When 4?" in values[tab.watch]
-    assert "Of 4 judged answers 3 were wrong." in values[tab.watch]
+    assert "Judged wrong: 3 of 4 answers." in values[tab.watch]
     assert "Too many answers are wrong" in values[tab.watch]  # its report promised nothing

@@ -336,10 +336,8 @@ def test_long_answers_are_judged_by_their_metric():
     )
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
     assert "token F1 70.0, the full one 70.0." in found.four_bit
-    assert (
-        found.audience.text
-        == f"{COLLEAGUES} answers of this length were not judged right or wrong."
-    )
+    judged = "whether answers in other words than yours are right was not judged"
+    assert found.audience.text.startswith(f"{COLLEAGUES} {judged}")
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
