@@ -13,7 +13,7 @@ from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, m, render, t, tc, tn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study.contents import Entries
-from evals.declaration import EXACT, FALSE_DECLINES, LOSS, RIGHT_DECLINES
+from evals.declaration import EXACT, FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import Audience, audience
@@ -390,10 +390,12 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
     if metric != EXACT:
+        questions = tn("{count} test question", "{count} test questions", asked)
+        shared = t("words in common with the right answers, {questions}", questions=questions)
         yield Figure(
             _of_hundred(metrics[metric], metric),
             shown(metric).phrase,
-            tn("{count} test question", "{count} test questions", asked),
+            shared if metric == OVERLAP else questions,
         )
     if metrics.get(EXACT) is not None:
         asked = total(report, EXACT)

@@ -10,13 +10,18 @@
   const selected = () => selectedTab()?.dataset.tabId ?? null;
   // The picker shows the title of the study and its state.
   const called = () => document.querySelector("#ab-picker input")?.value.split("  ·  ")[0] || study;
+  const center = () => { // a narrow window shows some of the tabs
+    const shown = selectedTab();
+    if (shown) shown.parentElement.scrollLeft = shown.offsetLeft - (shown.parentElement.clientWidth - shown.offsetWidth) / 2;
+  };
+  const widths = new ResizeObserver(center); // their titles get a tick later
   const write = (method) => {
     const url = new URL(window.location);
     const tab = study === null ? null : selected();
     if (study !== null && (tab === null || (opened ?? tab) !== tab)) return later(method);
     opened = null;
-    const shown = selectedTab(); // a narrow window shows some of the tabs
-    if (shown) shown.parentElement.scrollLeft = shown.offsetLeft - (shown.parentElement.clientWidth - shown.offsetWidth) / 2;
+    for (const tab of document.querySelectorAll('#ab-tabs [role="tab"]')) widths.observe(tab);
+    center();
     url.searchParams.delete("lang"); // the server keeps the choice
     for (const [key, value] of [["study", study], ["tab", tab]]) {
       if (value === null) url.searchParams.delete(key);
