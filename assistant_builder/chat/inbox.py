@@ -163,6 +163,8 @@ def read_inbox(study: Study, now: float) -> Inbox:
             (MAX_QUESTIONS,),  # a database of somebody else can have more
         ).fetchall()
         rows = checked(rows[::-1], _Waiting)
+    known = _to_decline(study) if any(row[1] for row in rows) else set()
+    rows = [row for row in rows if not (row[1] and row[7] in known)]
     groups: dict[Any, list[Any]] = {}
     for row in rows:
         groups.setdefault(row[8] if row[8] is not None else row[7], []).append(row)
@@ -176,6 +178,14 @@ def read_inbox(study: Study, now: float) -> Inbox:
         bool(has_texts),
         len(ungrouped),
     )
+
+
+def _to_decline(study: Study) -> set[str]:
+    """The wordings of the data that should be declined, which do not wait once they were."""
+    if not (study.folder / "data" / "split.json").is_file():
+        return set()
+    pairs = (pair for split in SPLITS for pair in load_split(study.folder / "data", split))
+    return {casefold_normalize(pair.question) for pair in pairs if not pair.answerable}
 
 
 def _group(rows: Sequence[Any]) -> QuestionGroup:

@@ -24,6 +24,7 @@ from assistant_builder.chat.inbox import (
 from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, opened, read_questions
 from assistant_builder.chat.watch import judge
 from assistant_builder.cli import app
+from assistant_builder.data import Message, Pair
 from assistant_builder.errors import DataError
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.study import Study
@@ -176,6 +177,20 @@ def test_rejected_questions_become_questions_to_decline(study, monkeypatch):
     log.close()
     (group,) = inbox_of(study).groups
     assert "Is the refund slow?" in group.wordings and group.count == 4
+
+
+def test_what_the_data_say_to_decline_does_not_wait_once_it_was(study, monkeypatch):
+    pair = Pair(1, (Message("user", "WHO won"), Message("assistant", "No.")), answerable=False)
+    monkeypatch.setattr("assistant_builder.chat.inbox.load_split", lambda folder, split: [pair])
+    assert len(inbox_of(study).groups) == 2
+    (study.folder / "data" / "split.json").write_text("{}")
+    (refund,) = inbox_of(study).groups
+    assert "Who won?" not in refund.wordings and inbox_of(study).whole.declined == 3
+    log = VisitorLog(log_file(study), "texts", 90)
+    log.asked("answered", "v", "help-lora", "Who won?", "The reds.", declined=False)
+    log.voted("answered", -1, "")
+    log.close()
+    assert [group.count for group in inbox_of(study).groups] == [3, 1], "it was answered"
 
 
 def test_a_group_for_later_comes_last(study):
