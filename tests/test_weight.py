@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4840  2565
-assistant_builder/chat               2980  1675
+assistant_builder/chat               2990  1675
 assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
@@ -19,7 +19,7 @@ assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2050
-assistant_builder/models             4160  2155
+assistant_builder/models             4170  2155
 assistant_builder/planning           2590  1435
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4690  2495
@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1160   505
 evals/model_compare                  1890   975
-evals/report                         9280  4195
+evals/report                         9290  4195
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

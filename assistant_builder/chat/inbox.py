@@ -184,7 +184,10 @@ def _to_decline(study: Study) -> set[str]:
     """The wordings of the data that should be declined, which do not wait once they were."""
     if not (study.folder / "data" / "split.json").is_file():
         return set()
-    pairs = (pair for split in SPLITS for pair in load_split(study.folder / "data", split))
+    try:
+        pairs = [pair for split in SPLITS for pair in load_split(study.folder / "data", split)]
+    except (AssistantBuilderError, OSError):  # the Data tab reports a damaged split
+        return set()
     return {casefold_normalize(pair.question) for pair in pairs if not pair.answerable}
 
 

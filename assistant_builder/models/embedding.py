@@ -6,6 +6,7 @@ The similarity of such embeddings hardly reflects negation and numbers, and cove
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import shutil
 from collections.abc import Callable, Sequence
@@ -195,8 +196,8 @@ class Embedder:
         def vectors(texts: Sequence[str]) -> torch.Tensor:
             # texts of similar length are padded to the longest of them
             order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
-            found = []
-            for first in range(0, len(order), size := -(-len(order) // _PARTS)):
+            size, found = math.ceil(len(order) / _PARTS), []
+            for first in range(0, len(order), size):
                 part = [texts[place] for place in order[first : first + size]]
                 features = self._model.preprocess(part, prompt=prompt)
                 for name, value in features.items():

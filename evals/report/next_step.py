@@ -29,6 +29,10 @@ def next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
         question = _YOURS
     elif report.config["train"].get("preset") == "quick":
         action = t("Train it longer, and ask it questions of your own before others do.")
+        return action, (
+            f"assistant-builder run {name} --name {name}-2 --set train.preset=balanced",
+            f'assistant-builder ask {name}-2 "{question}" --arm {arm}',
+        )
     return action, (
         f'assistant-builder ask {name} "{question}" --arm {arm}',
         f"assistant-builder serve {name}",

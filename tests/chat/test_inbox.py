@@ -184,6 +184,13 @@ def test_what_the_data_say_to_decline_does_not_wait_once_it_was(study, monkeypat
     monkeypatch.setattr("assistant_builder.chat.inbox.load_split", lambda folder, split: [pair])
     assert len(inbox_of(study).groups) == 2
     (study.folder / "data" / "split.json").write_text("{}")
+
+    def damaged(folder: Any, split: str) -> Any:
+        raise DataError("damaged")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("assistant_builder.chat.inbox.load_split", damaged)
+        assert len(inbox_of(study).groups) == 2, "what visitors asked is shown all the same"
     (refund,) = inbox_of(study).groups
     assert "Who won?" not in refund.wordings and inbox_of(study).whole.declined == 3
     log = VisitorLog(log_file(study), "texts", 90)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from assistant_builder.retrieval.grounding import BETWEEN, FACT
 from assistant_builder.retrieval.values import in_one_fact, stands_in
 
 SAME = [
@@ -72,7 +73,8 @@ def test_an_answer_that_blends_two_facts_is_replaced_by_the_best_one():
 
 def test_an_answer_ends_before_the_next_fact_of_its_prompt():
     own = FACTS[0][1]
-    assert in_one_fact(f"{own}\nQ: {FACTS[1][0]}\nA: {FACTS[1][1]}", FACTS) == (own, True)
+    further = BETWEEN + FACT.format(question=FACTS[1][0], answer=FACTS[1][1])
+    assert in_one_fact(own + further, FACTS) == (own, True)
     listed = [("What do people ask?", "Two things.\nQ: When?\nA: At 7.")]
     assert in_one_fact(listed[0][1], listed) == (listed[0][1], False)
 

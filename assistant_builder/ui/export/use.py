@@ -84,8 +84,12 @@ class EndpointCards:
 
     def _newer(self, name: str | None) -> bool:
         """Whether the endpoint copies answers, and an assistant was trained since."""
-        copies = self._endpoints.state(name).arm == COPY
-        return copies and bool(answering_arms(Study.open(name or "").recommended))
+        if self._endpoints.state(name).arm != COPY:
+            return False
+        try:
+            return bool(answering_arms(Study.open(name or "").recommended))
+        except AssistantBuilderError:  # deleted while its endpoint runs
+            return False
 
     def _opened(self, name: str | None) -> list[str]:
         return sorted(self._open.get(name or "", ()))

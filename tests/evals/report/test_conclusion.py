@@ -365,4 +365,5 @@ def test_a_study_of_the_quick_preset_says_that_it_only_tests_the_workflow():
     assert conclude(as_report(made)).notes == ()
     made["config"]["train"]["preset"] = "quick"
     (note,) = conclude(as_report(made)).notes
+    assert "--set train.preset=balanced" in conclude(as_report(made)).commands[0]
     assert note.startswith("It was trained with the preset “Quick look”, which tests the workflow.")
