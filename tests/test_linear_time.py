@@ -136,9 +136,10 @@ def test_twice_the_text_takes_twice_the_time(what):
     read(text(SIZE // 50))  # fills caches of patterns
     size = SIZE if seconds(read, text(SIZE // 10)) < 0.1 else SIZE // 10
     once, twice = (
-        min(seconds(read, text(each) + blank) for blank in ("", " ")) for each in (size, 2 * size)
+        min(seconds(read, text(each) + " " * blanks) for blanks in range(4))
+        for each in (size, 2 * size)
     )
-    assert twice < 0.05 or twice < 3 * once, f"{once:.2f} s, then {twice:.2f} s"
+    assert twice < 0.1 or twice < 3 * once, f"{once:.2f} s, then {twice:.2f} s"
 
 
 def test_a_number_too_long_for_python_rejects_its_row(tmp_path):
