@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import stat
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,18 @@ def test_an_untrained_study_answers_from_its_data_and_says_that_it_is_not_traine
     assert answering_arms(study) == ("qlora", "lora")
 
 
+def test_a_complete_answer_is_kept_while_the_other_assistant_loads():
+    study = trained(with_data(new_study()))
+    tab = inside_blocks(lambda: ChatTab(Answers()))
+    settings = tab._settings(study.name, set_to(tab.settings))
+    mark = _trained_mark(StudyView(study.name))
+    asked = tab.talk.ask(study.name, mark, {}, Conversation(), "Where?", settings, "window")
+    *_, shown = itertools.islice(asked, 3)  # then the page is left
+    asked.close()
+    (turn,) = tab.talk.conversation(shown[tab.talk.kept], study.name, mark).turns
+    assert [answer.text for answer in turn.answers.values()] == ["By the gate."]
+
+
 def _is_shown(updates: dict[Any, Any]) -> bool:
     (update,) = updates.values()
     return bool(update["visible"])
@@ -249,9 +262,11 @@ class Answers:
         return self
 
     def ask(self, sent: dict[str, Any], sampling: Sampling) -> Replies:
-        ((arm, messages),) = sent.items()
+        (arm, messages), *others = sent.items()
         self.asked.append((arm, messages[-1].content))
-        return Replies([{arm: Reply("answering", "By")}, {arm: Reply("stop", "By the gate. ", 3)}])
+        loading = {other: Reply("loading") for other, _ in others}
+        texts = Reply("answering", "By"), Reply("stop", "By the gate. ", 3)
+        return Replies([{arm: text, **loading} for text in texts])
 
     def load(self, arms: list[str]) -> Replies:
         self.loaded.append(arms)

@@ -263,10 +263,16 @@ class ConversationPanel:
             self.kept: self.stored_with(kept, name, mark, asked),
             **self.updates(study, asked, settings, replies, busy=True),
         }
-        corrected = corrected_answers(study)
+        corrected, ended = corrected_answers(study), 0
         try:
             for replies in stream:
-                yield self.pane_updates(study, asked, settings, replies, corrected=corrected)
+                shown = self.pane_updates(study, asked, settings, replies, corrected=corrected)
+                complete = {side: reply for side, reply in replies.items() if reply.finished}
+                if len(complete) > ended:  # kept, too, if the page is left before the others end
+                    ended = len(complete)
+                    partly = conversation.with_turn(replace(turn, answers=_answers(complete)))
+                    shown[self.kept] = self.stored_with(kept, name, mark, partly)
+                yield shown
         finally:
             stream.stop()  # the browser may have closed the page
             self._active.pop(session, None)
