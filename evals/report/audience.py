@@ -62,40 +62,45 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
 
 def _own_reasons(own: OwnCounts) -> Iterator[str]:
     wrong = own.wordings - own.right - own.declined_wrongly
-    yield from _doubts(
+    yield from _wrong_answers(
         _Asked([place < wrong for place in range(own.wordings)], [None] * own.wordings),
         own.declined_wrongly,
-        _Asked([place < own.declined for place in range(own.unanswered)], [None] * own.unanswered),
+    )
+    yield from _made_up_answers(
+        _Asked([place < own.declined for place in range(own.unanswered)], [None] * own.unanswered)
     )
 
 
 def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
-    if metric != EXACT:
+    if metric == EXACT:
+        asked = [
+            item
+            for item in report.items
+            if item["answerable"] and EXACT in item["metrics"].get(cell, {})
+        ]
+        yield from _wrong_answers(
+            _Asked(
+                [
+                    item["metrics"][cell][EXACT] < 1 and not item["declined"].get(cell)
+                    for item in asked
+                ],
+                [item["cluster"] for item in asked],
+            ),
+            sum(bool(item["declined"].get(cell)) for item in asked),
+        )
+    else:
         yield t("whether answers in other words than yours are right was not judged")
-        if all(item["answerable"] for item in report.items):
-            yield t("it was not tested with questions that it should decline")
-        return
-    asked = [
-        item
-        for item in report.items
-        if item["answerable"] and EXACT in item["metrics"].get(cell, {})
-    ]
     to_decline = [
         item
         for item in report.items
         if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
     ]
-    yield from _doubts(
-        _Asked(
-            [item["metrics"][cell][EXACT] < 1 and not item["declined"].get(cell) for item in asked],
-            [item["cluster"] for item in asked],
-        ),
-        sum(bool(item["declined"].get(cell)) for item in asked),
+    yield from _made_up_answers(
         _Asked(
             [item["metrics"][cell][RIGHT_DECLINES] == 1 for item in to_decline],
             [item["cluster"] for item in to_decline],
-        ),
+        )
     )
 
 
@@ -111,8 +116,8 @@ class _Asked:
         return share_interval(self.found, self.clusters)
 
 
-def _doubts(asked: _Asked, falsely: int, to_decline: _Asked) -> Iterator[str]:
-    wrong, rightly = asked.found, to_decline.found
+def _wrong_answers(asked: _Asked, falsely: int) -> Iterator[str]:
+    wrong = asked.found
     if sum(wrong) > MOST_WRONG * len(wrong):
         yield tn(
             "{wrong} of {count} answer was wrong",
@@ -133,6 +138,10 @@ def _doubts(asked: _Asked, falsely: int, to_decline: _Asked) -> Iterator[str]:
             len(wrong),
             declined=count(falsely),
         )
+
+
+def _made_up_answers(to_decline: _Asked) -> Iterator[str]:
+    rightly = to_decline.found
     if not rightly:
         yield t("it was not tested with questions that it should decline")
         return

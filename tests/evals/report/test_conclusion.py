@@ -338,6 +338,7 @@ def test_long_answers_are_judged_by_their_metric():
     assert "token F1 70.0, the full one 70.0." in found.four_bit
     judged = "whether answers in other words than yours are right was not judged"
     assert found.audience.text.startswith(f"{COLLEAGUES} {judged}")
+    assert "it made up an answer to" in found.audience.text, "declining was tested"
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
