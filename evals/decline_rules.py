@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.retrieval.retriever import Found, Retriever
 
-_VERSION = 4  # of the rule; another one is fitted again
+_VERSION = 5  # of the rule; another one is fitted again
 
 
 def fit_rules(

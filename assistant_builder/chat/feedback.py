@@ -26,7 +26,7 @@ from assistant_builder.data.edit import AddedPair, append_pairs, escape_formula,
 from assistant_builder.data.leaks import find_leaks
 from assistant_builder.data.reading_process import load_rows
 from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.errors import DataError, StudyError
+from assistant_builder.errors import AssistantBuilderError, DataError, StudyError
 from assistant_builder.i18n import Message as Shown
 from assistant_builder.i18n import m, render, t
 from assistant_builder.retrieval.corrections import Correction, read_corrections
@@ -242,7 +242,7 @@ def add_correction(
 ) -> Correction:
     """Append a correction; it replaces an earlier correction of the same question.
 
-    ``cluster`` and ``answerable`` are those of the pair that is trained.
+    ``cluster`` and ``answerable`` are those of the pair that is trained; an answer with which the data decline is none.
 
     Raises:
         DataError: Question or answer is empty, or the answer is the assistant's own.
@@ -255,6 +255,7 @@ def add_correction(
         raise DataError(
             what, where="correction", remedy=m("Enter a question and the correct answer")
         )
+    answerable = answerable and not _declines(study, answer)
     if answerable and answer == wrong.strip():
         raise DataError(
             m("the better answer is identical to the assistant's answer"),
@@ -278,6 +279,18 @@ def add_correction(
     else:
         write_jsonl(study.corrections_file, map(asdict, (*others, added)))
     return added
+
+
+def _declines(study: Study, answer: str) -> bool:
+    try:
+        training = load_split(study.folder / "data", "train")
+    except (
+        AssistantBuilderError,
+        OSError,
+    ):  # before the data step; the Data tab reports a damaged split
+        return False
+    answers = {casefold_normalize(pair.answer) for pair in training if not pair.answerable}
+    return casefold_normalize(answer) in answers
 
 
 def correction_rows(corrections: Iterable[Correction]) -> bytes:

@@ -62,7 +62,7 @@ class QuestionGroup:
     Attributes:
         key: The id of its oldest question, by which it is named.
         wordings: Its questions without repetitions, the most frequent first.
-        count: How often it was asked.
+        count: How many of its questions wait.
         problem: What happened to most of them.
         suggestions: What visitors think it should have said.
         answers: What the assistant said, without repetitions.

@@ -109,7 +109,8 @@ def with_missing_answers(
 ) -> tuple[Index, list[Fact]]:
     """An index with the answers of further pairs that it lacks, and the facts that were added.
 
-    With ``wordings`` it also gets the questions of the file that it lacks, whose answers it has.
+    With ``wordings`` it also gets the questions of the file that it lacks, whose answers it has, or which the file
+    declines.
     """
     answers = {fact.answer_key for fact in index.facts}
     clusters = {fact.cluster for fact in index.facts if fact.cluster is not None}
@@ -117,7 +118,7 @@ def with_missing_answers(
     new = [
         fact
         for pair in pairs
-        if pair.answerable
+        if pair.answerable or wordings
         for fact in facts_of(pair)
         if (fact.answer_key not in answers and fact.cluster not in clusters)
         or (wordings and pair.respelled is None and fact.query.key not in asked)

@@ -176,7 +176,10 @@ class DeclineRule:
         )
 
     def confidence(self, evidence: Evidence) -> float:
-        """Estimated probability that the question can be answered from the facts, between 0 and 1."""
+        """Estimated probability that the question can be answered from the facts, between 0 and 1.
+
+        It is 0 where the nearest question of the data is one that should be declined.
+        """
         return float(self._confidence(np.array([astuple(evidence)]))[0])
 
     def declines(self, evidence: Evidence) -> bool:
@@ -185,7 +188,9 @@ class DeclineRule:
 
     def _confidence(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
         standardized = (table - np.array(self.center)) / np.array(self.scale)
-        return _sigmoid(standardized @ np.array(self.weights) + self.bias)
+        found = _sigmoid(standardized @ np.array(self.weights) + self.bias)
+        found[table[:, NAMES.index("nearby")] < 0] = 0.0  # the nearest question is to be declined
+        return found
 
     def to_record(self) -> dict[str, Any]:
         """The rule as JSON."""
@@ -338,10 +343,12 @@ def fit(
         confidence[kind == WITHHELD],
     )
     n = len(sure)
+    if not sure[-1]:
+        return None
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
-    # confidences below it are declined: ``allowed`` of them
-    threshold = float(sure[min(allowed, n - 1)])
+    # confidences below it are declined: ``allowed`` of them, and those of 0
+    threshold = float(sure[min(max(allowed, int((sure == 0).sum())), n - 1)])
     if len(withheld):
         threshold = min(threshold, float(np.quantile(withheld, WITHHELD_SHARE)))
     rule = replace(
@@ -401,7 +408,8 @@ def _fit_weights(
 ) -> DeclineRule:
     # The rule without a threshold; answerable questions and the others count equally, see :data:`MOST_WEIGHT`. More of
     # any evidence speaks for an answer. Where a few questions say the opposite, it is left out: the least probable
-    # answers, which are made up, would be given otherwise.
+    # answers, which are made up, would be given otherwise. So is the score of the best answer: how alike a question is
+    # to the data depends on who asks, and validation is worded by who wrote the data.
     center, scale = table.mean(axis=0), table.std(axis=0)
     scale[scale < 1e-9] = 1.0
     good, real = kind == ANSWERABLE, kind == TO_DECLINE
@@ -410,7 +418,8 @@ def _fit_weights(
         shares[real] = min(max((kind == WITHHELD).sum() / real.sum(), 1.0), MOST_WEIGHT)
     for part in (good, ~good):
         shares[part] *= len(kind) / 2 / shares[part].sum()
-    standard, used, weights = (table - center) / scale, np.ones(len(NAMES), dtype=bool), np.zeros(0)
+    standard, weights = (table - center) / scale, np.zeros(0)
+    used = np.array([name != "similarity" for name in NAMES])
     while True:
         weights, bias = _logistic(standard[:, used], good.astype(float), shares)
         if not len(weights) or weights.min() >= 0:

@@ -39,8 +39,9 @@ class ValidationQuestions:
 
     Attributes:
         pairs: The pair of each question.
-        kinds: Its kind. A question is answerable if a fact in the index states its answer; one whose answer is not in
-            the data should be declined.
+        kinds: Its kind. A question is answerable if a fact in the index states its answer and is found first; with
+            another fact it would be answered wrong, as with its fact withheld. One whose answer is not in the data
+            should be declined.
         found: What was found for it.
         follow_ups: What was found for questions to decline with an unrelated question before them.
         respelled: What was found for respelled questions, which show how the assistant answers and not when it should.
@@ -72,6 +73,10 @@ class ValidationQuestions:
         self.found = retriever.find(
             [_look(pair) for pair in self.pairs], exclude=[each[2] for each in questions]
         )
+        for place, (_, own) in enumerate(known):
+            best = self.found[place].best
+            if best is None or best.row not in own:
+                self.kinds[place] = WITHHELD
         to_decline = _some([each for each in questions if each[0] != ANSWERABLE], MOST_FOLLOW_UPS)
         rng = random.Random("follow-ups")
         self.follow_ups = (

@@ -33,11 +33,18 @@ def low_evidence(evidence: Evidence, rule: DeclineRule, names: tuple[str, ...]) 
         rule: The rule that judged it.
         names: The kinds that may be named, in the order of the fields of the evidence.
     """
-    values = zip(astuple(evidence), rule.center, rule.scale, rule.weights, strict=True)
-    shares = [weight * (value - center) / scale for value, center, scale, weight in values]
+    if evidence.nearby < 0:  # no other evidence counts
+        return ["nearby"]
+    values = zip(astuple(evidence), rule.center, rule.scale, strict=True)
+    standard = [(value - center) / scale for value, center, scale in values]
+    shares = [weight * value for weight, value in zip(rule.weights, standard, strict=True)]
     ordered = sorted(zip(shares, names, strict=False), key=lambda each: each[0])
-    low = [name for share, name in ordered if share < -_LOW][:_MOST]
-    return low or [ordered[0][1]]
+    low = [name for share, name in ordered if share < -_LOW][:_MOST] or [ordered[0][1]]
+    # what is far from everything has little of a share, too
+    far = standard[0] < standard[1]
+    return list(
+        dict.fromkeys("similarity" if far and name == "certainty" else name for name in low)
+    )
 
 
 def why_declined(

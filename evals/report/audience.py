@@ -18,6 +18,8 @@ from evals.stats.share import share_interval
 
 MOST_WRONG = 0.1
 """Customers are given an assistant if the 95 % interval of its share of wrong answers ends at or below this."""
+NOT_READY_OVERLAP = 0.3
+"""The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
 MOST_DECLINED = 0.2
 """They are not if it declines a larger share of the questions that it should answer."""
 LEAST_DECLINED = 0.7
@@ -73,12 +75,12 @@ def _own_reasons(own: OwnCounts) -> Iterator[str]:
 
 def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
+    asked = [
+        item
+        for item in report.items
+        if item["answerable"] and metric in item["metrics"].get(cell, {})
+    ]
     if metric == EXACT:
-        asked = [
-            item
-            for item in report.items
-            if item["answerable"] and EXACT in item["metrics"].get(cell, {})
-        ]
         yield from _wrong_answers(
             _Asked(
                 [
@@ -90,6 +92,17 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
             sum(bool(item["declined"].get(cell)) for item in asked),
         )
     else:
+        far = [
+            item["metrics"][cell][metric] < NOT_READY_OVERLAP and not item["declined"].get(cell)
+            for item in asked
+        ]
+        if sum(far) > MOST_WRONG * len(far):
+            yield tn(
+                "{wrong} of {count} answer was far from the right one",
+                "{wrong} of {count} answers were far from the right ones",
+                len(far),
+                wrong=count(sum(far)),
+            )
         yield t("whether answers in other words than yours are right was not judged")
     to_decline = [
         item

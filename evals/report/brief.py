@@ -13,7 +13,8 @@ from typing import Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
-from evals.report.conclusion import NOT_READY_OVERLAP, Conclusion, declined, total, wrong_answers
+from evals.report.audience import NOT_READY_OVERLAP
+from evals.report.conclusion import Conclusion, declined, total, wrong_answers
 from evals.report.number_format import count, number, shown
 from evals.report.own_questions import own_counts
 from evals.report.schema import Report

@@ -16,7 +16,7 @@ from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
-from evals.report.audience import Audience, audience
+from evals.report.audience import NOT_READY_OVERLAP, Audience, audience
 from evals.report.load import BASELINE, CANDIDATE
 from evals.report.next_step import improvement, next_step, own_wordings
 from evals.report.number_format import (
@@ -37,8 +37,6 @@ from evals.report.verdict import harm_interval
 
 NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
-NOT_READY_OVERLAP = 0.3
-"""The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
 TOO_FEW = N_("Too few test questions to say")
 """What an inconclusive comparison is called."""
 

@@ -31,11 +31,11 @@ FOUND = Retrieved(
 
 
 def evidence(rng: np.random.Generator, mean: float, count: int) -> list[Evidence]:
-    """Evidence whose similarity alone tells answerable questions (high) from others (low)."""
+    """Evidence whose certainty alone tells answerable questions (high) from others (low)."""
     return [
         Evidence(
-            similarity=float(rng.normal(mean, 0.1)),
-            certainty=-0.5,
+            similarity=0.7,
+            certainty=float(rng.normal(mean, 0.1)),
             nearby=0.2,
             probability=float(rng.normal(-0.2, 0.1)),
             grounded=1.0,
@@ -61,7 +61,7 @@ def test_the_rule_declines_what_was_not_found():
     rule, rng = fitted(), np.random.default_rng(1)
     assert np.mean([rule.declines(each) for each in evidence(rng, 0.4, 500)]) > 0.7
     assert np.mean([rule.declines(each) for each in evidence(rng, 0.8, 500)]) < 0.08
-    assert rule.weights[0] > 1 and abs(rule.weights[3]) < 1  # the probability says nothing here
+    assert rule.weights[1] > 1 and abs(rule.weights[3]) < 1  # the probability says nothing here
 
 
 @pytest.mark.parametrize(("target", "count"), [(0.02, 200), (0.05, 200), (0.2, 200), (0.05, 40)])
@@ -90,6 +90,31 @@ def test_an_improbable_answer_is_never_more_certain_to_be_right():
     assert rule.declines(Evidence(0.2, -2.0, 0.1, -0.9, 0.0))
 
 
+def test_how_alike_a_question_is_worded_does_not_decide():
+    """Visitors word their questions less like the data than validation does."""
+    near, far = [Evidence(0.9, -0.2, 0.3, 0.0, 1.0)] * 20, [Evidence(0.4, -1.5, 0.3, 0.0, 1.0)] * 20
+    kinds = [ANSWERABLE] * 20 + [WITHHELD] * 20
+    rule = fit([*near, *far], kinds, list(map(str, range(40))), target=0.05, sentence="")
+    assert rule is not None and rule.weights[0] == 0
+    assert not rule.declines(Evidence(0.5, -0.2, 0.3, 0.0, 1.0))
+
+
+def test_what_is_nearest_to_a_question_to_decline_is_declined():
+    sure = Evidence(0.9, 3.0, -0.01, 0.0, 1.0)
+    for rule in (fitted(), far_from_everything([0.5] * 20, target=0.04, sentence="")):
+        assert rule.declines(sure) and not rule.declines(replace(sure, nearby=0.01))
+        assert low_evidence(sure, rule, NAMES) == ["nearby"]
+    # such a question among few of validation does not make the rule answer everything
+    rng = np.random.default_rng(3)
+    known = [replace(each, nearby=-0.01) for each in evidence(rng, 0.8, 1)]
+    known += evidence(rng, 0.8, 5)
+    kinds = [ANSWERABLE] * 6 + [WITHHELD] * 6
+    some = fit(
+        [*known, *evidence(rng, 0.1, 6)], kinds, list("abcdef") * 2, target=0.04, sentence=""
+    )
+    assert some is not None and some.threshold > 0 and some.declined == 1
+
+
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule():
     rng = np.random.default_rng(0)
     assert fit([], [], [], target=0.04, sentence="") is None
@@ -105,8 +130,8 @@ def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule():
 def test_withheld_and_real_questions_count_equally_unless_there_are_few(count, share):
     """Evidence that is constant within each kind, so that the weights of the kinds decide the bias of the rest."""
 
-    def at(similarity: float, number: int) -> list[Evidence]:
-        return [Evidence(similarity, 0.0, 0.0, 0.0, 0.0)] * number
+    def at(certainty: float, number: int) -> list[Evidence]:
+        return [Evidence(0.0, certainty, 0.0, 0.0, 0.0)] * number
 
     both = [*at(1.0, 300), *at(0.0, 300), *at(1.0, count)]  # real ones look like answerable ones
     rule = fit(

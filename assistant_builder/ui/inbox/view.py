@@ -80,7 +80,7 @@ def groups_view(inbox: Inbox) -> Markup:
 
 def _about(group: QuestionGroup) -> str:
     parts = [
-        tn("asked {count} time", "asked {count} times", group.count),
+        tn("{count} question", "{count} questions", group.count),
         t(_PROBLEMS[group.problem]),
     ]
     if len(group.wordings) > 1:
