@@ -84,7 +84,8 @@ class Retrieved:
     """What the search says about whether a question can be answered.
 
     Attributes:
-        similarity: Score of the best answer (:mod:`assistant_builder.retrieval.ranking`).
+        similarity: Score of the best answer (:mod:`assistant_builder.retrieval.ranking`), without a weight in a fitted
+            rule.
         certainty: Logarithm of its share among all answers.
         nearby: Its score minus that of the nearest known question to decline.
         answers: The answers of the facts in the prompt, the best first.

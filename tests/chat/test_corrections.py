@@ -53,6 +53,14 @@ def test_corrections_are_added_replaced_and_removed(study):
     assert len(read_corrections(study)) == 1
 
 
+def test_a_correction_with_the_answer_that_declines_is_one_to_decline():
+    study = with_data(new_study("ferries", LARGE))
+    training = load_split(study.folder / "data", "train")
+    sentence = next(pair.answer for pair in training if not pair.answerable)
+    assert not add_correction(study, NEW, sentence.upper(), wrong="No idea.").answerable
+    assert add_correction(study, NEW, "By the gate.", wrong="No idea.").answerable
+
+
 @pytest.mark.parametrize(
     ("question", "answer", "said"),
     [

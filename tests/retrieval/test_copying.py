@@ -12,7 +12,7 @@ from assistant_builder.retrieval.build import write_index
 from assistant_builder.retrieval.copying import Copier, copy_stamp, has_index
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder
-from tests.synthetic_study import done, new_study, with_data
+from tests.synthetic_study import LARGE, done, new_study, with_data
 
 SHEET = Path(__file__).with_name("marl_street_baths.csv")
 FAR = (
@@ -104,6 +104,15 @@ def test_all_rows_answer_although_some_are_held_out(fake):
     for split in ("train", "validation", "heldout"):
         pairs = load_split(study.folder / "data", split)
         assert pairs and {pair.answer for pair in pairs if pair.answerable} <= known
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "heldout"])
+def test_all_rows_to_decline_are_declined_before_training(split, fake):
+    study = with_data(new_study("ferries", LARGE))
+    study.status_file("data-embed").unlink()
+    copier = Copier.load(study)
+    rows = [pair for pair in load_split(study.folder / "data", split) if not pair.answerable]
+    assert rows and all(copier.answer(asked(pair.question)).declined for pair in rows[:20])
 
 
 def test_the_index_of_a_run_is_used_as_soon_as_it_is_there(fake, monkeypatch):

@@ -339,6 +339,16 @@ def test_long_answers_are_judged_by_their_metric():
     judged = "whether answers in other words than yours are right was not judged"
     assert found.audience.text.startswith(f"{COLLEAGUES} {judged}")
     assert "it made up an answer to" in found.audience.text, "declining was tested"
+    far = items(lora=0.9, qlora=0.9)
+    for item in far:
+        if item["answerable"]:
+            overlap = 0.2 if item["row"] % 4 == 0 else 0.8
+            item["metrics"] = {name: {"token_f1": overlap} for name in item["metrics"]}
+            item["declined"] = dict.fromkeys(item["declined"], False)
+    found = conclude(as_report({**made, "primary_metric": "token_f1", "items": far}))
+    assert found.audience.text.startswith(
+        f"{COLLEAGUES} 50 of 200 answers were far from the right ones"
+    )
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
