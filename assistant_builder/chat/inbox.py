@@ -43,7 +43,7 @@ _BATCH = 256
 _MOST_WEEKS = 5_000
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
-_Week = tuple[int, int, int, int, int, int]
+_Week = tuple[int, int, int, int, int, int, int]
 _Waiting = tuple[str, int, int, str, str | None, str | None, str, str, int | None, str | None]
 _JUDGED_WRONG = "question.id IN (SELECT id FROM drawn WHERE correct IS 0)"
 _WAITING = (
@@ -86,7 +86,7 @@ class QuestionGroup:
 class Overview:
     """Counts of what was asked within some days.
 
-    A question that was declined and voted down counts as declined; a greeting is no question.
+    A question counts once: as declined, else as voted down, else as judged wrong; a greeting is no question.
     """
 
     asked: int = 0
@@ -94,11 +94,13 @@ class Overview:
     voted_up: int = 0
     voted_down: int = 0
     greetings: int = 0
+    judged_wrong: int = 0
 
     @property
     def answered(self) -> float | None:
-        """Share of the questions that were neither declined nor voted down; None without any."""
-        return 1 - (self.declined + self.voted_down) / self.asked if self.asked else None
+        """Share of the questions that were neither declined, voted down nor judged wrong; None without any."""
+        wrong = self.declined + self.voted_down + self.judged_wrong
+        return 1 - wrong / self.asked if self.asked else None
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,8 @@ def read_inbox(study: Study, now: float) -> Inbox:
     with opened(path) as connection:
         weeks = connection.execute(
             "SELECT CAST((? - time) / ? AS INTEGER) AS week, SUM(state IS NOT 'talk'), SUM(declined), "
-            "SUM(vote IS 1), SUM(vote IS -1 AND NOT declined), SUM(state IS 'talk') FROM question "
+            "SUM(vote IS 1), SUM(vote IS -1 AND NOT declined), SUM(state IS 'talk'), "
+            f"SUM({_JUDGED_WRONG} AND vote IS NOT -1 AND NOT declined) FROM question "
             "GROUP BY week HAVING SUM(state IS NOT 'talk') > 0 ORDER BY week LIMIT ?",
             (now, WEEK, _MOST_WEEKS),
         ).fetchall()

@@ -85,6 +85,15 @@ def test_what_waits_is_grouped_by_meaning_the_most_frequent_first(study):
         inbox.group("q-9")
 
 
+def test_an_answer_that_was_judged_wrong_is_no_answer(study):
+    with opened(log_file(study)) as connection:  # of three that were drawn one counts otherwise
+        rows = [("q-3", 1), ("q-4", 0), ("q-5", 0)]
+        connection.executemany("INSERT INTO drawn VALUES (?, 0.9, 0.5, 0.1, ?)", rows)
+    whole = inbox_of(study).whole
+    assert whole == Overview(6, 3, 1, 1, judged_wrong=1)
+    assert whole.answered == pytest.approx(1 / 6)
+
+
 def test_equal_questions_are_grouped_before_any_is_embedded(study):
     inbox = read_inbox(study, NOW)
     assert [group.wordings for group in inbox.groups] == [
