@@ -352,6 +352,7 @@ def fit(
     threshold = float(sure[min(max(allowed, int((sure == 0).sum())), n - 1)])
     if len(withheld):
         threshold = min(threshold, float(np.quantile(withheld, WITHHELD_SHARE)))
+    threshold = max(threshold, float(np.finfo(float).tiny))  # a confidence of 0 is below it
     rule = replace(
         _fit_weights(table, kind, target, sentence),
         threshold=threshold,

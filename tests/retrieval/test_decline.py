@@ -113,6 +113,9 @@ def test_what_is_nearest_to_a_question_to_decline_is_declined():
         [*known, *evidence(rng, 0.1, 6)], kinds, list("abcdef") * 2, target=0.04, sentence=""
     )
     assert some is not None and some.threshold > 0 and some.declined == 1
+    unsure = [replace(each, nearby=-0.01) for each in evidence(rng, 0.1, 6)]
+    none = fit([*known, *unsure], kinds, list("abcdef") * 2, target=0.04, sentence="")
+    assert none is not None and none.declines(sure) and none.recognised == 6
 
 
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule():
