@@ -20,6 +20,7 @@ from assistant_builder.retrieval.decline import (
     FILE,
     FIRST_TOKENS,
     OWN_WORDS,
+    RULE_VERSION,
     DeclineRule,
     RuleFile,
     evidence_of,
@@ -33,8 +34,6 @@ from evals.cells import LoadedCell, Variant, load_cells
 if TYPE_CHECKING:
     from assistant_builder.models.chat_template import ChatTokenizer
     from assistant_builder.retrieval.retriever import Found, Retriever
-
-_VERSION = 5  # of the rule; another one is fitted again
 
 
 def fit_rules(
@@ -170,7 +169,7 @@ def _inputs(study: Study, run: str) -> dict[str, Any]:
             },
         ),
         "max_new_tokens": answer_limit(study),
-        "version": _VERSION,
+        "version": RULE_VERSION,
         "index": {
             path.name: file_hash(path) for path in sorted(folder.iterdir()) if path.is_file()
         },

@@ -28,6 +28,7 @@ from assistant_builder.arms import (
 from assistant_builder.atomic_io import file_hash, read_json
 from assistant_builder.i18n import Text, m
 from assistant_builder.models.checkpoint_dir import base_model_hash
+from assistant_builder.retrieval.decline import RULE_VERSION
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import Progress
@@ -296,6 +297,7 @@ class EvaluationPlan:
         return {
             "false_declines": self._study.config.retrieval.false_declines,
             "validation": file_hash(self._study.split_file("validation")),
+            "rule": RULE_VERSION,
         }
 
     @cached_property

@@ -282,12 +282,9 @@ def add_correction(
 
 
 def _declines(study: Study, answer: str) -> bool:
-    try:
+    try:  # there is none before the data step, and the Data tab reports a damaged one
         training = load_split(study.folder / "data", "train")
-    except (
-        AssistantBuilderError,
-        OSError,
-    ):  # before the data step; the Data tab reports a damaged split
+    except (AssistantBuilderError, OSError):
         return False
     answers = {casefold_normalize(pair.answer) for pair in training if not pair.answerable}
     return casefold_normalize(answer) in answers

@@ -193,8 +193,9 @@ def _print(name: str, inbox: Inbox) -> None:
             "--remember texts"
         )
     output.echo(
-        f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, {whole.voted_up} "
-        f"voted up; {whole.answered:.0%} answered. {whole.greetings} greetings."
+        f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, "
+        f"{whole.judged_wrong} judged wrong, {whole.voted_up} voted up; "
+        f"{whole.answered:.0%} answered. {whole.greetings} greetings."
     )
     weeks = [[str(week), str(each.asked), f"{each.answered:.0%}"] for week, each in inbox.weeks]
     output.print_table(["weeks ago", "asked", "answered"], weeks[-12:])

@@ -39,6 +39,8 @@ from assistant_builder.retrieval.why import why_declined
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
+RULE_VERSION = 5
+"""With another version a rule is fitted again, and what it decided is scored again."""
 Mode = Literal["tuned", "copy"]
 """Whether a trained assistant answers, or the best fact is copied."""
 FIRST_TOKENS = 16
@@ -84,8 +86,8 @@ class Retrieved:
     """What the search says about whether a question can be answered.
 
     Attributes:
-        similarity: Score of the best answer (:mod:`assistant_builder.retrieval.ranking`), without a weight in a fitted
-            rule.
+        similarity: Score of the best answer (:mod:`assistant_builder.retrieval.ranking`); a fitted rule gives it no
+            weight.
         certainty: Logarithm of its share among all answers.
         nearby: Its score minus that of the nearest known question to decline.
         answers: The answers of the facts in the prompt, the best first.
@@ -344,7 +346,9 @@ def fit(
         confidence[kind == WITHHELD],
     )
     n = len(sure)
-    if not sure[-1]:
+    if not sure[
+        -1
+    ]:  # each is nearest to a question to decline, so that there is no threshold between the two
         return None
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0

@@ -40,8 +40,8 @@ def low_evidence(evidence: Evidence, rule: DeclineRule, names: tuple[str, ...]) 
     shares = [weight * value for weight, value in zip(rule.weights, standard, strict=True)]
     ordered = sorted(zip(shares, names, strict=False), key=lambda each: each[0])
     low = [name for share, name in ordered if share < -_LOW][:_MOST] or [ordered[0][1]]
-    # what is far from everything has little of a share, too
-    far = standard[0] < standard[1]
+    similarity, certainty, *_ = standard
+    far = similarity < certainty  # what is far from everything has a small share, too
     return list(
         dict.fromkeys("similarity" if far and name == "certainty" else name for name in low)
     )

@@ -19,7 +19,8 @@ from evals.stats.share import share_interval
 MOST_WRONG = 0.1
 """Customers are given an assistant if the 95 % interval of its share of wrong answers ends at or below this."""
 NOT_READY_OVERLAP = 0.3
-"""The same for metrics of long answers, such as token F1: a good answer in other words scores far below 1."""
+"""Least overlap of a usable answer, or of a usable assistant in the mean, by metrics of long answers such as token F1:
+a good answer in other words scores far below 1."""
 MOST_DECLINED = 0.2
 """They are not if it declines a larger share of the questions that it should answer."""
 LEAST_DECLINED = 0.7
