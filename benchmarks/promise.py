@@ -2,11 +2,11 @@
 
 Answers are copied from four datasets with the bundled sentence embedder, so that nothing is trained. The held-out facts
 are divided at random into halves, again and again: one makes the promise as a report does, and the other one says how
-many of the answers are wrong. Then visitors ask the held-out questions with every similarity as it is, or lower by 0.05
-or 0.1: how often the smallest share that the whole test promises is withdrawn within 300 questions because they are
-unlike those of the test, and within 60 judgements because of wrong answers; and how often in a year of 30 questions and
-ten judgements a week, looked at weekly. Visitors may also ask about one half of the facts while the other half was
-tested. Printed is a JSON document.
+many of the answers are wrong. Then visitors ask the held-out questions with the score of the best answer as it is, or
+lower by 0.05 or 0.1: how often the smallest share that the whole test promises is withdrawn within 300 questions
+because they are unlike those of the test, and within 60 judgements because of wrong answers; and how often in a year of
+30 questions and ten judgements a week, looked at weekly. Visitors may also ask about one half of the facts while the
+other half was tested. Printed is a JSON document.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from assistant_builder.data import Pair, prepare_dataset
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.copying import copy_rule
-from assistant_builder.retrieval.decline import found_alone
+from assistant_builder.retrieval.decline import Evidence, found_alone
 from assistant_builder.retrieval.index import Index
+from assistant_builder.retrieval.ranking import SHARPNESS
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.validation import ValidationQuestions
 from assistant_builder.study import Study
@@ -47,13 +48,13 @@ DATASETS = (
 )
 SHARES = (0.05, 0.1, 0.2, 0.3)
 SHIFTS = (0.0, -0.05, -0.1)
-"""Change of every similarity of visitors' questions."""
+"""Change of the score of the best answer to visitors' questions."""
 _JUDGED, _YEAR, _RUNS = 60, 520, 500
 _QUESTIONS, _A_WEEK = 300, 30
 
 
 def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...], Any]:
-    """The held-out questions of a dataset as copying answers them, by shift of the similarity.
+    """The held-out questions of a dataset as copying answers them, by shift of the score of the best answer.
 
     With them the thresholds of its rule, and the similarity of each question, shape ``[N]``.
     """
@@ -77,15 +78,27 @@ def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...], Any]:
     labels = [_fact(pair, facts) if pair.answerable else None for pair in split.heldout]
 
     def sure(each: Found, shift: float) -> float:
-        evidence = found_alone(each.evidence)
-        lower = replace(evidence, similarity=evidence.similarity + shift)
-        confidence = rule.confidence(lower) if each.best else -1.0
+        confidence = rule.confidence(shifted(found_alone(each.evidence), shift))
+        confidence = confidence if each.best else -1.0
         return confidence if confidence >= rule.threshold else -1.0
 
     asked_at = {
         shift: Asked.of([sure(each, shift) for each in found], wrong, labels) for shift in SHIFTS
     }
     return asked_at, rule.thresholds, np.array([each.evidence.similarity for each in found])
+
+
+def shifted(evidence: Evidence, shift: float) -> Evidence:
+    """The evidence with another score of the best answer, and the same scores of all others."""
+    odds = np.exp(SHARPNESS * shift + evidence.certainty) / -np.expm1(
+        min(evidence.certainty, -1e-9)
+    )
+    return replace(
+        evidence,
+        similarity=evidence.similarity + shift,
+        certainty=float(np.log(odds / (1 + odds))),
+        nearby=evidence.nearby + shift,
+    )
 
 
 def _fact(pair: Pair, facts: HeldOut) -> str:

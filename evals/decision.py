@@ -159,8 +159,8 @@ def action(
     advice = more_questions(decision, n, n_clusters)
     if not advice:
         return m(
-            "Use the 16-bit assistant: no affordable number of further questions would decide this. A wider margin "
-            "would, if you can justify it."
+            "Use the 16-bit assistant: no affordable number of further questions would decide every bound. A wider "
+            "margin would, if you can justify it."
         )
     return m("{advice} Until then, use the 16-bit assistant.", advice=advice)
 

@@ -212,7 +212,9 @@ class _Scoring:
                 if piece.variant == variant:
                     self._score(piece, cell, observer if piece.kind == "cell" else None)
             if behind and observer is not None and variant in self.plan.read_again:
-                self.clock.set_message(m("{cell}: next-token distributions", cell=cell.spec.name))
+                self.clock.set_message(
+                    m("{cell}: next-token distributions", cell=m(cell.spec.label))
+                )
                 self._lm(
                     cell, self.config.batch_size, lambda kind: "fidelity", observer=observer
                 ).read([(item["prompt"], item["target"]) for item in self.items], answers=False)
@@ -241,7 +243,7 @@ class _Scoring:
 
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         kinds: dict[str, Text] = {
-            "cell": cell.spec.name,
+            "cell": m(cell.spec.label),
             "noise": m("{cell} with another batch size", cell=cell.spec.name),
             "retrieval": m("Untuned base with retrieved pairs"),
         }

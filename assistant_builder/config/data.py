@@ -25,7 +25,8 @@ class DataConfig(ConfigModel):
     )
     """Share of the pairs that tests the assistants."""
     validation_fraction: float = Field(0.1, gt=0, lt=0.5, title=N_("Validation share"))
-    """Share of the remaining pairs that selects the best checkpoint."""
+    """Share of the remaining pairs for validation: the rule for declining is fitted on it, or if answers come from
+    memory, it selects the best checkpoint."""
     max_train: int | None = Field(
         None, ge=1, title=N_("Maximum training pairs"), json_schema_extra=BASIC
     )

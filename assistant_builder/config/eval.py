@@ -38,7 +38,7 @@ class EvalConfig(ConfigModel):
     """Largest increase of the share of answerable questions that are declined which still counts as no worse."""
     right_decline_margin: float = Field(0.1, ge=0, le=1, title=N_("Margin of right declines"))
     """Largest decrease of the share of questions to decline that are declined which still counts as no worse. Fewer
-    than 40 such test questions are not judged."""
+    than 40 such test questions, or more for a narrower margin or a later look, are not judged."""
     estimand: Literal["auto", "wordings", "facts"] = Field("auto", title=N_("Claim"))
     """What the verdict is about. wordings: new wordings of facts that were taught. facts: new facts of the same kind.
     auto: wordings if most test facts were taught in other words."""
@@ -55,8 +55,8 @@ class EvalConfig(ConfigModel):
     similarity: bool = Field(True, title=N_("Similarity"))
     """Score answers with sentence embeddings (all-MiniLM-L6-v2), which are insensitive to negation and numbers."""
     baselines: bool = Field(True, title=N_("Untuned baselines"))
-    """Score two baselines without tuning: the answer to the nearest training question, and the base model with three
-    retrieved pairs in its prompt."""
+    """Score baselines without tuning: where facts are looked up, the copied best fact; from memory, the answer to the
+    nearest training question, and the base model with three retrieved pairs in its prompt."""
     fidelity: bool = Field(True, title=N_("Fidelity"))
     """Compare the 16-bit and 4-bit models token by token (KL divergence, top-1 agreement)."""
     noise_floor: bool = Field(True, title=N_("Noise floor"))

@@ -23,8 +23,8 @@ class RetrievalConfig(ConfigModel):
     facts: int = Field(3, ge=1, le=10, title=N_("Facts in a prompt"))
     """Largest number of training pairs in the prompt of a question. Where the search is sure it has fewer."""
     false_declines: float = Field(0.04, gt=0, lt=0.5, title=N_("False declines"))
-    """Largest share of answerable questions that the rule for declining may decline, as measured on validation
-    questions. New wordings are often harder."""
+    """Largest share of the validation questions whose own fact is found first that the rule for declining may decline.
+    Questions nearest to a question to decline are declined in any case. New wordings are often harder."""
     most_wrong: float = Field(0.05, ge=0.01, le=0.5, title=N_("Promise"))
     """Largest share of wrong answers that the report tries to promise, of what the assistant answers. To be set before
     the evaluation."""

@@ -39,7 +39,7 @@ from assistant_builder.retrieval.why import why_declined
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
-RULE_VERSION = 5
+RULE_VERSION = 6
 """With another version a rule is fitted again, and what it decided is scored again."""
 Mode = Literal["tuned", "copy"]
 """Whether a trained assistant answers, or the best fact is copied."""
@@ -89,7 +89,7 @@ class Retrieved:
         similarity: Score of the best answer (:mod:`assistant_builder.retrieval.ranking`); a fitted rule gives it no
             weight.
         certainty: Logarithm of its share among all answers.
-        nearby: Its score minus that of the nearest known question to decline.
+        nearby: Its score minus that of the nearest known question to decline, whose score is 0 if none is known.
         answers: The answers of the facts in the prompt, the best first.
     """
 
@@ -328,7 +328,8 @@ def fit(
         follow_ups: Evidence of questions to decline that were looked up with an unrelated question before them.
 
     Returns:
-        The rule; ``None`` if answerable questions or questions to decline are of fewer than two folds.
+        The rule; ``None`` if answerable questions or questions to decline are of fewer than two folds, or if no
+        evidence tells them apart.
     """
     table = np.array([astuple(each) for each in evidence]).reshape(-1, len(NAMES))
     kind, fold = np.array(kinds), np.array([crc32(fact.encode()) % FOLDS for fact in facts])
@@ -346,9 +347,7 @@ def fit(
         confidence[kind == WITHHELD],
     )
     n = len(sure)
-    if not sure[
-        -1
-    ]:  # each is nearest to a question to decline, so that there is no threshold between the two
+    if not sure[-1]:  # each is nearest to a question to decline: no threshold is between the two
         return None
     guaranteed = 1 / (n + 1) <= target
     allowed = int(np.floor(target * (n + 1) - 1 + 1e-9)) if guaranteed else 0
@@ -367,6 +366,8 @@ def fit(
         recognised=int((unsure < threshold).sum()),
         stricter=_stricter(sure, threshold),
     )
+    if not any(rule.weights):
+        return None
     second = [rule.confidence(each) for each in follow_ups]
     if not second:
         return rule
@@ -426,6 +427,9 @@ def _fit_weights(
         shares[part] *= len(kind) / 2 / shares[part].sum()
     standard, weights = (table - center) / scale, np.zeros(0)
     used = np.array([name != "similarity" for name in NAMES])
+    score, nearby = NAMES.index("similarity"), NAMES.index("nearby")
+    if np.array_equal(table[:, nearby], table[:, score]):  # no question to decline is known
+        used[nearby] = False
     while True:
         weights, bias = _logistic(standard[:, used], good.astype(float), shares)
         if not len(weights) or weights.min() >= 0:

@@ -120,6 +120,15 @@ def published_file() -> Path:
     return home() / "websites.json"
 
 
+def published_site(study: Study) -> str:
+    """Host of the website that has the bubble of a study; empty if none was published on this computer."""
+    with suppress(StudyError):  # damaged settings publish nothing
+        website = Website.of(study)
+        if website.is_published(study):
+            return urlsplit(website.origin).netloc
+    return ""
+
+
 def _published() -> dict[str, str]:
     path = published_file()
     try:

@@ -312,6 +312,12 @@ def matching_preset(values: Mapping[str, Any], chosen: str) -> str:
     )
 
 
+def preset_title(config: StudyConfig) -> str:
+    """Name of the preset of a study on the page."""
+    train = config.train
+    return t(PRESET_LABELS[matching_preset(train.model_dump(), train.preset)][0])
+
+
 def preset_keys() -> list[str]:
     """The fields of ``train`` that presets set."""
     return sorted({key for values in PRESETS.values() for key in values})

@@ -121,11 +121,13 @@ def _answers(
         and row["metrics"].get(cell, {}).get(metric, below) < below
     ]
     for score, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["row"] or 0)):
-        refused = False
+        refused, overlap = False, f"{shown(metric).phrase} {number(score, metric)}"
         verdict: tuple[str, Tone] = (
             (tc("answer", "wrong"), "bad")
             if metric == EXACT
-            else (f"{shown(metric).phrase} {number(score, metric)}", "warn")
+            else (t("far from it, {metric}", metric=overlap), "bad")
+            if score < NOT_READY_OVERLAP
+            else (overlap, "warn")
         )
         if row["metrics"][cell].get(EXACT) == 1:
             verdict = tc("answer", "right"), "good"

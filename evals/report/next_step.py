@@ -49,12 +49,15 @@ def improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]
     """What to do if the assistant is not ready; ``learned``: it answers most questions right, but copying is better."""
     name, source = report.study, report.config["data"]["source"] or "FILE"
     if learned:
-        epochs = f"{2 * report['config']['train']['epochs']:g}"
+        train = report.config["train"]
+        longer = f"--set train.epochs={2 * train['epochs']:g}"
+        if report.approach == "grounded" and train.get("stop_loss"):
+            longer += " --set train.stop_loss=0"  # else it would end early again
         return (
             t("Serve copied answers, which need no training and invent nothing, or train longer."),
             (
                 f"assistant-builder serve {name} --mode copy",
-                f"assistant-builder run {name} --name {name}-2 --set train.epochs={epochs}",
+                f"assistant-builder run {name} --name {name}-2 {longer}",
             ),
         )
     return (

@@ -57,8 +57,6 @@ def pending_corrections(root: Study) -> list[Correction]:
 def create_next_version(root: Study) -> tuple[Study, RetrainingPlan]:
     """Create the study of the next version: the split of the served one, and its corrections as training pairs.
 
-    If the training data have a correction already, the version is trained twice as long.
-
     Args:
         root: The first study of the versions.
 

@@ -97,6 +97,11 @@ def test_how_alike_a_question_is_worded_does_not_decide():
     rule = fit([*near, *far], kinds, list(map(str, range(40))), target=0.05, sentence="")
     assert rule is not None and rule.weights[0] == 0
     assert not rule.declines(Evidence(0.5, -0.2, 0.3, 0.0, 1.0))
+    # without a known question to decline the lead over it is the same score
+    alike = [replace(each, nearby=each.similarity) for each in (*near, *far)]
+    rule = fit(alike, kinds, list(map(str, range(40))), target=0.05, sentence="")
+    assert rule is not None and rule.weights[0] == rule.weights[2] == 0 < rule.weights[1]
+    assert not rule.declines(Evidence(0.5, -0.2, 0.5, 0.0, 1.0))
 
 
 def test_what_is_nearest_to_a_question_to_decline_is_declined():
@@ -116,6 +121,14 @@ def test_what_is_nearest_to_a_question_to_decline_is_declined():
     unsure = [replace(each, nearby=-0.01) for each in evidence(rng, 0.1, 6)]
     none = fit([*known, *unsure], kinds, list("abcdef") * 2, target=0.04, sentence="")
     assert none is not None and none.declines(sure) and none.recognised == 6
+
+
+def test_without_evidence_that_tells_them_apart_there_is_no_rule():
+    """In the few questions of a small sheet every evidence may speak for those to decline."""
+    good, bad = [Evidence(0.5, -2.0, 0.5, 0.0, 1.0)] * 6, [Evidence(0.5, -0.1, 0.5, 0.0, 1.0)] * 6
+    kinds = [ANSWERABLE] * 6 + [WITHHELD] * 6
+    assert fit([*good, *bad], kinds, list("abcdef") * 2, target=0.04, sentence="") is None
+    assert fit([*bad, *good], kinds, list("abcdef") * 2, target=0.04, sentence="") is not None
 
 
 def test_without_facts_of_both_kinds_in_two_folds_there_is_no_rule():

@@ -10,6 +10,7 @@ import pytest
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.errors import StudyError
+from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
 from assistant_builder.study.admin import delete_study, duplicate_study
 from assistant_builder.study.steps import Progress
@@ -86,6 +87,19 @@ def test_a_change_is_detected_and_a_damaged_study_does_not_affect_others(home):
         "mine": "damaged",
         "other": "queued",
     }
+
+
+def test_a_project_on_a_website_says_so_until_it_is_taken_off(home):
+    study = new_study("mine")
+    assert summarize(study).website == ""
+    site = Website(origin="https://www.example.org", address="https://chat.example.org", port=1)
+    replace(site, running=True).save(study)
+    assert summarize(study).website == "www.example.org"
+    assert "on www.example.org" in study_list_view(list_studies(), time.time())
+    write_text(study.folder / "website.json", "[")
+    assert (summarize(study).website, summarize(study).state) == ("", "queued")
+    site.save(study)
+    assert summarize(study).website == ""
 
 
 def test_listing_two_hundred_studies_is_fast(home):

@@ -53,7 +53,7 @@ def opened_form(tab: InboxTab, key: str) -> list[Any]:
 def drawn(tab: InboxTab, study: Study) -> dict[str, Any]:
     """What the region of the versions shows."""
     html, *buttons = in_order(tab._draw_versions(study), tab._version)
-    names = ("next", "open", "publish", "refuse", "undo")
+    names = ("next", "settings", "open", "publish", "refuse", "undo")
     return {
         "html": html,
         **{name: button for name, button in zip(names, buttons, strict=True) if button["visible"]},
@@ -149,6 +149,17 @@ def test_a_version_goes_from_answers_to_visitors_and_back(tab, study, monkeypatc
     assert served_version(study).name == "shop-v3", "a click in an old window changes nothing"
     tab._change(tab._undo, "shop")
     assert served_version(study).name == "shop" and "Rejected versions" in drawn(tab, study)["html"]
+
+
+def test_a_version_is_made_without_a_start_to_choose_how_it_is_trained(tab, study, monkeypatch):
+    started: list[str] = []
+    monkeypatch.setattr(actions, "start_run", started.append)
+    add_correction(study, "Who won?", "Nobody.")
+    shown = drawn(tab, study)
+    assert {"next", "settings"} <= set(shown) and "with the preset “Balanced”" in shown["html"]
+    picked, tabs = tab._make("shop")
+    assert picked["value"] == "shop-v2" and tabs.selected == "train" and started == []
+    assert "preset" not in drawn(tab, study)["html"], "another one cannot be made now"
 
 
 def test_a_version_that_is_worse_is_kept_as_rejected(tab, study):

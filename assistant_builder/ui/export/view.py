@@ -24,6 +24,7 @@ from assistant_builder.export_formats import (
 from assistant_builder.i18n import N_, render, t, text_of
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.serving.endpoint_process import EndpointState
+from assistant_builder.serving.visitor_limits import Limits
 from assistant_builder.serving.website import Website
 from assistant_builder.serving.widget import PAGE_PATH, embedding, site_token
 from assistant_builder.study import Study
@@ -63,6 +64,7 @@ def website_view(
         newer=trained and state.arm == COPY,
         customers=customers,
         target=f"http://127.0.0.1:{website.port}",
+        limits=Limits(),
     )
 
 

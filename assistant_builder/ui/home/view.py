@@ -14,6 +14,7 @@ from markupsafe import Markup
 from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, language, t, tn
+from assistant_builder.serving.website import published_file, published_site
 from assistant_builder.study import Study
 from assistant_builder.study.admin import KEPT_DAYS, DeletedStudy, deleted_studies
 from assistant_builder.study.contents import Split
@@ -47,6 +48,7 @@ class StudySummary:
         conclusion: That of its report; None without one.
         progress: Title and progress of the running step, between 0 and 1.
         changed: Unix time of the last change.
+        website: Address of the website that has its bubble; empty if none is published.
     """
 
     name: str
@@ -57,6 +59,7 @@ class StudySummary:
     conclusion: Conclusion | None = None
     progress: tuple[str, float] | None = None
     changed: float = 0.0
+    website: str = ""
 
     @property
     def tab(self) -> str:
@@ -91,7 +94,7 @@ def list_studies() -> StudyList:
 
 def summarize(study: Study) -> StudySummary:
     """Summarize a study."""
-    entry = _read(study.folder, stamp(_files(study.folder)), language())
+    entry = _read(study.folder, stamp([*_files(study.folder), published_file()]), language())
     if entry.state in ("running", "queued") and (study.folder / "run.json").exists():
         # its process may have exited without a result
         return replace(entry, state=state_of(study), progress=_progress(study))
@@ -114,6 +117,7 @@ def _files(folder: Path) -> list[Path]:
         "run.json",
         "report.json",
         "report.status.json",
+        "website.json",
         "data/status.json",
         "evals/status.json",
     )
@@ -138,6 +142,7 @@ def _read(folder: Path, seen: str, language: str) -> StudySummary:
             pairs,
             report_conclusion(report) if report else None,
             changed=changed,
+            website=published_site(study),
         )
     except (AssistantBuilderError, OSError):
         return StudySummary(study.name, study.title, "damaged", changed=changed)
@@ -181,7 +186,8 @@ def _card(entry: StudySummary, now: float) -> Markup:
     pairs = (
         tn("{count} training pair", "{count} training pairs", entry.pairs) if entry.pairs else ""
     )
-    facts = (entry.model, pairs, t("changed {ago}", ago=ago(now - entry.changed)))
+    site = entry.website and t("on {site}", site=entry.website)
+    facts = (entry.model, pairs, site, t("changed {ago}", ago=ago(now - entry.changed)))
     address = urlencode({"study": entry.name, "tab": entry.tab})
     points = score(entry.conclusion) if entry.conclusion else ""
     return fragment("home.entry", entry, " · ".join(filter(None, facts)), address, points)

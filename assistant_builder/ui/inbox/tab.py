@@ -44,6 +44,7 @@ from assistant_builder.ui.refresh import (
     inform,
     ready_region,
 )
+from assistant_builder.ui.settings_form import preset_title
 from assistant_builder.ui.study_snapshot import needs_study, stamp
 from assistant_builder.ui.train.actions import start_unless_asked
 from evals.study_compare.versions import (
@@ -83,6 +84,9 @@ class InboxTab:
                     variant="primary",
                     visible=False,
                     elem_id="ab-next-version",
+                )
+                self.settings = gr.Button(
+                    t("Choose how it is trained"), visible=False, elem_id="ab-next-settings"
                 )
                 self.open = gr.Button(
                     t("Open the new version"), visible=False, elem_id="ab-open-version"
@@ -127,7 +131,8 @@ class InboxTab:
 
     @property
     def _version(self) -> list[Any]:
-        return [self.versions, self.next, self.open, self.publish, self.refuse, self.undo]
+        buttons = [self.next, self.settings, self.open, self.publish, self.refuse, self.undo]
+        return [self.versions, *buttons]
 
     @property
     def _form(self) -> list[Any]:
@@ -186,16 +191,19 @@ class InboxTab:
         state = Study.open(candidate).state if candidate else ""
         judged = candidate is not None and verdict is not None and verdict.outcome != "not trained"
         no_worse = verdict is not None and verdict.outcome == "no worse"
+        served, next_one = Study.open(versions.served), candidate is None and waiting > 0
         return {
             self.versions: versions_view(
                 versions,
                 waiting,
                 verdict,
                 state_label(state),
-                at_once=Study.open(versions.served).serves_corrections,
+                at_once=served.serves_corrections,
+                preset=preset_title(served.config) if next_one else "",
             ),
+            self.settings: gr.update(visible=next_one),
             self.next: gr.update(
-                visible=candidate is None and waiting > 0,
+                visible=next_one,
                 interactive=True,
                 value=tn(
                     "Train the next version with {count} answer",
@@ -251,6 +259,7 @@ class InboxTab:
             show_progress_on=self.next,
             api_visibility="private",
         )
+        self.settings.click(self._make, picker, [picker, tabs], **QUIET)
         self.open.click(self._open_version, picker, [picker, tabs], **QUIET)
         for button, change in (
             (self.publish, self._publish),
@@ -330,6 +339,10 @@ class InboxTab:
                 seconds=30,
             )
         return self._draw_versions(study)
+
+    def _make(self, name: str | None) -> list[Any]:
+        create_next_version(root_of(Study.open(name or "")))
+        return self._open_version(name)
 
     def _open_version(self, name: str | None) -> list[Any]:
         candidate = read_versions(root_of(Study.open(name or ""))).candidate

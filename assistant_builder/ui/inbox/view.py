@@ -117,6 +117,7 @@ def versions_view(
     state: str,
     *,
     at_once: bool,
+    preset: str,
 ) -> Markup:
     """Which version is served, what waits for the next one, and the verdict on a newer one.
 
@@ -126,6 +127,7 @@ def versions_view(
         verdict: That on the candidate; None without one.
         state: The state of the candidate in words.
         at_once: Whether the served version answers with the corrections before a next version is trained.
+        preset: The preset with which the next version would be trained; empty if none can be made now.
     """
     served = title_of_study(versions.served)
     candidate = Markup("")
@@ -140,4 +142,6 @@ def versions_view(
         if (reason := versions.reason(name)) is not None
     ]
     several = len(versions.names) > 1
-    return fragment("inbox.versions", served, several, candidate, corrections, at_once, rejected)
+    return fragment(
+        "inbox.versions", served, several, candidate, corrections, at_once, preset, rejected
+    )

@@ -33,9 +33,9 @@ def about_time(seconds: float, config: StudyConfig, *, complete: bool) -> str:
     time = rounded_duration(seconds)
     if config.grounded and config.train.stop_loss:
         return (
-            t("at most about {time}", time=time)
+            t("about {time} or less", time=time)
             if complete
-            else t("at most about {time} to train", time=time)
+            else t("about {time} or less to train", time=time)
         )
     return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
 

@@ -298,6 +298,15 @@ def test_what_to_do_has_a_command_that_exists(changes, action, command):
         get_command(app).commands[name].make_context(name, words)  # type: ignore[attr-defined] - raises for a wrong call
 
 
+def test_a_longer_training_does_not_end_early_again():
+    made = report(against_copy="worse")
+    made["config"]["train"]["stop_loss"] = 0.3
+    longer = conclude(as_report(made)).commands[1]
+    assert longer.endswith("--set train.epochs=6 --set train.stop_loss=0")
+    del made["config"]["train"]["stop_loss"]
+    assert "stop_loss" not in conclude(as_report(made)).commands[1]
+
+
 def test_the_figures_are_those_of_the_sentences():
     found = conclude(as_report(report()))
     assert [(figure.value, figure.what) for figure in found.figures] == [
