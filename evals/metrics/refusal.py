@@ -171,16 +171,20 @@ def is_refusal(answer: str, taught: Collection[str] = ()) -> bool:
 
 _MOST_WORDS = 40
 _OWN_WORDS = frozenset("IWR")  # the assistant, or the house it speaks for, or a regret
+_DECLINING_WORDS = frozenset("NRU")  # a negation, a regret, or whom to ask instead
 
 
 def only_declines(answer: str, *, repeated: bool = False) -> bool:
     """Whether an answer of a dataset is written for questions that the dataset does not answer.
 
     It is short, and its first sentence declines in the words of a speaker ("I", "we", "sorry"), so that statements such
-    as "The cause is unknown" are not among them. Fewer words are enough where it is ``repeated`` for unlike questions.
+    as "The cause is unknown" are not among them. Less is enough where it is ``repeated`` for unlike questions and has a
+    negation, a regret or whom to ask: a fact whose wordings share no word is repeated, too.
     """
     if len(answer.split()) > _MOST_WORDS or not (found := sentences(answer)):
         return False
     classifier, first = shipped_classifier(), found[0]
-    likely = classifier.log_odds(first) > (0.0 if repeated else classifier.threshold)
-    return likely and any(_class(token) in _OWN_WORDS for token in _TOKEN.findall(first))
+    classes = {_class(token) for token in _TOKEN.findall(first)}
+    less = repeated and classes & _DECLINING_WORDS
+    likely = classifier.log_odds(first) > (0.0 if less else classifier.threshold)
+    return likely and bool(classes & _OWN_WORDS)

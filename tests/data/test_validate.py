@@ -121,6 +121,9 @@ def test_answers_that_decline_are_named_unless_a_column_says_which_to_decline():
     wordings = ("Do you lend tools?", "may I borrow tools", "Are there tools?")
     refused = [pair(n, text, "Sorry, we do not lend tools.") for n, text in enumerate(wordings)]
     assert not check_pairs(dataset(refused)).declining
+    cars = "We teach manual in a Ford Fiesta and automatic in a Toyota Yaris."
+    asked = ("Which cars do you have?", "manual or automatic?", "what will I drive")
+    assert not check_pairs(dataset([pair(n, text, cars) for n, text in enumerate(asked)])).declining
 
 
 def test_check_pairs_counts_shared_answers_except_declining():
