@@ -2,6 +2,7 @@
 
 import pytest
 
+from assistant_builder.arms import CELLS
 from assistant_builder.i18n import m, use_language
 from assistant_builder.study import Study
 from assistant_builder.study.steps import Progress
@@ -33,7 +34,8 @@ def test_the_verdict_can_be_read_and_the_assistant_asked(study):
 
 
 def test_the_cell_that_is_scored_is_marked_in_every_language(study):
-    message = m("{cell}: scoring the reference answers and answering the test questions", cell="QD")
+    cell = m(CELLS["QD"].label)  # as the scoring says it
+    message = m("{cell}: scoring the reference answers and answering the test questions", cell=cell)
     running(study, "evaluate", Progress.saying(30, 100, "%", message))
     (study.cell_folder("QD") / "scores.json").unlink(missing_ok=True)
     with use_language("de"):

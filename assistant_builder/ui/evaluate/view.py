@@ -133,14 +133,17 @@ def _progress(snapshot: Snapshot, steps: Sequence[str]) -> Markup:
 
 def _cell_states(snapshot: Snapshot, messages: Sequence[Text]) -> Markup:
     """Each cell with its state and scoring time, in the order of the report."""
-    current = {each.values.get("cell") for each in messages if isinstance(each, Message)}
+    current = {
+        render(each.values.get("cell", "")) for each in messages if isinstance(each, Message)
+    }
     stages = []
     for cell in (cell for cell in CELLS if cell in snapshot.config.cells):
         scores = snapshot.scores.get(cell)
-        state, note = "running" if cell in current else "queued", ""
+        label = t(CELLS[cell].label)
+        state, note = "running" if {cell, label} & current else "queued", ""
         if scores is not None:
             state, note = "succeeded", duration(sum((scores.get("seconds") or {}).values()))
-        stages.append((cell, t(CELLS[cell].label), state, note))
+        stages.append((cell, label, state, note))
     return fragment("evaluate.stages", stages)
 
 
