@@ -34,7 +34,7 @@ assistant_builder/web                2010  1170
 evals                                3890  1945
 evals/bundle                         1550   880
 evals/judge                           440   220
-evals/metrics                        1160   505
+evals/metrics                        1160   510
 evals/model_compare                  1890   975
 evals/report                         9310  4200
 evals/stats                          1390   665
