@@ -78,7 +78,7 @@ def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...], Any]:
     labels = [_fact(pair, facts) if pair.answerable else None for pair in split.heldout]
 
     def sure(each: Found, shift: float) -> float:
-        confidence = rule.confidence(shifted(found_alone(each.evidence), shift))
+        confidence = rule.confidence(with_best_score(found_alone(each.evidence), shift))
         confidence = confidence if each.best else -1.0
         return confidence if confidence >= rule.threshold else -1.0
 
@@ -88,8 +88,8 @@ def copied(folder: Path) -> tuple[dict[float, Asked], tuple[float, ...], Any]:
     return asked_at, rule.thresholds, np.array([each.evidence.similarity for each in found])
 
 
-def shifted(evidence: Evidence, shift: float) -> Evidence:
-    """The evidence with another score of the best answer, and the same scores of all others."""
+def with_best_score(evidence: Evidence, shift: float) -> Evidence:
+    """The evidence with ``shift`` added to the score of the best answer, and the same scores of all others."""
     odds = np.exp(SHARPNESS * shift + evidence.certainty) / -np.expm1(
         min(evidence.certainty, -1e-9)
     )
