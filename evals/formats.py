@@ -18,7 +18,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder import __version__
-from assistant_builder.arms import CELLS
+from assistant_builder.arms import ARMS, CELLS
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, load_split
 from assistant_builder.errors import EvaluationError, ModelError, install_command
@@ -228,7 +228,9 @@ class _FormatScoring:
 
     def _write(self, arm: str, types: Sequence[str]) -> None:
         reached = 0.0
-        self._clock.set_message(m("{cell}: writing {types}", cell=arm, types=", ".join(types)))
+        self._clock.set_message(
+            m("{cell}: writing {types}", cell=m(ARMS[arm].label), types=", ".join(types))
+        )
 
         def report(fraction: float, message: Text) -> None:
             nonlocal reached
@@ -239,7 +241,10 @@ class _FormatScoring:
         report(1.0, "")
 
     def _score(self, arm: str, type: str) -> None:
-        files, title = GgufFiles(self._study, arm), f"{arm} {type}"
+        files, title = (
+            GgufFiles(self._study, arm),
+            m("{assistant}, {type}", assistant=m(ARMS[arm].label), type=type),
+        )
         file = files.record(type)
         assert file is not None  # it was just written
         answers = self._answer(files.path(type), title)
@@ -313,7 +318,7 @@ class _FormatScoring:
             self._inputs(arm, type),
         )
 
-    def _answer(self, path: Path, title: str) -> _Answers:
+    def _answer(self, path: Path, title: Text) -> _Answers:
         limit = answer_limit(self._study)
         texts = [*(item["prompt"] for item in self._items), *further_prompts(self._items)]
         prompts = [self._prompter.split_ids(text, "")[0] for text in texts]

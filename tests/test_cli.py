@@ -314,7 +314,10 @@ def test_a_run_names_the_first_verdict_and_can_end_with_it(monkeypatch):
     early = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])
     assert early.exit_code == 0, early.exception
     assert started == ["rest", study.name] and "in the background" in early.stderr
-    assert "Still to come: further cells." in early.stdout and "Is it good enough?" in early.stdout
+    assert (
+        "Still to come: further comparisons." in early.stdout
+        and "Is it good enough?" in early.stdout
+    )
     again = CliRunner().invoke(app, ["run", study.name, "--first-verdict"])  # while that runs
     assert again.stdout.count("Is it good enough?") == 1 and started == ["rest", study.name]
     found = json.loads(CliRunner().invoke(app, ["run", study.name, "--json"]).stdout)

@@ -7,7 +7,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
 from evals.report.schema import Report
 
-_PARTS = {"cells": N_("further cells"), "files": N_("GGUF files")}
+_PARTS = {"cells": N_("further comparisons"), "files": N_("the files for other programs")}
 _STEPS = {"cells": "evaluate", "files": FORMATS}
 """Entry of ``to_come`` → the step that makes it."""
 

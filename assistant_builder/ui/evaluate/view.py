@@ -206,6 +206,12 @@ def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO
         )
         if conclusion.metric == EXACT
         else tn(
+            "{count} answer declined or far from the right one",
+            "{count} answers declined or far from the right ones",
+            len(found),
+        )
+        if any(each.declined for each in found)
+        else tn(
             "{count} answer far from the right one",
             "{count} answers far from the right ones",
             len(found),

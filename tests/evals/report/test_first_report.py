@@ -78,7 +78,9 @@ def test_what_is_still_to_come_is_said():
     at_first_verdict(study)
     early, page = report(study), (study.folder / "report.html").read_text()
     assert early.to_come == ["cells", "files"]
-    assert to_come_text(early).endswith("Still to come: further cells and GGUF files.")
+    assert to_come_text(early).endswith(
+        "Still to come: further comparisons and the files for other programs."
+    )
     assert to_come_text(early) in page
     assert "This is still being scored" in page and "Set eval.noise_floor" not in page
     assert not early.formats and not early.formats_skipped
