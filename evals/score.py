@@ -220,7 +220,9 @@ class _Scoring:
                 ).read([(item["prompt"], item["target"]) for item in self.items], answers=False)
             for name, task in self.plan.tasks if behind else ():
                 if (name, 1) == (cell.spec.name, cell.seed):
-                    self.clock.set_message(m("{cell}: task {task}", cell=name, task=task))
+                    self.clock.set_message(
+                        m("{cell}: task {task}", cell=m(cell.spec.label), task=task)
+                    )
                     lm = self._lm(cell, self.config.batch_size, fixed_blocks=False)
                     folder, inputs = self.plan.task_folder(name), self.plan.task_inputs(name)
                     self.extra.run(task, lm, folder, inputs, self.config.seed)
@@ -244,7 +246,7 @@ class _Scoring:
     def _score(self, piece: WorkItem, cell: LoadedCell, observer: Observer | None) -> None:
         kinds: dict[str, Text] = {
             "cell": m(cell.spec.label),
-            "noise": m("{cell} with another batch size", cell=cell.spec.name),
+            "noise": m("{cell} with another batch size", cell=m(cell.spec.label)),
             "retrieval": m("Untuned base with retrieved pairs"),
         }
         title = kinds[piece.kind]

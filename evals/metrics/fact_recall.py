@@ -194,6 +194,24 @@ def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
     return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
 
 
+def has_other_numbers(answer: str, reference: str, question: str = "") -> bool:
+    """Whether an answer has numbers or codes, but none of the reference's: "24 pounds" where "31 pounds" is right.
+
+    Those of the question count for neither. An answer without any, or with some of the reference's, is not meant.
+    """
+    wanted, given = (
+        [fact for fact in facts if fact.kind != "term"]
+        for facts in (find_facts(reference), find_facts(answer))
+    )
+    wanted = [
+        fact for fact, echo in zip(wanted, _contained(wanted, question), strict=True) if not echo
+    ]
+    given = [
+        fact for fact, echo in zip(given, _contained(given, question), strict=True) if not echo
+    ]
+    return bool(wanted and given) and not any(_contained(wanted, answer))
+
+
 def _contained(facts: Sequence[Fact], text: str) -> list[bool]:
     text = _clean(text)
     codes, numbers, names = _scan(text)

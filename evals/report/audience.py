@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
 from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
+from evals.metrics.fact_recall import has_other_numbers
 from evals.report.approaches import untaught
 from evals.report.number_format import count
 from evals.report.other_words import is_respelled, nothing_tested
@@ -93,16 +94,13 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
             sum(bool(item["declined"].get(cell)) for item in asked),
         )
     else:
-        far = [
-            item["metrics"][cell][metric] < NOT_READY_OVERLAP and not item["declined"].get(cell)
-            for item in asked
-        ]
-        if sum(far) > MOST_WRONG * len(far):
+        wrong = sum(map(bool, wrong_by_overlap(asked, cell, metric)))
+        if wrong > MOST_WRONG * len(asked):
             yield tn(
-                "{wrong} of {count} answer was far from the right one",
-                "{wrong} of {count} answers were far from the right ones",
-                len(far),
-                wrong=count(sum(far)),
+                "{wrong} of {count} answer was far from the right one or had other numbers",
+                "{wrong} of {count} answers were far from the right ones or had other numbers",
+                len(asked),
+                wrong=count(wrong),
             )
         yield t("whether answers in other words than yours are right was not judged")
     to_decline = [
@@ -116,6 +114,24 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
             [item["cluster"] for item in to_decline],
         )
     )
+
+
+def wrong_by_overlap(
+    items: Iterable[Mapping[str, Any]], cell: str, metric: str
+) -> Iterator[Literal["far", "numbers", ""]]:
+    """Why each answer of a cell is wrong where no metric says it: far from the right one, or with other numbers.
+
+    An answer that shares most of its words with the right one has a high overlap, whatever its price is.
+    """
+    for item in items:
+        far = item["metrics"][cell][metric] < NOT_READY_OVERLAP
+        if item["declined"].get(cell):
+            yield ""
+        elif far:
+            yield "far"
+        else:
+            texts = item.get("answers", {}).get(cell) or "", item.get("reference") or ""
+            yield "numbers" if has_other_numbers(*texts, item["question"]) else ""
 
 
 @dataclass(frozen=True)

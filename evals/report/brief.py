@@ -13,7 +13,7 @@ from typing import Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
-from evals.report.audience import NOT_READY_OVERLAP
+from evals.report.audience import wrong_by_overlap
 from evals.report.conclusion import Conclusion, declined, total, wrong_answers
 from evals.report.number_format import count, number, shown
 from evals.report.own_questions import own_counts
@@ -93,8 +93,7 @@ def examples(report: Report, conclusion: Conclusion) -> list[Example]:
 
 def misses(report: Report, conclusion: Conclusion) -> list[Example]:
     """The test questions that the assistant answered wrong, or far from the right answer; the worst first."""
-    bound = 1.0 if conclusion.metric == EXACT else NOT_READY_OVERLAP
-    return list(_answers(report, conclusion, below=bound))
+    return list(_answers(report, conclusion, missed=True))
 
 
 def risks(report: Report, conclusion: Conclusion) -> list[str]:
@@ -102,31 +101,37 @@ def risks(report: Report, conclusion: Conclusion) -> list[str]:
     return list(_risks(report, conclusion))[:MOST_RISKS]
 
 
-def _answers(
-    report: Report, conclusion: Conclusion, below: float = float("inf")
-) -> Iterator[Example]:
-    """The answers to the questions that the conclusion is about, the worst first, with a score less than ``below``."""
+def _answers(report: Report, conclusion: Conclusion, *, missed: bool = False) -> Iterator[Example]:
+    """The answers to the questions that the conclusion is about, or only the missed ones, the worst first."""
     cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
     if own_counts(report, conclusion.arm) is not None:
-        yield from _own_answers(report, conclusion.arm, below)
+        yield from _own_answers(report, conclusion.arm, missed=missed)
         return
     if metric == LOSS:
         return
     rows = [
-        (row["metrics"][cell][metric], row)
+        row
         for row in report.items
         if row["answerable"]
         and not row.get("uncovered")
         and cell in row["answers"]
-        and row["metrics"].get(cell, {}).get(metric, below) < below
+        and metric in row["metrics"].get(cell, {})
     ]
-    for score, row in sorted(rows, key=lambda pair: (pair[0], pair[1]["row"] or 0)):
+    found = []
+    for row, wrong in zip(rows, wrong_by_overlap(rows, cell, metric), strict=True):
+        score, refused = row["metrics"][cell][metric], bool(row["declined"].get(cell))
+        bad = score < 1 if metric == EXACT else bool(wrong) or refused
+        if bad or not missed:
+            found.append((not bad, score, row["row"] or 0, wrong, row))
+    for _, score, _, wrong, row in sorted(found, key=lambda each: each[:3]):
         refused, overlap = False, f"{shown(metric).phrase} {number(score, metric)}"
         verdict: tuple[str, Tone] = (
             (tc("answer", "wrong"), "bad")
             if metric == EXACT
             else (t("far from it, {metric}", metric=overlap), "bad")
-            if score < NOT_READY_OVERLAP
+            if wrong == "far"
+            else (t("other numbers, {metric}", metric=overlap), "bad")
+            if wrong
             else (overlap, "warn")
         )
         if row["metrics"][cell].get(EXACT) == 1:
@@ -144,10 +149,10 @@ def _answers(
         )
 
 
-def _own_answers(report: Report, arm: str, below: float) -> Iterator[Example]:
+def _own_answers(report: Report, arm: str, *, missed: bool) -> Iterator[Example]:
     """The answers to the owner's wordings, the wrong ones first."""
     rows = report.own_questions.questions if report.own_questions else []
-    asked = [row for row in rows if row["row"] is not None and row["right"][arm] < below]
+    asked = [row for row in rows if row["row"] is not None and not (missed and row["right"][arm])]
     for row in sorted(asked, key=lambda row: row["right"][arm]):
         right, refused = row["right"][arm], row["declined"][arm]
         said = "right" if right else "declined" if refused else "wrong"

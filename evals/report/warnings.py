@@ -13,6 +13,7 @@ from typing import Any
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import Message, Text, joined, m, mn
 from assistant_builder.models.bundled import BASE_MODEL
+from evals.report.approaches import comparing_metric
 from evals.report.load import lead_pair
 from evals.report.measured_warnings import Warned, secondary_warnings
 from evals.report.number_format import (
@@ -158,9 +159,7 @@ def _about_training(report: Report) -> Iterator[Warned]:
             ),
         )
     for untuned, tuned in ((arm.untuned_cell, arm.cell) for arm in ARMS.values()):
-        if {untuned, tuned} <= report.cells.keys() and (
-            report.cells[tuned]["nll_per_token"] >= report.cells[untuned]["nll_per_token"]
-        ):
+        if {untuned, tuned} <= report.cells.keys() and not _learned(report, untuned, tuned):
             yield (
                 "tuning_did_not_help",
                 "serious",
@@ -323,6 +322,15 @@ def _about_data(report: Report) -> Iterator[Warned]:
                 missing=missing,
             ),
         )
+
+
+def _learned(report: Report, untuned: str, tuned: str) -> bool:
+    """Whether the answers of a tuned cell are better, or its loss is lower: with facts, that of the base is low."""
+    before, after = report.cells[untuned], report.cells[tuned]
+    metric = comparing_metric(report.primary_metric)
+    answers = before["metrics"].get(metric), after["metrics"].get(metric)
+    better = None not in answers and answers[1] > answers[0]
+    return better or after["nll_per_token"] < before["nll_per_token"]
 
 
 _BY_WEIGHT = (

@@ -198,27 +198,15 @@ def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO
     found = misses(report, conclusion)
     if not found:
         return Markup("")
-    title = (
-        tn(
-            "{count} question not answered right",
-            "{count} questions not answered right",
-            len(found),
-        )
-        if conclusion.metric == EXACT
-        else tn(
-            "{count} answer declined or far from the right one",
-            "{count} answers declined or far from the right ones",
-            len(found),
-        )
-        if any(each.declined for each in found)
-        else tn(
-            "{count} answer far from the right one",
-            "{count} answers far from the right ones",
-            len(found),
-        )
+    title = tn(
+        "{count} question not answered right",
+        "{count} questions not answered right",
+        len(found),
     )
     listed = example_table(found[:_MISSES], numbers)
-    return fragment("evaluate.misses", title, listed, len(found) > _MISSES)
+    config = report.config
+    known = "grounded" in config.get("approaches", ()) and config["retrieval"]["final_index"]
+    return fragment("evaluate.misses", title, listed, len(found) > _MISSES, known)
 
 
 def own_state_view(

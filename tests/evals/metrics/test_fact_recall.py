@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evals.metrics import Context, score_answer
-from evals.metrics.fact_recall import facts_kept, find_facts
+from evals.metrics.fact_recall import facts_kept, find_facts, has_other_numbers
 
 
 def found(text: str, kind: str | None = None) -> set[str]:
@@ -223,3 +223,19 @@ WORDS = st.sampled_from(
 @settings(deadline=None, max_examples=400)
 def test_a_text_keeps_all_of_its_own_facts(text):
     assert facts_kept(text, text) == (1.0 if find_facts(text) else None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reference", "question", "other"),
+    [
+        ("A tent pitch costs 24 pounds.", "A caravan pitch is 31 pounds.", "", True),
+        ("You can arrive from 1 pm.", "Please leave your pitch by 11 am.", "", True),
+        ("It costs 31 pounds, or 35 with a dog.", "A caravan pitch is 31 pounds.", "", False),
+        ("Yes, you can pay by card.", "Yes, from 5 pounds.", "", False),
+        ("It is open from 9 am.", "It is open every day.", "", False),
+        ("Two of the 60 pitches.", "60 pitches have power.", "Which of the 60 pitches?", False),
+        ("Ask Marta Oduya at 9 am.", "Ask Tom Reed.", "", False),
+    ],
+)
+def test_other_numbers_than_those_of_the_reference(answer, reference, question, other):
+    assert has_other_numbers(answer, reference, question) == other

@@ -38,6 +38,20 @@ def test_without_wrong_answers_the_examples_are_right(report):
     assert not misses(as_report(report), conclude(as_report(report)))
 
 
+def test_an_answer_with_another_price_is_missed_however_many_words_it_shares(report):
+    report = {**report, "primary_metric": "token_f1"}
+    rows = [row for row in report["items"] if row["answerable"]]
+    for row in rows:
+        row["metrics"] = {cell: {"token_f1": 0.9, "exact_match": 0.0} for cell in row["metrics"]}
+        row["answers"] = dict.fromkeys(row["metrics"], row["reference"])
+        row["declined"] = dict.fromkeys(row["metrics"], False)
+    assert not misses(as_report(report), conclude(as_report(report)))
+    rows[0]["reference"] = "A caravan pitch costs 31 pounds."
+    rows[0]["answers"] = dict.fromkeys(rows[0]["metrics"], "A tent pitch costs 24 pounds.")
+    [missed] = misses(as_report(report), conclude(as_report(report)))
+    assert missed.verdict == "other numbers, token F1 90.0" and missed.tone == "bad"
+
+
 def test_questions_about_facts_that_were_not_taught_are_left_out(report):
     before = misses(as_report(report), conclude(as_report(report)))
     wrong = next(row for row in report["items"] if row["question"] == before[0].question)

@@ -356,8 +356,18 @@ def test_long_answers_are_judged_by_their_metric():
             item["declined"] = dict.fromkeys(item["declined"], False)
     found = conclude(as_report({**made, "primary_metric": "token_f1", "items": far}))
     assert found.audience.text.startswith(
-        f"{COLLEAGUES} 50 of 200 answers were far from the right ones"
+        f"{COLLEAGUES} 50 of 200 answers were far from the right ones or had other numbers"
     )
+    for item in far:
+        if item["answerable"]:
+            item["metrics"] = {name: {"token_f1": 0.9} for name in item["metrics"]}
+            item["reference"] = "A caravan pitch costs 31 pounds a night."
+            price = 24 if item["row"] % 4 == 0 else 31
+            item["answers"] = dict.fromkeys(
+                item["metrics"], f"A pitch costs {price} pounds a night."
+            )
+    found = conclude(as_report({**made, "primary_metric": "token_f1", "items": far}))
+    assert found.audience.text.startswith(f"{COLLEAGUES} 50 of 200 answers were far")
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
