@@ -35,6 +35,7 @@ from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alo
 from assistant_builder.retrieval.embedder_choice import available_embedder, chosen_embedder
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages
+from assistant_builder.retrieval.prior import Priors
 from assistant_builder.retrieval.promise import kept
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.staleness import UNDECIDED, stale_rows
@@ -246,17 +247,20 @@ def _reporter(report: Callable[[Text, float], None], begin: float) -> Progress:
     return embedded
 
 
-def copy_rule(asked: ValidationQuestions, target: float) -> DeclineRule:
+def copy_rule(
+    asked: ValidationQuestions, target: float, priors: Priors | None = None
+) -> DeclineRule:
     """The rule for copying the answer of the best fact: by what was found alone.
 
     Args:
         asked: The validation questions.
         target: Largest share of answerable questions to be declined.
+        priors: As of :meth:`ValidationQuestions.fit`.
     """
     found, follow_ups = (
         [found_alone(each.evidence) for each in group] for group in (asked.found, asked.follow_ups)
     )
-    return asked.fit(found, target, follow_ups)
+    return asked.fit(found, target, follow_ups, priors)
 
 
 def has_index(study: Study) -> bool:

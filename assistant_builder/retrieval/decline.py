@@ -12,8 +12,11 @@ simulates it. In both cases the share holds for questions like those of validati
 
 What people ask is often worded less like the training data than validation is. So the threshold is never higher than it
 must be to decline :data:`WITHHELD_SHARE` of the questions whose fact was withheld: where those are told from answerable
-ones with ease, the room between the two is left to harder wordings. There is always a rule; where validation has too
-few facts, it declines what is far from everything.
+ones with ease, the room between the two is left to harder wordings.
+
+With fewer questions than α needs, the threshold is a matter of chance: there the rule is averaged with that of other
+sheets (:mod:`assistant_builder.retrieval.prior`). There is always a rule; where validation has too few facts, it
+declines what is far from everything.
 """
 
 from __future__ import annotations
@@ -35,11 +38,12 @@ from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import declining_answer
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m, written
+from assistant_builder.retrieval.prior import PRIOR_QUESTIONS, Prior, Priors
 from assistant_builder.retrieval.why import why_declined
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
-RULE_VERSION = 6
+RULE_VERSION = 7
 """With another version a rule is fitted again, and what it decided is scored again."""
 Mode = Literal["tuned", "copy"]
 """Whether a trained assistant answers, or the best fact is copied."""
@@ -74,6 +78,7 @@ FOLLOW_UPS = 0.75
 _ITERATIONS = 50
 # of the scores of :func:`far_from_everything`, which confidence is a logistic function of
 _SPREAD = 0.05
+_MOST_LOG_ODDS = 6.0  # of a threshold that is averaged
 
 
 def decline_sentence(training: Sequence[Pair]) -> str:
@@ -117,6 +122,7 @@ class Evidence:
 
 
 NAMES = tuple(field.name for field in fields(Evidence))
+_NEARBY = NAMES.index("nearby")
 
 
 @dataclass(frozen=True)
@@ -192,7 +198,7 @@ class DeclineRule:
     def _confidence(self, table: NDArray[np.float64]) -> NDArray[np.float64]:
         standardized = (table - np.array(self.center)) / np.array(self.scale)
         found = _sigmoid(standardized @ np.array(self.weights) + self.bias)
-        found[table[:, NAMES.index("nearby")] < 0] = 0.0  # the nearest question is to be declined
+        found[table[:, _NEARBY] < 0] = 0.0  # the nearest question is to be declined
         return found
 
     def to_record(self) -> dict[str, Any]:
@@ -316,6 +322,7 @@ def fit(
     target: float,
     sentence: str,
     follow_ups: Sequence[Evidence] = (),
+    priors: Priors | None = None,
 ) -> DeclineRule | None:
     """Fit weights and thresholds.
 
@@ -326,6 +333,7 @@ def fit(
         target: Largest share of answerable questions to be declined (α).
         sentence: What is said instead of an answer.
         follow_ups: Evidence of questions to decline that were looked up with an unrelated question before them.
+        priors: What other sheets say, where there are too few questions.
 
     Returns:
         The rule; ``None`` if answerable questions or questions to decline are of fewer than two folds, or if no
@@ -341,11 +349,7 @@ def fit(
         inside = fold == number
         weights = _fit_weights(table[~inside], kind[~inside], target, sentence)
         confidence[inside] = weights._confidence(table[inside])
-    sure, unsure, withheld = (
-        np.sort(confidence[good]),
-        confidence[~good],
-        confidence[kind == WITHHELD],
-    )
+    sure, withheld = np.sort(confidence[good]), confidence[kind == WITHHELD]
     n = len(sure)
     if not sure[-1]:  # each is nearest to a question to decline: no threshold is between the two
         return None
@@ -356,9 +360,16 @@ def fit(
     if len(withheld):
         threshold = min(threshold, float(np.quantile(withheld, WITHHELD_SHARE)))
     threshold = max(threshold, float(np.finfo(float).tiny))  # a confidence of 0 is below it
+    rule = replace(_fit_weights(table, kind, target, sentence), threshold=threshold)
+    prior = priors.get(not _no_question_to_decline(table)) if priors else None
+    if prior is not None and not guaranteed:
+        rule, confidence = _with_prior(rule, table, confidence, prior, n)
+        threshold, sure = rule.threshold, np.sort(confidence[good])
+    if not any(rule.weights):
+        return None
+    unsure = confidence[~good]
     rule = replace(
-        _fit_weights(table, kind, target, sentence),
-        threshold=threshold,
+        rule,
         guaranteed=guaranteed,
         answerable=n,
         declined=int((sure < threshold).sum()),
@@ -366,8 +377,6 @@ def fit(
         recognised=int((unsure < threshold).sum()),
         stricter=_stricter(sure, threshold),
     )
-    if not any(rule.weights):
-        return None
     second = [rule.confidence(each) for each in follow_ups]
     if not second:
         return rule
@@ -376,6 +385,37 @@ def fit(
         for share in (FOLLOW_UP_SHARE, NAMED_SHARE)
     )
     return replace(rule, follow_up_threshold=follow_up, named_threshold=named)
+
+
+def _with_prior(
+    rule: DeclineRule,
+    table: NDArray[np.float64],
+    confidence: NDArray[np.float64],
+    prior: Prior,
+    questions: int,
+) -> tuple[DeclineRule, NDArray[np.float64]]:
+    # Log-odds are averaged, and so are the thresholds. ``confidence`` is that of the cross-fitted rules.
+    share = questions / (questions + PRIOR_QUESTIONS) if any(rule.weights) else 0.0
+    other = np.zeros(len(NAMES))
+    other[[NAMES.index("certainty"), _NEARBY]] = prior.certainty, prior.nearby
+    center, scale = np.array(rule.center), np.array(rule.scale)
+    weights = share * np.array(rule.weights) + (1 - share) * other * scale
+    bias = share * rule.bias + (1 - share) * (prior.bias + float(other @ center))
+    own = float(np.clip(_log_odds(rule.threshold), -_MOST_LOG_ODDS, _MOST_LOG_ODDS))
+    threshold = float(_sigmoid(share * own + (1 - share) * prior.threshold(rule.target)))
+    mixed = _sigmoid(share * _log_odds(confidence) + (1 - share) * (table @ other + prior.bias))
+    mixed[table[:, _NEARBY] < 0] = 0.0
+    mixed_rule = replace(rule, weights=tuple(weights.tolist()), bias=bias, threshold=threshold)
+    return mixed_rule, mixed
+
+
+def _log_odds(chance: Any) -> Any:
+    chance = np.clip(chance, np.finfo(float).tiny, 1 - np.finfo(float).epsneg)
+    return np.log(chance / (1 - chance))
+
+
+def _no_question_to_decline(table: NDArray[np.float64]) -> bool:
+    return np.array_equal(table[:, _NEARBY], table[:, NAMES.index("similarity")])
 
 
 def _stricter(sure: NDArray[np.float64], threshold: float) -> tuple[float, ...]:
@@ -427,9 +467,8 @@ def _fit_weights(
         shares[part] *= len(kind) / 2 / shares[part].sum()
     standard, weights = (table - center) / scale, np.zeros(0)
     used = np.array([name != "similarity" for name in NAMES])
-    score, nearby = NAMES.index("similarity"), NAMES.index("nearby")
-    if np.array_equal(table[:, nearby], table[:, score]):  # no question to decline is known
-        used[nearby] = False
+    if _no_question_to_decline(table):
+        used[_NEARBY] = False
     while True:
         weights, bias = _logistic(standard[:, used], good.astype(float), shares)
         if not len(weights) or weights.min() >= 0:

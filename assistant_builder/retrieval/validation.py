@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from assistant_builder.data import Pair
+from assistant_builder.models.bundled import BUNDLED_EMBEDDERS, ENGLISH
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
@@ -27,9 +28,13 @@ from assistant_builder.retrieval.decline import (
 )
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import Query, facts_of
+from assistant_builder.retrieval.prior import PRIORS, Priors
 from assistant_builder.retrieval.retriever import Retriever
+from assistant_builder.retrieval.train_embedder import NAME
 
 T = TypeVar("T")
+MEASURED_WITH = NAME.format(name=BUNDLED_EMBEDDERS[ENGLISH])
+"""The embedder of the priors: other ones have other similarities."""
 MOST_QUESTIONS, MOST_FOLLOW_UPS = 300, 100
 """Questions of a kind that are used at most; of more, every n-th."""
 
@@ -94,9 +99,18 @@ class ValidationQuestions:
         return replace(_look(pair), query=Query(own, earlier))
 
     def fit(
-        self, evidence: Sequence[Evidence], target: float, follow_ups: Sequence[Evidence] = ()
+        self,
+        evidence: Sequence[Evidence],
+        target: float,
+        follow_ups: Sequence[Evidence] = (),
+        priors: Priors | None = None,
     ) -> DeclineRule:
-        """The rule, from the evidence of each question in the order of ``found``, and of ``follow_ups``."""
+        """The rule, from the evidence of each question in the order of ``found``, and of ``follow_ups``.
+
+        ``priors`` are by default those of the embedder, if it is the one that they were measured with.
+        """
+        if priors is None and self._retriever.embedder.name == MEASURED_WITH:
+            priors = PRIORS
         facts = [
             pair.cluster or (pair.answer if pair.answerable else pair.messages[-2].content)
             for pair in self.pairs
@@ -108,6 +122,7 @@ class ValidationQuestions:
             target=target,
             sentence=self.sentence,
             follow_ups=follow_ups,
+            priors=priors,
         )
         if found is not None:
             return found

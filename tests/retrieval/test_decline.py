@@ -22,6 +22,7 @@ from assistant_builder.retrieval.decline import (
     rule_of,
 )
 from assistant_builder.retrieval.index import Fact, Hit
+from assistant_builder.retrieval.prior import Prior, Priors
 from assistant_builder.retrieval.retriever import Found
 from assistant_builder.retrieval.why import low_evidence
 
@@ -78,6 +79,62 @@ def test_the_expected_share_of_false_declines_stays_at_the_target(target, count)
 def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it():
     rule = fitted(count=20, target=0.04)
     assert not rule.guaranteed and rule.answerable == 20 and rule.declined == 0
+
+
+PRIOR = Prior(certainty=3.0, nearby=4.0, bias=-1.0, shares=(0.03, 0.07), below=(-2.0, 0.0))
+
+
+def few(count: int, priors: Priors | None) -> DeclineRule:
+    rng = np.random.default_rng(0)
+    rule = fit(
+        [*evidence(rng, 0.8, count), *evidence(rng, 0.4, count)],
+        [ANSWERABLE] * count + [WITHHELD] * count,
+        [str(place) for place in range(count)] * 2,
+        target=0.04,
+        sentence="",
+        priors=priors,
+    )
+    assert rule is not None
+    return rule
+
+
+def log_odds(confidence: float) -> float:
+    return float(np.log(confidence / (1 - confidence)))
+
+
+def test_with_few_questions_the_log_odds_are_averaged_with_those_of_other_sheets():
+    asked = Evidence(0.7, 0.55, 0.1, -0.2, 1.0)
+    own, both = few(7, None), few(7, {True: PRIOR})
+    prior = 3.0 * 0.55 + 4.0 * 0.1 - 1.0
+    expected = (log_odds(own.confidence(asked)) + 2 * prior) / 3  # 7 questions, the prior is 14
+    assert log_odds(both.confidence(asked)) == pytest.approx(expected)
+    threshold = (
+        log_odds(own.threshold) + 2 * -1.0
+    ) / 3  # 1.25 times 4 % are half way between 3 and 7 %
+    assert log_odds(both.threshold) == pytest.approx(threshold)
+    assert both.declines(replace(asked, nearby=-0.01)), "the nearest question is one to decline"
+    assert not both.guaranteed and both.answerable == 7
+    known = few(7, {False: PRIOR})  # that of sheets without a question to decline
+    assert known == own
+
+
+def test_enough_questions_decide_without_other_sheets():
+    assert few(24, {True: PRIOR}) == few(24, None)
+    assert few(23, {True: PRIOR}) != few(23, None)
+
+
+def test_other_sheets_decide_where_no_evidence_tells_the_kinds_apart():
+    same = [Evidence(0.7, -0.5, 0.7, 0.0, 1.0)] * 4
+    kinds = [ANSWERABLE] * 2 + [WITHHELD] * 2
+    prior = Prior(certainty=3.0, nearby=0.0, bias=1.0, shares=(0.04,), below=(-1.0,))
+
+    def fitted(priors: Priors | None) -> DeclineRule | None:
+        return fit(same, kinds, list("abab"), target=0.04, sentence="", priors=priors)
+
+    assert fitted(None) is None
+    rule = fitted({False: prior})
+    assert rule is not None and log_odds(rule.threshold) == pytest.approx(-1.0)
+    assert log_odds(rule.confidence(same[0])) == pytest.approx(-0.5)
 
 
 def test_an_improbable_answer_is_never_more_certain_to_be_right():
