@@ -29,7 +29,7 @@ from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.copying import copy_rule
 from assistant_builder.retrieval.decline import DeclineRule, found_alone
 from assistant_builder.retrieval.index import Index, facts_of
-from assistant_builder.retrieval.prior import Prior
+from assistant_builder.retrieval.prior import SHARES, Prior
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.train_embedder import HYPERPARAMETERS, batches
 from assistant_builder.retrieval.validation import ValidationQuestions
@@ -40,7 +40,6 @@ from benchmarks.promise import DATASETS
 SHEETS, FACTS, WORDINGS, DECLINED, OTHERS = 3, 22, 3, 4, 40
 ASKED = {"own": None, "other facts": 80, "declined": 60}
 """Kinds of questions, and how many of a kind are asked of a sheet at most."""
-SHARES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.08, 0.12, 0.2, 0.3)
 TARGET = 0.04
 _SENTENCE = "Please call us about that."
 
@@ -155,9 +154,7 @@ def prior(found: Sequence[Sheet], *, declining: bool) -> Prior:
         weights += np.linalg.solve(hessian, design.T @ (shares * (good - chance)))
     below = np.quantile((design @ weights)[good], SHARES)
     certainty, *nearby, bias = weights.round(3).tolist()
-    return Prior(
-        certainty, nearby[0] if nearby else 0.0, bias, SHARES, tuple(below.round(3).tolist())
-    )
+    return Prior(certainty, nearby[0] if nearby else 0.0, bias, tuple(below.round(3).tolist()))
 
 
 def judged(sheet: Sheet, rule: DeclineRule) -> Counter[str]:

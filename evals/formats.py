@@ -241,10 +241,8 @@ class _FormatScoring:
         report(1.0, "")
 
     def _score(self, arm: str, type: str) -> None:
-        files, title = (
-            GgufFiles(self._study, arm),
-            m("{assistant}, {type}", assistant=m(ARMS[arm].label), type=type),
-        )
+        files = GgufFiles(self._study, arm)
+        title = m("{assistant}, {type}", assistant=m(ARMS[arm].label), type=type)
         file = files.record(type)
         assert file is not None  # it was just written
         answers = self._answer(files.path(type), title)

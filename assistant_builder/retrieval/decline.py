@@ -420,6 +420,8 @@ def _no_question_to_decline(table: NDArray[np.float64]) -> bool:
 
 def _stricter(sure: NDArray[np.float64], threshold: float) -> tuple[float, ...]:
     shown = sure[sure >= threshold]
+    if not len(shown):
+        return ()
     found = (float(shown[int(share * len(shown))]) for share in STRICTER)
     return tuple(sorted({each for each in found if each > threshold}, reverse=True))
 

@@ -19,6 +19,9 @@ PRIOR_SHARE = 1.25
 """Share of false declines of the prior's threshold, in units of the share that is asked for: with it about as many
 questions to decline are declined as by the sheets' own rules."""
 
+SHARES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.08, 0.12, 0.2, 0.3)
+"""Shares of the answerable questions for which thresholds are known."""
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -26,22 +29,19 @@ class Prior:
 
     Attributes:
         certainty, nearby, bias: Weights of the evidence, as it is, and the log-odds without any.
-        shares: Shares of the answerable questions, rising.
-        below: The log-odds below which each share of them is.
+        below: The log-odds below which each of :data:`SHARES` of the answerable questions is.
     """
 
     certainty: float
     nearby: float
     bias: float
-    shares: tuple[float, ...]
     below: tuple[float, ...]
 
     def threshold(self, target: float) -> float:
         """The log-odds below which a question is declined, for the share of false declines that is asked for."""
-        return float(np.interp(PRIOR_SHARE * target, self.shares, self.below))
+        return float(np.interp(PRIOR_SHARE * target, SHARES, self.below))
 
 
-_SHARES = (0.01, 0.02, 0.03, 0.04, 0.05, 0.08, 0.12, 0.2, 0.3)
 Priors = Mapping[bool, Prior]
 """Whether questions to decline are known → the prior. Without any, ``nearby`` is the score of the best answer."""
 PRIORS: Priors = {
@@ -49,14 +49,12 @@ PRIORS: Priors = {
         4.3,
         2.999,
         -0.192,
-        _SHARES,
         (-2.412, -2.042, -1.753, -1.359, -1.065, -0.507, -0.07, 0.495, 0.962),
     ),
     False: Prior(
         5.885,
         0.0,
         1.512,
-        _SHARES,
         (-3.372, -2.591, -1.614, -0.893, -0.798, -0.196, 0.24, 0.781, 1.165),
     ),
 }

@@ -188,9 +188,7 @@ def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
         0 to 1; ``None`` if the reference contains no fact beyond the question. Additional facts of the answer are
         ignored.
     """
-    facts = list(find_facts(reference))
-    echoed = _contained(facts, question)
-    wanted = [fact for fact, echo in zip(facts, echoed, strict=True) if not echo]
+    wanted = _beyond(question, reference)
     return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
 
 
@@ -200,16 +198,16 @@ def has_other_numbers(answer: str, reference: str, question: str = "") -> bool:
     Those of the question count for neither. An answer without any, or with some of the reference's, is not meant.
     """
     wanted, given = (
-        [fact for fact in facts if fact.kind != "term"]
-        for facts in (find_facts(reference), find_facts(answer))
+        [fact for fact in _beyond(question, text) if fact.kind != "term"]
+        for text in (reference, answer)
     )
-    wanted = [
-        fact for fact, echo in zip(wanted, _contained(wanted, question), strict=True) if not echo
-    ]
-    given = [
-        fact for fact, echo in zip(given, _contained(given, question), strict=True) if not echo
-    ]
     return bool(wanted and given) and not any(_contained(wanted, answer))
+
+
+def _beyond(question: str, text: str) -> list[Fact]:
+    facts = list(find_facts(text))
+    echoed = _contained(facts, question)
+    return [fact for fact, echo in zip(facts, echoed, strict=True) if not echo]
 
 
 def _contained(facts: Sequence[Fact], text: str) -> list[bool]:

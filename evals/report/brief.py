@@ -92,7 +92,7 @@ def examples(report: Report, conclusion: Conclusion) -> list[Example]:
 
 
 def misses(report: Report, conclusion: Conclusion) -> list[Example]:
-    """The test questions that the assistant answered wrong, or far from the right answer; the worst first."""
+    """The test questions that the assistant did not answer right, the worst first."""
     return list(_answers(report, conclusion, missed=True))
 
 
@@ -186,7 +186,11 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
         _, found = declined(report, conclusion.arm)
         rightly, unknown = found or 0, 0 if found is None else total(report, RIGHT_DECLINES)
         asked = total(report, conclusion.metric)
-        wrong = wrong_answers(report, conclusion.arm) if conclusion.metric == EXACT else 0
+        wrong = (
+            wrong_answers(report, conclusion.arm)
+            if conclusion.metric == EXACT
+            else sum(not each.declined for each in misses(report, conclusion))
+        )
     if rightly < unknown:
         yield tn(
             "It answered {answered} of {count} question that it should have declined. These answers are made up.",

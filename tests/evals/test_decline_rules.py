@@ -21,6 +21,7 @@ from assistant_builder.retrieval.decline import (
 )
 from assistant_builder.retrieval.grounding import Grounder, supports
 from assistant_builder.retrieval.index import Hit, Index, facts_of
+from assistant_builder.retrieval.prior import PRIORS
 from assistant_builder.retrieval.retriever import Found, Retriever
 from assistant_builder.study import Study
 from evals.cells import LoadedCell
@@ -98,6 +99,19 @@ def test_held_out_questions_change_no_rule(study):
     path = study.split_file("heldout")
     path.write_text(path.read_text().replace("ferry", "submarine"), encoding="utf-8")
     assert fitted() == before is not None
+
+
+def test_the_priors_hold_for_the_embedder_that_they_were_measured_with(study, monkeypatch):
+    asked = questions_of(study, retriever(study))
+    evidence = [found_alone(found.evidence) for found in asked.found]
+    share = 0.5 / len(evidence)  # for which no data are enough
+    alone, both = (asked.fit(evidence, share, priors=priors) for priors in ({}, PRIORS))
+    assert alone != both and asked.fit(evidence, share) == alone
+    monkeypatch.setattr(FakeEmbedder, "name", "all-MiniLM-L6-v2")
+    assert asked.fit(evidence, share) == alone, "it was not trained"
+    name = "all-MiniLM-L6-v2, trained on the questions of the study"
+    monkeypatch.setattr(FakeEmbedder, "name", name)
+    assert asked.fit(evidence, share) == both
 
 
 def test_the_data_decide_how_to_decline():

@@ -81,7 +81,9 @@ def test_a_small_validation_set_has_no_guarantee_and_declines_none_of_it():
     assert not rule.guaranteed and rule.answerable == 20 and rule.declined == 0
 
 
-PRIOR = Prior(certainty=3.0, nearby=4.0, bias=-1.0, shares=(0.03, 0.07), below=(-2.0, 0.0))
+PRIOR = Prior(
+    certainty=3.0, nearby=4.0, bias=-1.0, below=(-9.0, -9.0, -9.0, -2.0, -1.0, 0.0, 1.0, 1.0, 1.0)
+)
 
 
 def few(count: int, priors: Priors | None) -> DeclineRule:
@@ -110,12 +112,18 @@ def test_with_few_questions_the_log_odds_are_averaged_with_those_of_other_sheets
     assert log_odds(both.confidence(asked)) == pytest.approx(expected)
     threshold = (
         log_odds(own.threshold) + 2 * -1.0
-    ) / 3  # 1.25 times 4 % are half way between 3 and 7 %
+    ) / 3  # the fifth of the shares is 1.25 times 4 %
     assert log_odds(both.threshold) == pytest.approx(threshold)
     assert both.declines(replace(asked, nearby=-0.01)), "the nearest question is one to decline"
     assert not both.guaranteed and both.answerable == 7
     known = few(7, {False: PRIOR})  # that of sheets without a question to decline
     assert known == own
+
+
+def test_a_prior_may_decline_every_validation_question():
+    strict = replace(PRIOR, below=(50.0,) * 9)
+    rule = few(7, {True: strict})
+    assert rule.declined == rule.answerable == 7 and rule.thresholds == (rule.threshold,)
 
 
 def test_enough_questions_decide_without_other_sheets():
@@ -126,7 +134,7 @@ def test_enough_questions_decide_without_other_sheets():
 def test_other_sheets_decide_where_no_evidence_tells_the_kinds_apart():
     same = [Evidence(0.7, -0.5, 0.7, 0.0, 1.0)] * 4
     kinds = [ANSWERABLE] * 2 + [WITHHELD] * 2
-    prior = Prior(certainty=3.0, nearby=0.0, bias=1.0, shares=(0.04,), below=(-1.0,))
+    prior = Prior(certainty=3.0, nearby=0.0, bias=1.0, below=(-1.0,) * 9)
 
     def fitted(priors: Priors | None) -> DeclineRule | None:
         return fit(same, kinds, list("abab"), target=0.04, sentence="", priors=priors)
