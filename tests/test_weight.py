@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2050
 assistant_builder/models             4170  2155
 assistant_builder/planning           2590  1435
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4840  2570
+assistant_builder/retrieval          4840  2575
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3570  1955
 assistant_builder/store              1150   750
@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1890   975
-evals/report                         9340  4225
+evals/report                         9350  4225
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235
