@@ -1,12 +1,14 @@
-"""Questions of the owner, which test an assistant whose answers occur once in the file.
+"""Questions of the owner, which test what the file cannot.
 
-No fact of such a file is held out, so it has nothing to test with. The owner types other wordings of some facts, and
-chooses questions that the file does not answer (``own_questions.json``). They are never trained on. The answers of the
-assistants are in ``own_answers.json``.
+No fact is held out of a file whose answers occur once, so it has nothing to test with: the owner types other wordings
+of some facts. The test of many files has hardly a question to decline: the owner chooses questions that the file does
+not answer. Both are in ``own_questions.json`` and never trained on. The answers of the assistants are in
+``own_answers.json``.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import shutil
 from collections import Counter
@@ -38,7 +40,7 @@ from assistant_builder.study import Study
 from assistant_builder.study.contents import OwnAnswer, OwnAnswers, OwnQuestion, OwnQuestions, Split
 
 ASKED = 10
-"""Facts for which other wordings are asked."""
+"""Facts for which other wordings are asked, and least questions to decline of a test that needs no further ones."""
 NO_ANSWER = "-"
 """The answer of a question that the file does not answer."""
 _MOST_COMPARED = 2000  # facts that are compared with all others; of more, every second, third, … is
@@ -47,12 +49,29 @@ _QUESTIONS, _ANSWERS = "own_questions.json", "own_answers.json"
 
 
 def takes_own_questions(study: Study) -> bool:
-    """Whether the data steps are done, most answers occur once, and the test has too few other wordings."""
+    """Whether the data steps are done, and the file has too few other wordings or questions to decline for a test.
+
+    Only an assistant that looks facts up can tell that nothing answers a question.
+    """
     split = study.folder / "data" / "split.json"
     if not split.is_file() or study.step("data-embed").state != "succeeded":
         return False
-    counted = count_wordings(read_json(split, Split))
+    grounded = "grounded" in study.config.approaches
+    return takes_wordings(study) or (
+        grounded and _to_decline(split.parent, split.stat().st_mtime_ns) < ASKED
+    )
+
+
+def takes_wordings(study: Study) -> bool:
+    """Whether most answers of a study whose data steps are done occur once, and the test has too few other wordings."""
+    counted = count_wordings(read_json(study.folder / "data" / "split.json", Split))
     return counted is not None and counted.occurs_once and counted.test < LEAST_WORDINGS
+
+
+@functools.lru_cache(maxsize=32)
+def _to_decline(data: Path, changed: int) -> int:
+    """The number of questions to decline in the test."""
+    return sum(not pair.answerable for pair in load_split(data, "heldout"))
 
 
 # What is asked
@@ -100,11 +119,11 @@ def _nearness(study: Study, facts: Sequence[Pair], compared: Sequence[int]) -> N
 
 
 _NEAR = (
-    N_("What does the {subject} weigh?"),
-    N_("How much is the {subject} insured for?"),
-    N_("Was the {subject} ever in a film?"),
+    N_("What would it cost to insure the {subject}?"),
+    N_("Can I buy the {subject} from you?"),
+    N_("Did you have the {subject} ten years ago?"),
     N_("What did the {subject} cost in 1950?"),
-    N_("Is there a {subject} like this in Australia?"),
+    N_("Who will look after the {subject} next year?"),
 )
 _FAR = (
     N_("Write a poem about the sea."),

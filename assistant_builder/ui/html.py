@@ -175,9 +175,14 @@ CLICKS = """element.addEventListener("click", (event) => {
   const button = event.target.closest("[data-action]");
   if (!button || event.ctrlKey || event.metaKey || event.shiftKey) return;
   event.preventDefault();
-  trigger("click", {action: button.dataset.action, name: button.dataset.name});
+  const part = document.getElementById(button.dataset.part);
+  if (part) part.scrollIntoView({block: "start"});
+  else trigger("click", {action: button.dataset.action, name: button.dataset.name});
 });"""
-"""``js_on_load`` of a ``gr.HTML`` whose buttons and links have ``data-action``: a click event with that action."""
+"""``js_on_load`` of a ``gr.HTML`` whose buttons and links have ``data-action``: a click event with that action.
+
+With ``data-part``, the id of an element of the page, a click scrolls to it.
+"""
 
 FIT_CHARTS = "setTimeout(() => window.dispatchEvent(new Event('resize')), 60);"
 """JavaScript after hidden parts of the page are shown: charts that were drawn while hidden get their width."""

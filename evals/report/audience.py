@@ -13,7 +13,7 @@ from evals.metrics.fact_recall import has_other_numbers
 from evals.report.approaches import untaught
 from evals.report.number_format import count
 from evals.report.other_words import is_respelled, nothing_tested
-from evals.report.own_questions import own_counts
+from evals.report.own_questions import own_counts, own_declines
 from evals.report.schema import OwnCounts, Report
 from evals.stats.share import share_interval
 
@@ -45,7 +45,7 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
         return Audience("colleagues", nothing_tested(report))
     if untaught(report):
         return Audience("colleagues", t("This test does not show it."))
-    reasons = list(_own_reasons(own) if own else _reasons(report, ARMS[arm].cell, metric))
+    reasons = list(_own_reasons(own) if own else _reasons(report, arm, metric))
     if not reasons:
         return Audience(
             "customers",
@@ -75,8 +75,9 @@ def _own_reasons(own: OwnCounts) -> Iterator[str]:
     )
 
 
-def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
+def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
+    cell = ARMS[arm].cell
     asked = [
         item
         for item in report.items
@@ -94,7 +95,7 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
             sum(bool(item["declined"].get(cell)) for item in asked),
         )
     else:
-        wrong = sum(map(bool, wrong_by_overlap(asked, cell, metric)))
+        wrong = far_answers(report, arm, metric)
         if wrong > MOST_WRONG * len(asked):
             yield tn(
                 "{wrong} of {count} answer was far from the right one or had other numbers",
@@ -108,12 +109,27 @@ def _reasons(report: Report, cell: str, metric: str) -> Iterator[str]:
         for item in report.items
         if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
     ]
+    declined, own = own_declines(report, arm)
     yield from _made_up_answers(
         _Asked(
-            [item["metrics"][cell][RIGHT_DECLINES] == 1 for item in to_decline],
-            [item["cluster"] for item in to_decline],
+            [
+                *(item["metrics"][cell][RIGHT_DECLINES] == 1 for item in to_decline),
+                *(place < declined for place in range(own)),
+            ],
+            [*(item["cluster"] for item in to_decline), *[None] * own],
         )
     )
+
+
+def far_answers(report: Report, arm: str, metric: str) -> int:
+    """The number of answers of an assistant that are wrong by :func:`wrong_by_overlap`."""
+    cell = ARMS[arm].cell
+    asked = [
+        item
+        for item in report.items
+        if item["answerable"] and metric in item["metrics"].get(cell, {})
+    ]
+    return sum(map(bool, wrong_by_overlap(asked, cell, metric)))
 
 
 def wrong_by_overlap(
@@ -178,14 +194,14 @@ def _made_up_answers(to_decline: _Asked) -> Iterator[str]:
     few = len(rightly) < ENOUGH_TO_DECLINE
     if sum(rightly) < LEAST_DECLINED * len(rightly):
         yield tn(
-            "it made up an answer to {made_up} of {count} question that it should decline",
-            "it made up an answer to {made_up} of {count} questions that it should decline",
+            "it answered {answered} of {count} question that it should decline",
+            "it answered {answered} of {count} questions that it should decline",
             len(rightly),
-            made_up=count(len(rightly) - sum(rightly)),
+            answered=count(len(rightly) - sum(rightly)),
         )
     elif few or to_decline.interval[0] < LEAST_DECLINED:
         yield tn(
-            "{count} question to decline is too few to know how often it makes up an answer",
-            "{count} questions to decline are too few to know how often it makes up an answer",
+            "{count} question to decline is too few to know how often it answers what it should decline",
+            "{count} questions to decline are too few to know how often it answers what it should decline",
             len(rightly),
         )

@@ -12,9 +12,9 @@ from typing import Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tc, tn
-from evals.declaration import EXACT, LOSS, RIGHT_DECLINES
+from evals.declaration import EXACT, LOSS
 from evals.report.audience import wrong_by_overlap
-from evals.report.conclusion import Conclusion, declined, total, wrong_answers
+from evals.report.conclusion import Conclusion, declined_rightly, total, wrong_answers
 from evals.report.number_format import count, number, shown
 from evals.report.own_questions import own_counts
 from evals.report.schema import Report
@@ -183,8 +183,7 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
         rightly, unknown, asked = own.declined, own.unanswered, own.wordings
         wrong = asked - own.right - own.declined_wrongly
     else:
-        _, found = declined(report, conclusion.arm)
-        rightly, unknown = found or 0, 0 if found is None else total(report, RIGHT_DECLINES)
+        rightly, unknown = declined_rightly(report, conclusion.arm)
         asked = total(report, conclusion.metric)
         wrong = (
             wrong_answers(report, conclusion.arm)
@@ -193,8 +192,10 @@ def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
         )
     if rightly < unknown:
         yield tn(
-            "It answered {answered} of {count} question that it should have declined. These answers are made up.",
-            "It answered {answered} of {count} questions that it should have declined. These answers are made up.",
+            "It answered {answered} of {count} question that it should have declined. Such answers read like right "
+            "ones.",
+            "It answered {answered} of {count} questions that it should have declined. Such answers read like right "
+            "ones.",
             unknown,
             answered=count(unknown - rightly),
         )

@@ -12,13 +12,14 @@ from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
 from assistant_builder.i18n import N_, m, render, t, tc, tn
 from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.own_questions import ASKED
 from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
-from evals.report.audience import NOT_READY_OVERLAP, Audience, audience
+from evals.report.audience import NOT_READY_OVERLAP, Audience, audience, far_answers
 from evals.report.load import BASELINE, CANDIDATE
-from evals.report.next_step import improvement, next_step, own_wordings
+from evals.report.next_step import improvement, next_step, own_wordings, test_declining
 from evals.report.number_format import (
     capitalised,
     count,
@@ -30,7 +31,7 @@ from evals.report.number_format import (
 )
 from evals.report.other_results import NAMES
 from evals.report.other_words import RESPELLED, asks_other_words, is_respelled
-from evals.report.own_questions import own_counts, sentences, share_text
+from evals.report.own_questions import own_counts, own_declines, sentences, share_text
 from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
 from evals.report.verdict import harm_interval
@@ -57,7 +58,8 @@ class Conclusion:
     Attributes:
         arm: The recommended assistant.
         metric: The metric by which it is judged.
-        share: Its value of that metric, between 0 and 1; None if it is judged by the loss, or was not tested.
+        share: Its share of exactly right answers, or without any its value of that metric, between 0 and 1; None if it
+            is judged by the loss, or was not tested.
         tested: Whether it was asked in other words than those of training; else it is not judged.
         ready: Whether nothing speaks against using the assistant: too few right answers, or copying is better.
         audience: Who can be given it.
@@ -136,11 +138,22 @@ def conclude(report: Report) -> Conclusion:
     ready = not too_few and outcome != "worse"
     answers = _answers(report, arm, metric) if tested else ""
     declines = (
-        _declines(report, arm, tested=tested) if own is None else " ".join(sentences(own, ""))
+        _declines(report, arm, tested=tested)
+        if own is None
+        else " ".join(sentences(own, _who(report, arm)))
+    )
+    lacks = (
+        ready
+        and not untaught(report)
+        and report.approach == "grounded"
+        and report.config["train"].get("preset") != "quick"
+        and declined_rightly(report, arm)[1] < ASKED
     )
     action, commands = (
         own_wordings(report)
         if not tested
+        else test_declining(report.study)
+        if lacks
         else next_step(report, arm)
         if ready
         else improvement(report, learned=not too_few)
@@ -148,7 +161,7 @@ def conclude(report: Report) -> Conclusion:
     return Conclusion(
         arm=arm,
         metric=metric,
-        share=metrics[metric] if tested and metric != LOSS else None,
+        share=(metrics.get(EXACT) or metrics[metric]) if tested and metric != LOSS else None,
         tested=tested,
         ready=ready,
         audience=audience(report, arm, metric, ready=ready),
@@ -160,7 +173,15 @@ def conclude(report: Report) -> Conclusion:
         four_bit=_four_bit(report) if tested else _untested_four_bit(report),
         file=_file(report),
         action=action,
-        next_tab="evaluate" if not tested else "data" if too_few else "chat" if ready else "train",
+        next_tab=(
+            "evaluate"
+            if not tested or lacks
+            else "data"
+            if too_few
+            else "chat"
+            if ready
+            else "train"
+        ),
         commands=commands,
     )
 
@@ -348,9 +369,15 @@ def declined(report: Report, arm: str) -> tuple[int | None, int | None]:
     return falsely, rightly
 
 
+def declined_rightly(report: Report, arm: str) -> tuple[int, int]:
+    """How many questions to decline an assistant declined, of the test and of the owner, and their number."""
+    rightly, (own, owned) = declined(report, arm)[1], own_declines(report, arm)
+    return (rightly or 0) + own, (0 if rightly is None else total(report, RIGHT_DECLINES)) + owned
+
+
 def _declines(report: Report, arm: str, *, tested: bool) -> str:
     """How many questions an assistant declined wrongly, if it was tested, and rightly; empty without answers."""
-    falsely, rightly = declined(report, arm)
+    falsely, (rightly, unknown) = declined(report, arm)[0], declined_rightly(report, arm)
     if falsely is None:
         return ""
     wrongly = {"wrongly": falsely or tc("questions", "none")}
@@ -359,13 +386,13 @@ def _declines(report: Report, arm: str, *, tested: bool) -> str:
         if untaught(report)
         else (t("It declined {wrongly} of them wrongly.", **wrongly))
     )
-    if rightly is None:
+    if not unknown:
         return text if tested else ""
     if not tested or asks_other_words(report):
         rest = tn(
             "It declined {rightly} of {count} question that your file does not answer.",
             "It declined {rightly} of {count} questions that your file does not answer.",
-            total(report, RIGHT_DECLINES),
+            unknown,
             rightly=rightly or tc("questions", "none"),
         )
         return f"{text} {rest}" if tested else rest
@@ -375,7 +402,7 @@ def _declines(report: Report, arm: str, *, tested: bool) -> str:
         + tn(
             "Of {count} other question, which it should decline, it declined {rightly}.",
             "Of {count} other questions, which it should decline, it declined {rightly}.",
-            total(report, RIGHT_DECLINES),
+            unknown,
             rightly=rightly or tc("questions", "none"),
         )
     )
@@ -384,42 +411,65 @@ def _declines(report: Report, arm: str, *, tested: bool) -> str:
 def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator[Figure]:
     """How good the answers of an assistant are, in figures; of one that was not tested, its right declines alone."""
     metrics, asked = report.cells[ARMS[arm].cell]["metrics"], total(report, metric)
-    falsely, rightly = declined(report, arm)
+    falsely, (rightly, unknown) = declined(report, arm)[0], declined_rightly(report, arm)
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
-    if metric != EXACT:
+    scored: list[Figure] = []
+    if metrics.get(EXACT) is not None:
+        exact = total(report, EXACT)
+        scored.append(
+            Figure(
+                t(
+                    "{part} of {whole}",
+                    part=count(round(metrics[EXACT] * exact)),
+                    whole=count(exact),
+                ),
+                t("right") if metric == EXACT else t("exactly right"),
+                (
+                    t("{share} of your other wordings", share=percent(metrics[EXACT]))
+                    if asks_other_words(report)
+                    else t("{share} of the test questions", share=percent(metrics[EXACT]))
+                ),
+            )
+        )
+    if metric == EXACT and scored:
+        scored.append(
+            Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
+        )
+    elif metric != EXACT:
+        if metric != LOSS:
+            scored.append(
+                Figure(
+                    count(far_answers(report, arm, metric)),
+                    t("wrong"),
+                    t("far from the right answer, or other numbers"),
+                )
+            )
         questions = tn("{count} test question", "{count} test questions", asked)
         shared = t("words in common with the right answers, {questions}", questions=questions)
-        yield Figure(
-            _of_hundred(metrics[metric], metric),
-            shown(metric).phrase,
-            shared if metric == OVERLAP else questions,
-        )
-    if metrics.get(EXACT) is not None:
-        asked = total(report, EXACT)
-        right = round(metrics[EXACT] * asked)
-        yield Figure(
-            t("{part} of {whole}", part=count(right), whole=count(asked)),
-            t("right") if metric == EXACT else t("exactly right"),
-            (
-                t("{share} of your other wordings", share=percent(metrics[EXACT]))
-                if asks_other_words(report)
-                else t("{share} of the test questions", share=percent(metrics[EXACT]))
+        scored.insert(
+            2 if metrics.get(EXACT) else 0,
+            Figure(
+                _of_hundred(metrics[metric], metric),
+                shown(metric).phrase,
+                shared if metric == OVERLAP else questions,
             ),
         )
-        if metric == EXACT:
-            yield Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
+    yield from scored
     if falsely is not None:
         yield (
             Figure(count(falsely), tc("answer", "declined"), t("of the test questions"))
             if untaught(report)
             else (Figure(count(falsely), t("declined wrongly"), t("questions it should answer")))
         )
-    if rightly is not None:
+    if unknown:
+        own = own_declines(report, arm)[1]
         yield Figure(
-            t("{part} of {whole}", part=count(rightly), whole=count(total(report, RIGHT_DECLINES))),
+            t("{part} of {whole}", part=count(rightly), whole=count(unknown)),
             t("declined rightly"),
-            t("questions it should decline"),
+            t("questions it should decline, {count} of them your own", count=count(own))
+            if own
+            else t("questions it should decline"),
         )
 
 
@@ -459,11 +509,10 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     copied = (
         t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
     )
-    if (share := cell["metrics"].get(RIGHT_DECLINES)) is not None:
-        copied += t(
-            "; declined rightly: {number}",
-            number=count(round(share * total(report, RIGHT_DECLINES))),
-        )
+    share, (own, owned) = cell["metrics"].get(RIGHT_DECLINES), own_declines(report, COPY)
+    if share is not None or owned:
+        rightly = own + round((share or 0) * total(report, RIGHT_DECLINES))
+        copied += t("; declined rightly: {number}", number=count(rightly))
     texts = {
         "better": t("That is better than {rival} ({copied}).", rival=rival, copied=copied),
         "no worse": t("That is no worse than {rival} ({copied}).", rival=rival, copied=copied),

@@ -45,6 +45,17 @@ def own_wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     return t(HELP), (f"assistant-builder wordings {report.study} WORDINGS.csv",)
 
 
+def test_declining(study: str) -> tuple[str, tuple[str, ...]]:
+    """What to do if the test has too few questions to decline."""
+    return (
+        t(
+            "Before customers ask it: test whether it declines what your file does not answer. Tick or type about ten "
+            "such questions on the Results tab; the assistants are asked them at once."
+        ),
+        (f"assistant-builder wordings {study} QUESTIONS.csv",),
+    )
+
+
 def improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:
     """What to do if the assistant is not ready; ``learned``: it answers most questions right, but copying is better."""
     name, source = report.study, report.config["data"]["source"] or "FILE"

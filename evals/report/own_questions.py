@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.arms import plain, plain_order
-from assistant_builder.i18n import t, tc, tn
+from assistant_builder.i18n import N_, t, tc, tn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.own_questions import assistants, read_answers, read_questions
 from assistant_builder.retrieval.yes_no import without_yes_no
@@ -18,6 +18,9 @@ from evals.report.number_format import count, percent
 from evals.report.other_words import is_respelled
 from evals.report.schema import OwnCounts, OwnQuestions, Report
 from evals.stats.share import share_interval
+
+TEST_DECLINING = N_("Test whether it declines")
+"""Title of the form for questions that the file does not answer."""
 
 
 def own_questions(study: Study) -> dict[str, Any] | None:
@@ -88,6 +91,12 @@ def own_counts(report: Report, arm: str) -> OwnCounts | None:
     return own.arms.get(arm) if own is not None and is_respelled(report) else None
 
 
+def own_declines(report: Report, arm: str) -> tuple[int, int]:
+    """How many of the owner's questions that the file does not answer an arm declined, and their number."""
+    own = report.own_questions.arms.get(arm) if report.own_questions is not None else None
+    return (own.declined, own.unanswered) if own is not None else (0, 0)
+
+
 def share_text(interval: Sequence[float]) -> str:
     """An interval of a share in words."""
     low, high = (percent(end, 0) for end in interval)
@@ -107,12 +116,21 @@ def sentences(counts: OwnCounts, who: str) -> Iterator[str]:
         )
     if counts.declined_wrongly:
         yield t("It declined {wrongly} of them wrongly.", wrongly=count(counts.declined_wrongly))
-    if counts.unanswered:
+    rightly = count(counts.declined) if counts.declined else tc("questions", "none")
+    if counts.unanswered and counts.wordings:
         yield tn(
             "It declined {rightly} of {count} question that your file does not answer.",
             "It declined {rightly} of {count} questions that your file does not answer.",
             counts.unanswered,
-            rightly=count(counts.declined) if counts.declined else tc("questions", "none"),
+            rightly=rightly,
+        )
+    elif counts.unanswered:
+        yield tn(
+            "{who} declined {rightly} of {count} question that your file does not answer.",
+            "{who} declined {rightly} of {count} questions that your file does not answer.",
+            counts.unanswered,
+            who=who,
+            rightly=rightly,
         )
 
 
@@ -201,5 +219,5 @@ def _answered(row: Any, arm: str) -> OwnAnswered:
     if declined:
         verdict = tc("answer", "declined")
     elif row["row"] is None:
-        verdict = t("made up")
+        verdict = t("should decline")
     return OwnAnswered(row["answers"][arm], verdict, "good" if right else "bad")

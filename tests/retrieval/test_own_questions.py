@@ -23,6 +23,7 @@ from assistant_builder.retrieval.own_questions import (
     save_questions,
     suggested_questions,
     takes_own_questions,
+    takes_wordings,
     unasked,
     wording_of,
 )
@@ -56,6 +57,31 @@ def test_only_sheets_without_other_wordings_take_own_questions(tmp_path, study):
     )
     tested = with_data(new_study("tested", tmp_path / "more.jsonl", data__columns=columns))
     assert not takes_own_questions(tested), "the file has a test of its own"
+
+
+def test_a_test_without_questions_to_decline_takes_them_from_the_owner(tmp_path):
+    def grounded(name: str, to_decline: int) -> Study:
+        rows = [
+            {"question": f"{ask} {thing}?", "answer": f"{thing} is at {n}.", "split": split}
+            for n, thing in enumerate(["ash", "birch", "cedar", "elm", "fir", "hazel"] * 2)
+            for ask, split in (
+                (f"Where do I find {n}", "train"),
+                (f"Tell me the place of {n}, the", "heldout"),
+            )
+        ]
+        rows += [
+            {"question": f"What is {n} plus {n}, Sir{n}?", "answer": "No idea.", "split": "heldout"}
+            for n in range(to_decline)
+        ]
+        for row in rows:
+            row["answerable"] = row["answer"] != "No idea."
+        source = tmp_path / f"{name}.jsonl"
+        source.write_text(jsonl(rows))
+        return with_data(new_study(name, source, approaches=["grounded"]))
+
+    study = grounded("few", ASKED - 1)
+    assert takes_own_questions(study) and not takes_wordings(study)
+    assert not takes_own_questions(grounded("enough", ASKED))
 
 
 def test_the_facts_asked_for_are_spread_and_the_most_confusable_ones(tmp_path):
@@ -100,7 +126,10 @@ def test_near_questions_have_nouns_of_the_file_and_far_ones_do_not():
         pair(3, "Is there a ghost tour?", "c"),
     ]
     found = suggested_questions(rows)
-    assert found[:2] == ["What does the castle weigh?", "How much is the tour insured for?"]
+    assert found[:2] == [
+        "What would it cost to insure the castle?",
+        "Can I buy the tour from you?",
+    ]
     assert found[2:] == suggested_questions([]) and "Write a poem about the sea." in found
     with use_language("de"):
         assert suggested_questions(rows)[-5:] != found[-5:]

@@ -122,7 +122,7 @@ def test_answers_are_shown_side_by_side_and_do_not_disturb_what_is_typed(panel, 
     shown = drawn(panel)
     assert shown[panel.waiting] == "" and shown[panel.state] == ""
     text = plain(shown[panel.answers])
-    assert "Me! declined" in text and "Me! made up" in text
+    assert "Me! declined" in text and "Me! should decline" in text
     assert "Full was right on 1 of your 1 own wording" in text
     assert "Compact was right on 0 of your 1 own wording" in text
 

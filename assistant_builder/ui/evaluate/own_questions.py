@@ -23,6 +23,7 @@ from assistant_builder.retrieval.own_questions import (
     save_questions,
     suggested_questions,
     takes_own_questions,
+    takes_wordings,
     trained_arms,
     unasked,
     wording_of,
@@ -40,10 +41,14 @@ from assistant_builder.ui.refresh import (
 )
 from assistant_builder.ui.study_snapshot import stamp, state_of
 from evals.report.build import write_report
-from evals.report.own_questions import own_questions, texts_of_questions
+from evals.report.own_questions import TEST_DECLINING, own_questions, texts_of_questions
 from evals.report.schema import OwnQuestions
 
 _ABOUT = N_(
+    "Tick questions that your file does not answer, or type others. They show how often the assistants answer what "
+    "they should decline, and are never trained on."
+)
+_ABOUT_WORDINGS = N_(
     "Write beside each question how a visitor would ask it, without looking at the words of your file. These are the "
     "facts that are most easily confused with others. A few are enough; the assistants are never trained on them."
 )
@@ -66,7 +71,7 @@ class OwnQuestionsPanel:
             with gr.Accordion(
                 t("Test it in your own words"), open=True, elem_id="ab-own-form"
             ) as self.form:
-                gr.HTML(hint(t(_ABOUT)))
+                self.about = gr.HTML()
                 with gr.Column(elem_classes="ab-own-wordings"):
                     self.wordings = [
                         gr.Textbox(
@@ -103,7 +108,7 @@ class OwnQuestionsPanel:
         return [
             LiveRegion(
                 "evaluate-own",
-                [self.body, self.form, *self.wordings, self.unanswered, self.others],
+                [self.body, self.form, self.about, *self.wordings, self.unanswered, self.others],
                 lambda view: (
                     f"{_takes(view)}:{_stamp(view, 'data/split.json', 'retrieval/index.json')}"
                 ),
@@ -129,7 +134,7 @@ class OwnQuestionsPanel:
         study = view.study
         if study is None or not _takes(view):
             return {self.body: gr.update(visible=False)}
-        asked, facts = read_questions(study), _facts(study)
+        asked, facts, reword = read_questions(study), _facts(study), takes_wordings(study)
         given = {each.row: each.question for each in asked if each.row is not None}
         numbers = row_numbers(study.folder / "data")
         boxes: Updates = dict.fromkeys(self.wordings, gr.update(visible=False, value=""))
@@ -146,7 +151,11 @@ class OwnQuestionsPanel:
         suggested = suggested_questions(load_split(study.folder / "data", "train"))
         return {
             self.body: gr.update(visible=True),
-            self.form: gr.update(open=not asked),
+            self.form: gr.update(
+                open=not asked,
+                label=t("Test it in your own words") if reword else t(TEST_DECLINING),
+            ),
+            self.about: hint(t(_ABOUT_WORDINGS if reword else _ABOUT)),
             **boxes,
             self.unanswered: gr.update(choices=list(dict.fromkeys([*suggested, *own])), value=own),
             self.others: "",
@@ -166,6 +175,7 @@ class OwnQuestionsPanel:
             trained=bool(trained_arms(served)),
             asking=self.asker.is_asking(study),
             error=self.asker.error(study),
+            reword=takes_wordings(study),
         )
         # a run plans with the memory, of which copied answers need little
         unheard = len(missing if complete else unasked(served, copies=True))
@@ -214,7 +224,9 @@ def _stamp(view: StudyView, *files: Any) -> str:
 
 
 def _facts(study: Study) -> list[Pair]:
-    """:func:`facts_to_word`, computed once for each split."""
+    """:func:`facts_to_word`, computed once for each split; none where the test has enough other wordings."""
+    if not takes_wordings(study):
+        return []
     files = (study.split_file("train"), study.folder / "data" / "split.json")
     return _facts_of(study, stamp(files))
 

@@ -151,6 +151,7 @@ _ACTIONS = {
     "chat": N_("Chat with the assistant"),
     "train": N_("Train longer"),
     "data": N_("Add other wordings"),
+    "evaluate": N_("Test it with your own questions"),
 }
 """Another tab on which the advice of a conclusion is followed → title of the button that opens it."""
 _MISSES = 50
@@ -210,9 +211,25 @@ def misses_card(report: Report, conclusion: Conclusion, numbers: RowNumbers = NO
 
 
 def own_state_view(
-    questions: int, missing: int, *, trained: bool, asking: bool, error: ErrorRecord | None
+    questions: int,
+    missing: int,
+    *,
+    trained: bool,
+    asking: bool,
+    error: ErrorRecord | None,
+    reword: bool = True,
 ) -> Markup:
-    """Whether anything is tested in the owner's words; ``missing`` of the questions were not asked yet."""
+    """Whether anything is tested in the owner's words; ``missing`` of the questions were not asked yet.
+
+    ``reword``: the file has too few other wordings for a test.
+    """
+    if not questions and not reword:
+        return callout(
+            "info",
+            t("Does it decline what your file does not answer?"),
+            t("The test has too few questions to decline to show that."),
+            t("Tick or type some below: the assistants are asked them at once."),
+        )
     if not questions:
         return callout(
             "info",

@@ -198,7 +198,7 @@ def score(conclusion: Conclusion) -> str:
     if not conclusion.tested:
         return t("not tested in other words")
     if conclusion.share is None or conclusion.metric != EXACT:
-        return f"{conclusion.figures[0].what} {conclusion.figures[0].value}"
+        return f"{conclusion.figures[0].what}: {conclusion.figures[0].value}"
     percent = round(100 * conclusion.share)
     if 0 < conclusion.share < 1:
         percent = min(max(percent, 1), 99)  # neither all nor none

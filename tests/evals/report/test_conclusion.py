@@ -126,7 +126,7 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
     found = conclude(as_report(report()))
     assert found.ready
     assert found.good_enough == (
-        f"{COLLEAGUES} it made up an answer to 10 of 20 questions that it should decline. "
+        f"{COLLEAGUES} it answered 10 of 20 questions that it should decline. "
         "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
         "best fact (160 right; declined rightly: 10)."
@@ -150,25 +150,25 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
             0.93,
             100,
             40,
-            f"{COLLEAGUES} it made up an answer to 40 of 100 questions that it should decline.",
+            f"{COLLEAGUES} it answered 40 of 100 questions that it should decline.",
         ),
         (
             0.93,
             10,
             1,
-            f"{COLLEAGUES} 10 questions to decline are too few to know how often it makes up an answer.",
+            f"{COLLEAGUES} 10 questions to decline are too few to know how often it answers what it should decline.",
         ),
         (
             0.93,
             20,
             0,
-            f"{COLLEAGUES} 20 questions to decline are too few to know how often it makes up an answer.",
+            f"{COLLEAGUES} 20 questions to decline are too few to know how often it answers what it should decline.",
         ),
         (
             0.84,
             10,
             5,
-            f"{COLLEAGUES} 22 of 200 answers were wrong; it made up an answer to 5 of 10 questions that it "
+            f"{COLLEAGUES} 22 of 200 answers were wrong; it answered 5 of 10 questions that it "
             "should decline.",
         ),
         (0.3, 100, 10, "No, it is not ready yet."),
@@ -320,6 +320,54 @@ def test_the_figures_are_those_of_the_sentences():
     assert found.good_enough.endswith(found.sentences[-1])
 
 
+def own_declines(declined: int, count: int) -> dict[str, Any]:
+    """The owner's questions that the file does not answer, as the report has them."""
+    counts = {
+        "wordings": 0,
+        "right": 0,
+        "right_ci": [0.0, 1.0],
+        "declined_wrongly": 0,
+        "unanswered": count,
+        "declined": declined,
+        "declined_ci": [0.0, 1.0],
+    }
+    return {"arms": {"lora": counts}, "questions": []}
+
+
+def untested_declines() -> dict[str, Any]:
+    """A report without a test question to decline."""
+    made = report()
+    for each in (*made["cells"].values(), made["approaches"][0]):
+        del each["metrics"]["right_decline"]
+    return {**made, "items": items(lora=0.93, qlora=0.93, to_decline=0)}
+
+
+def test_declining_is_tested_next_if_the_test_has_hardly_a_question_to_decline():
+    made = untested_declines()
+    found = conclude(as_report(made))
+    assert "it was not tested with questions that it should decline" in found.audience.text
+    assert found.next_tab == "evaluate" and found.commands == (
+        "assistant-builder wordings help QUESTIONS.csv",
+    )
+    few = conclude(as_report({**made, "own_questions": own_declines(3, 3)}))
+    assert few.next_tab == "evaluate", "three questions show little"
+    quick = {**made["config"], "train": {"epochs": 1.0, "preset": "quick"}}
+    assert conclude(as_report({**made, "config": quick})).next_tab == "chat"
+
+
+def test_the_owners_questions_to_decline_count_with_those_of_the_test():
+    own = own_declines(6, 10)
+    found = conclude(as_report({**untested_declines(), "own_questions": own}))
+    assert "it answered 4 of 10 questions" in found.audience.text
+    assert ("6 of 10", "declined rightly", "questions it should decline, 10 of them your own") in [
+        (figure.value, figure.what, figure.note) for figure in found.figures
+    ]
+    assert found.next_tab == "chat"
+    both = conclude(as_report({**report(), "own_questions": own}))
+    assert "Of 30 other questions, which it should decline, it declined 16." in both.good_enough
+    assert "answered 14 of 30 questions" in both.audience.text
+
+
 def test_copying_that_is_better_is_what_to_serve():
     found = conclude(as_report(report(copy=0.95, against_copy="worse")))
     assert (
@@ -343,11 +391,18 @@ def test_long_answers_are_judged_by_their_metric():
         "reached token F1 70.0 of 100 on 200 new questions; no answer is exactly right."
         in found.good_enough
     )
+    assert [figure.what for figure in found.figures[:3]] == ["token F1", "exactly right", "wrong"]
+    assert found.share == 0.7
+    for each in made["cells"].values():
+        each["metrics"]["exact_match"] = 0.6
+    found = conclude(as_report({**made, "primary_metric": "token_f1"}))
+    assert [figure.what for figure in found.figures[:3]] == ["exactly right", "wrong", "token F1"]
+    assert (found.figures[0].value, found.share) == ("120 of 200", 0.6)
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
     assert "token F1 70.0, the full one 70.0." in found.four_bit
     judged = "whether answers in other words than yours are right was not judged"
     assert found.audience.text.startswith(f"{COLLEAGUES} {judged}")
-    assert "it made up an answer to" in found.audience.text, "declining was tested"
+    assert "it answered" in found.audience.text, "declining was tested"
     far = items(lora=0.9, qlora=0.9)
     for item in far:
         if item["answerable"]:

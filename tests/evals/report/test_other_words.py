@@ -205,7 +205,7 @@ def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
     assert brief.examples(as_report(report), found)[0].verdict == "right"
     assert len(brief.misses(as_report(report), found)) == 2
     page = (study.folder / "report.html").read_text()
-    assert "made up" in page and page.count("Who is mayor") == 4
+    assert "should decline" in page and page.count("Who is mayor") == 4
     assert "Not tested in other words" in page and "Use the 16-bit assistant" not in page
     assert [each["level"] for each in report["warnings"] if each["code"] == "respelled"] == ["note"]
 
@@ -230,7 +230,7 @@ def test_questions_to_decline_alone_do_not_test_the_answers(tmp_path):
     _, found, text = everything(reported(study))
     assert not found.tested and found.next_tab == "evaluate"
     assert found.good_enough == (
-        f"{NOTHING} It declined none of 1 question that your file does not answer."
+        f"{NOTHING} The recommended assistant (Full) declined none of 1 question that your file does not answer."
     )
     assert "It answered 1 of 1 question that it should have declined" in text
 
