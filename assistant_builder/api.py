@@ -270,6 +270,16 @@ class Study:
         return recommended_arm(self._view)
 
     @property
+    def recommends_copies(self) -> bool:
+        """Whether the report recommends copied answers, because training is not shown to be better."""
+        from evals.report.conclusion import conclude
+
+        try:
+            return conclude(self.report).copied is not None
+        except StudyError:
+            return False
+
+    @property
     def trained(self) -> bool:
         """Whether every arm of the recommended approach is trained."""
         view = self._view

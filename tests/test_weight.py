@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LIMITS = """
-assistant_builder                    4840  2565
+assistant_builder                    4850  2570
 assistant_builder/chat               3000  1685
 assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
@@ -29,14 +29,14 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                12730  6285
+assistant_builder/ui                12760  6300
 assistant_builder/web                2010  1170
 evals                                3890  1945
 evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1890   975
-evals/report                         9440  4255
+evals/report                         9530  4290
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

@@ -87,4 +87,10 @@ def serve(
         )
     if copies:
         output.note("Answers are looked up in the data, not trained.")
+    for name in dict.fromkeys(each.study.name for each in models.assistants if not copies):
+        if api.open(name).recommends_copies:
+            output.note(
+                f"note: the report of {name} recommends copied answers (--mode copy), because training is not shown to "
+                "be better"
+            )
     backend.start(models, config, key, as_json=as_json, notify=consent.note)

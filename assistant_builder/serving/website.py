@@ -36,6 +36,7 @@ class Website:
         address: The https address under which these pages reach the server.
         contact: Line that is shown where the assistant declines.
         remember: Whether questions are kept for the inbox.
+        mode: Who answers, ``copy`` or ``tuned``; empty for what the report recommends.
         port: Port on this computer; 0 before the first start.
         running: Whether it is served while the page runs.
     """
@@ -47,6 +48,7 @@ class Website:
     remember: bool = False
     port: int = 0
     running: bool = False
+    mode: str = ""
 
     @classmethod
     def of(cls, study: Study) -> Website:
@@ -71,7 +73,8 @@ class Website:
 
     @property
     def _digest(self) -> str:
-        content = json.dumps(asdict(self), sort_keys=True)
+        settings = {name: value for name, value in asdict(self).items() if value or name != "mode"}
+        content = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
     def checked(self) -> Website:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
+from assistant_builder.retrieval.copying import COPY
 from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
 from evals.metrics.fact_recall import has_other_numbers
 from evals.report.approaches import untaught
@@ -37,7 +38,10 @@ class Audience:
 
 
 def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
-    """The audience of the assistant of ``arm``, which is judged by ``metric``; ``ready``: colleagues can use it."""
+    """The audience of the assistant of ``arm``, which is judged by ``metric``; ``ready``: colleagues can use it.
+
+    ``arm`` can be :data:`COPY`.
+    """
     if not ready:
         return Audience("nobody", t("No, it is not ready yet."))
     own = own_counts(report, arm)
@@ -75,13 +79,27 @@ def _own_reasons(own: OwnCounts) -> Iterator[str]:
     )
 
 
+def _answers_of(report: Report, assistant: str) -> tuple[str, Sequence[Mapping[str, Any]]]:
+    """The cell of an arm or of :data:`COPY`, and the items with its answers, as if copying were a cell."""
+    if assistant != COPY:
+        return ARMS[assistant].cell, report.items
+    return COPY, [
+        {
+            **item,
+            "metrics": {COPY: item["copied"]["metrics"]},
+            "declined": {COPY: item["copied"]["declined"]},
+            "answers": {COPY: item["copied"]["answer"]},
+        }
+        for item in report.items
+        if "copied" in item
+    ]
+
+
 def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
-    cell = ARMS[arm].cell
+    cell, items = _answers_of(report, arm)
     asked = [
-        item
-        for item in report.items
-        if item["answerable"] and metric in item["metrics"].get(cell, {})
+        item for item in items if item["answerable"] and metric in item["metrics"].get(cell, {})
     ]
     if metric == EXACT:
         yield from _wrong_answers(
@@ -106,7 +124,7 @@ def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
         yield t("whether answers in other words than yours are right was not judged")
     to_decline = [
         item
-        for item in report.items
+        for item in items
         if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
     ]
     declined, own = own_declines(report, arm)
@@ -123,11 +141,9 @@ def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
 
 def far_answers(report: Report, arm: str, metric: str) -> int:
     """The number of answers of an assistant that are wrong by :func:`wrong_by_overlap`."""
-    cell = ARMS[arm].cell
+    cell, items = _answers_of(report, arm)
     asked = [
-        item
-        for item in report.items
-        if item["answerable"] and metric in item["metrics"].get(cell, {})
+        item for item in items if item["answerable"] and metric in item["metrics"].get(cell, {})
     ]
     return sum(map(bool, wrong_by_overlap(asked, cell, metric)))
 

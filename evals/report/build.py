@@ -15,6 +15,7 @@ from assistant_builder.errors import EvaluationError
 from assistant_builder.i18n import Message, as_in_files, bits, enumerated, joined, m
 from assistant_builder.quantization import texts_of
 from assistant_builder.retrieval.build import answers_added
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.runner.document_training import question_counts
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmConfig, ArmSummary, Provenance
@@ -29,7 +30,7 @@ from evals.report.contrasts import attribution, verdict_alone
 from evals.report.formats import formats_of
 from evals.report.glossary import BASELINE_TEXTS, CONTEXT
 from evals.report.in_conversation import conversation, not_verbatim
-from evals.report.items import declining, flips, item_rows
+from evals.report.items import declining, flips, item_rows, with_copies
 from evals.report.load import (
     BASELINE,
     CANDIDATE,
@@ -104,7 +105,8 @@ def _build_report(study: Study) -> dict[str, Any]:
         },
     )
     rows_of_headline = [row for row in rows if row["name"] == comparing.HEADLINE]
-    items = item_rows(cells, list(usable), tuned)
+    copies = baselines.get(COPY) if config.grounded else None
+    items = with_copies(item_rows(cells, list(usable), tuned), copies, usable)
     found_flips = flips(items) if config.compares else None
     by_seed = seed_cells(study, cells)
     found_seeds = seeds(study, by_seed, decisive[primary], rules)

@@ -56,13 +56,14 @@ class Conclusion:
     """The answers of a report in the order in which they are needed.
 
     Attributes:
-        arm: The recommended assistant.
+        arm: The recommended arm.
         metric: The metric by which it is judged.
         share: Its share of exactly right answers, or without any its value of that metric, between 0 and 1; None if it
             is judged by the loss, or was not tested.
         tested: Whether it was asked in other words than those of training; else it is not judged.
         ready: Whether nothing speaks against using the assistant: too few right answers, or copying is better.
         audience: Who can be given it.
+        copied: Who can be given copied answers, if they are recommended: training is not shown to be better.
         sentences: How good the recommended assistant is, and how it compares with copying.
         figures: The same as figures.
         notes: What limits these figures.
@@ -79,6 +80,7 @@ class Conclusion:
     tested: bool
     ready: bool
     audience: Audience
+    copied: Audience | None
     sentences: tuple[str, ...]
     figures: tuple[Figure, ...]
     notes: tuple[str, ...]
@@ -142,6 +144,7 @@ def conclude(report: Report) -> Conclusion:
         if own is None
         else " ".join(sentences(own, _who(report, arm)))
     )
+    copied = _copied_audience(report, metric, outcome)
     lacks = (
         ready
         and not untaught(report)
@@ -154,7 +157,7 @@ def conclude(report: Report) -> Conclusion:
         if not tested
         else test_declining(report.study)
         if lacks
-        else next_step(report, arm)
+        else next_step(report, arm, copies=copied is not None)
         if ready
         else improvement(report, learned=not too_few)
     )
@@ -165,7 +168,8 @@ def conclude(report: Report) -> Conclusion:
         tested=tested,
         ready=ready,
         audience=audience(report, arm, metric, ready=ready),
-        sentences=tuple(filter(None, (answers, declines, rival))),
+        copied=copied,
+        sentences=tuple(filter(None, (answers, declines, rival, _recommended(copied)))),
         figures=tuple(
             _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
         ),
@@ -204,6 +208,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         tested=True,
         ready=ready,
         audience=audience(report, arm, EXACT, ready=ready),
+        copied=None,
         sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
         notes=_notes(report, arm),
@@ -275,7 +280,7 @@ def _score(report: Report, cell: Entries, metric: str) -> str:
 
 
 def _who(report: Report, arm: str) -> str:
-    """The recommended assistant, with what sets it apart from the others."""
+    """The trained assistant, with what sets it apart from the others."""
     ways = {
         row["name"].endswith(FACTS)
         for row in report.approaches
@@ -290,7 +295,7 @@ def _who(report: Report, arm: str) -> str:
         ),
     ]
     return (
-        t("The recommended assistant ({which})", which=", ".join(named))
+        t("The trained assistant ({which})", which=", ".join(named))
         if named
         else t("The assistant")
     )
@@ -524,6 +529,39 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
         ),
     }
     return texts.get(outcome, ""), outcome
+
+
+def _copied_audience(report: Report, metric: str, outcome: str) -> Audience | None:
+    """Who can be given copied answers; None where training is shown to be better, or they were not scored."""
+    if (
+        outcome in ("", "better")
+        or untaught(report)
+        or not any("copied" in e for e in report.items)
+    ):
+        return None
+    cell = _copied(report)
+    least = NOT_READY if metric == EXACT else NOT_READY_OVERLAP
+    ready = cell is not None and (metric == LOSS or cell["metrics"][metric] >= least)
+    return audience(report, COPY, metric, ready=ready)
+
+
+def _recommended(copied: Audience | None) -> str:
+    if copied is None:
+        return ""
+    who = {
+        "customers": t("They can be given to customers."),
+        "colleagues": t("They, too, are for colleagues, not for customers yet."),
+        "nobody": t("They are not ready either."),
+    }[copied.who]
+    return " ".join(
+        (
+            t(
+                "Training is not shown to be better, so copied answers are recommended: they are words of your file "
+                "and load no model."
+            ),
+            who,
+        )
+    )
 
 
 def _notes(report: Report, arm: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Literal
@@ -164,6 +164,29 @@ def _item_row(
         },
         **({"sources": sample["sources"]} if "sources" in sample else {}),
     }
+
+
+def with_copies(
+    rows: Iterable[dict[str, Any]], copies: Cell | None, metrics: Iterable[str]
+) -> list[dict[str, Any]]:
+    """The items, each with the copied answer if copying was scored: its text, scores, and whether it declined."""
+    if copies is None:
+        return [*rows]
+    return [
+        {
+            **row,
+            "copied": {
+                "answer": copies.by_item[row["item"]]["answer"],
+                "declined": bool(copies.by_item[row["item"]].get("declined")),
+                "metrics": {
+                    metric: value
+                    for metric in metrics
+                    if (value := copies.value(row["item"], metric)) is not None
+                },
+            },
+        }
+        for row in rows
+    ]
 
 
 def change(baseline: Cell, candidate: Cell, item: str) -> str:

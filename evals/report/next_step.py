@@ -13,13 +13,15 @@ _YOURS = "your question"
 _MAX_QUESTION = 80  # characters of the question in the suggested command
 
 
-def next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
-    """What to do if the assistant is ready."""
+def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, tuple[str, ...]]:
+    """What to do if the assistant is ready; ``copies``: copied answers are recommended."""
     name = report.study
     action, question = (
         t("Ask it questions of your own, then serve it or export it."),
         _sample_question(report),
     )
+    if copies:
+        action = t("Ask it questions of your own, then serve copied answers.")
     if is_respelled(report):
         question = _YOURS
     if untaught(report):
@@ -35,7 +37,7 @@ def next_step(report: Report, arm: str) -> tuple[str, tuple[str, ...]]:
         )
     return action, (
         f'assistant-builder ask {name} "{question}" --arm {arm}',
-        f"assistant-builder serve {name}",
+        f"assistant-builder serve {name}{' --mode copy' if copies else ''}",
         f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
     )
 

@@ -295,6 +295,14 @@ else:
     _Scores = Figures
 
 
+class CopiedAnswer(TypedDict, total=False):
+    """The copied answer to a held-out item, with its scores."""
+
+    answer: Text
+    declined: bool
+    metrics: _Scores
+
+
 class Item(TypedDict, total=False):
     """A held-out item with the answers and scores of all cells."""
 
@@ -313,6 +321,7 @@ class Item(TypedDict, total=False):
     nll: _Scores
     metrics: dict[str, _Scores]
     sources: list[Source]
+    copied: CopiedAnswer
     uncovered: bool
 
 

@@ -38,6 +38,7 @@ from assistant_builder.ui.refresh import StudyView
 from assistant_builder.web.access import LOCAL
 from evals.report.audience import Audience
 from tests.synthetic_study import finished_study, new_study, trained, with_data
+from tests.typed_report import as_report
 from tests.ui.blocks import in_order, inside_blocks
 
 SPEC = ExportSpec("lora", "merged")
@@ -133,7 +134,7 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     form = tab.cards.website
     form._websites = bubbles = Bubbles()
     monkeypatch.setattr(use, "WEBSITES", bubbles)
-    fields = ["Linde", "www.example.com", "http://chat.example.com", "", True, False, False]
+    fields = ["Linde", "www.example.com", "http://chat.example.com", "", True, "copy", False, False]
     assert "no https address" in form._publish(study.name, *fields) and not bubbles.started
     assert "is no address" in form._publish(study.name, "Linde", "x y", *fields[2:])
     for wrong in ("localhost", "https://[x", "https://a.b;}<script>", "https://*.example.com"):
@@ -159,21 +160,69 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     use.resume_websites()
     assert bubbles.started == [("library", "copy")]
     trained(with_data(study))
+    fields[5] = "tuned"
     assert "The bubble still looks answers up" in drawn(tab, study)["use-website"][1]
     form._publish(study.name, *fields)
     assert bubbles.started[-1] == ("library", "lora") and Website.of(study).port == website.port
     served_now = drawn(tab, study)["use-website"][1]
     assert line in served_now and "still looks" not in served_now
-    assert drawn(tab, study)["use-website"][8]["visible"] is False  # its report promises nothing
+    assert drawn(tab, study)["use-website"][9]["visible"] is False  # its report promises nothing
     monkeypatch.setattr(use, "promised_threshold", lambda study, arm: 0.7)
-    form._publish(study.name, *fields[:5], True, True)
+    form._publish(study.name, *fields[:6], True, True)
     assert study.config.retrieval.keep_promise
-    box = drawn(tab, study)["use-website"][8]
+    box = drawn(tab, study)["use-website"][9]
     assert box["visible"] and box["value"] is True
     form._withdraw(study.name)
     bubbles.started.clear()
     use.resume_websites()
     assert not bubbles.started and not Website.of(study).running
+
+
+def test_copied_answers_are_served_until_training_is_shown_to_be_better(monkeypatch):
+    study, tab = new_study(), inside_blocks(ExportTab)
+    form = tab.cards.website
+    form._websites = bubbles = Bubbles()
+    monkeypatch.setattr(use, "WEBSITES", bubbles)
+    trained(with_data(study))
+    made = as_report({"exports": []})
+    who = SimpleNamespace(who="customers"), SimpleNamespace(who="colleagues")
+    copying, tuned = (
+        (SimpleNamespace(copied=who[0], audience=who[1]), "copy"),
+        (
+            SimpleNamespace(copied=None, audience=who[1]),
+            "lora",
+        ),
+    )
+    monkeypatch.setattr(use, "study_report", lambda study: made)
+    for conclusion, assistant in (copying, tuned):
+        monkeypatch.setattr(use, "report_conclusion", lambda report, found=conclusion: found)
+        assert use.answering_assistant(study) == assistant
+    assert use.answering_assistant(study, "copy") == "copy"
+    monkeypatch.setattr(use, "report_conclusion", lambda report: copying[0])
+    fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, False]
+    form._publish(study.name, *fields)
+    assert bubbles.started[-1] == ("library", "copy") and Website.of(study).mode == ""
+    drawn_now = drawn(tab, study)["use-website"]
+    assert "still looks" not in drawn_now[1]
+    assert (drawn_now[8]["value"], drawn_now[8]["visible"]) == ("copy", True)
+    fields[5] = "tuned"
+    assert "ready for customers" in form._publish(study.name, *fields), "they have another audience"
+    form._publish(study.name, *fields[:-1], True)
+    assert bubbles.started[-1] == ("library", "lora") and Website.of(study).mode == "tuned"
+    bubbles.started.clear()
+    use.resume_websites()
+    assert bubbles.started == [("library", "lora")]
+
+
+def test_the_tick_for_one_assistant_is_not_that_for_another(monkeypatch):
+    study, tab = new_study(), inside_blocks(ExportTab)
+    tab.cards.website._websites = bubbles = Bubbles()
+    monkeypatch.setattr(use, "WEBSITES", bubbles)
+    fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, True]
+    tab.cards.website._publish(study.name, *fields)
+    assert drawn(tab, study)["use-website"][10]["value"] is True
+    trained(with_data(study))
+    assert drawn(tab, study)["use-website"][10] == gr.update(value=False, visible=True)
 
 
 def test_a_study_of_somebody_else_publishes_nothing(monkeypatch):
@@ -187,7 +236,7 @@ def test_a_study_of_somebody_else_publishes_nothing(monkeypatch):
     write_json(study.folder / "website.json", asdict(evil))
     use.resume_websites()
     assert not bubbles.started
-    fields = ["Linde", "www.example.com", "chat.example.com", "", False, False, True]
+    fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, True]
     form._publish(study.name, *fields)
     assert Website.of(study).port != 22  # one that this program chooses
     bubbles.started.clear()
@@ -452,6 +501,7 @@ def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):
         good_enough="0 of 14 <b>right</b>.",
         action="Add wordings.",
         audience=Audience("nobody", "No."),
+        copied=None,
     )
     monkeypatch.setattr("assistant_builder.ui.export.view.report_conclusion", lambda report: found)
     shown = drawn(tab, study)["use-warning"][1]

@@ -83,11 +83,11 @@ class EndpointCards:
         )
 
     def _newer(self, name: str | None) -> bool:
-        """Whether the endpoint copies answers, and an assistant was trained since."""
+        """Whether the endpoint copies answers, and an assistant was trained since that is shown to be better."""
         if self._endpoints.state(name).arm != COPY:
             return False
         try:
-            return bool(answering_arms(Study.open(name or "").recommended))
+            return answering_assistant(Study.open(name or "").recommended) != COPY
         except AssistantBuilderError:  # deleted while its endpoint runs
             return False
 
@@ -143,11 +143,19 @@ def _of_card(
     return clicked
 
 
-def answering_assistant(study: Study) -> str:
-    """The recommended arm of a study; before it is trained, answers are copied."""
-    if not answering_arms(study):
+def answering_assistant(study: Study, mode: str = "") -> str:
+    """Who answers: ``mode`` copy or tuned, by default what the report recommends; before training, answers are copied.
+
+    Returns:
+        The recommended arm, or :data:`COPY`.
+    """
+    if not answering_arms(study) or mode == "copy":
         return COPY
-    return advice(study_report(study), study.config.arms).adapter
+    report = study_report(study)
+    conclusion = report_conclusion(report) if report and not mode else None
+    if conclusion is not None and conclusion.copied is not None:
+        return COPY
+    return advice(report, study.config.arms).adapter
 
 
 WEBSITES = Websites()
@@ -158,8 +166,10 @@ def resume_websites() -> None:
     """Serve the bubbles that were published on this computer, and were served when the page ended."""
     for study in Study.all():
         with contextlib.suppress(AssistantBuilderError):  # a damaged study, which the list shows
-            if Website.of(study).is_published(study):
-                WEBSITES.start(study, answering_assistant(served_version(study).recommended))
+            website = Website.of(study)
+            if website.is_published(study):
+                version = served_version(study).recommended
+                WEBSITES.start(study, answering_assistant(version, website.mode))
 
 
 _SITE, _CHAT = "https://www.example.com", "https://chat.example.com"
@@ -169,11 +179,14 @@ _HELP = "help@example.com"
 _ANYWAY = N_("Put it on the website although no test shows that it is ready for customers")
 
 
-def for_customers(study: Study) -> bool:
-    """Whether the report of a study says that customers can be given the assistant."""
+def for_customers(study: Study, assistant: str) -> bool:
+    """Whether the report of a study says that customers can be given an arm, or copied answers."""
     report = study_report(study) if answering_arms(study) else None
     conclusion = report_conclusion(report) if report else None
-    return conclusion is not None and conclusion.audience.who == "customers"
+    if conclusion is None:
+        return False
+    audience = conclusion.copied if assistant == COPY else conclusion.audience
+    return audience is not None and audience.who == "customers"
 
 
 class WebsiteForm:
@@ -213,6 +226,13 @@ class WebsiteForm:
             self._remember = gr.Checkbox(
                 label=t("Keep what visitors ask, for the Inbox"), elem_id="ab-website-remember"
             )
+            self._mode = gr.Radio(
+                [(t("Copied answers"), "copy"), (t("The trained assistant"), "tuned")],
+                label=t("Who answers"),
+                info=t("The report recommends one of them."),
+                visible=False,
+                elem_id="ab-website-mode",
+            )
             self._promise = gr.Checkbox(
                 label=t("Keep the promise of the report"),
                 info=t("It then declines more often; the report says how often."),
@@ -227,7 +247,7 @@ class WebsiteForm:
     @property
     def _fields(self) -> list[Any]:
         plain = [self._title, self._origin, self._address, self._contact, self._remember]
-        return [*plain, self._promise, self._anyway]
+        return [*plain, self._mode, self._promise, self._anyway]
 
     @property
     def outputs(self) -> list[Any]:
@@ -251,16 +271,18 @@ class WebsiteForm:
         root = root_of(view.study)
         try:
             website, version = Website.of(root), served_version(root).recommended
-            promised = promised_threshold(version, answering_assistant(version)) is not None
+            assistant = answering_assistant(version, website.mode)
+            promised = promised_threshold(version, assistant) is not None
             published = website.is_published(root)
         except AssistantBuilderError as error:
             return {self._shown: error_callout(error.to_record())}
         state = self._websites.state(root.name)
         on = state.phase in ("starting", "running")
         again = t("Serve it again with these values") if on else t("Put it on my website")
-        good = for_customers(version)
+        good, trained = for_customers(version, assistant), bool(answering_arms(version))
+        same = state.arm == assistant if on else not trained  # a tick for another assistant says nothing
         return {
-            self._shown: website_view(website, state, root, trained=view.trained, customers=good)
+            self._shown: website_view(website, state, root, trained=assistant != COPY, customers=good)
             if website.port
             else "",
             self._title: website.title or root.title,
@@ -269,7 +291,8 @@ class WebsiteForm:
             self._contact: website.contact,
             self._remember: website.remember,
             self._promise: gr.update(value=version.config.retrieval.keep_promise, visible=promised),
-            self._anyway: gr.update(value=on or published, visible=not good),
+            self._mode: gr.update(value="copy" if assistant == COPY else "tuned", visible=trained),
+            self._anyway: gr.update(value=(on or published) and same, visible=not good),
             self._start: again,
             self._end: gr.update(visible=on or published),
         }
@@ -281,9 +304,11 @@ class WebsiteForm:
 
     def _publish(self, name: str | None, *fields: Any) -> Any:
         study = root_of(Study.open(name or ""))
-        title, origin, address, contact, remember, promise, anyway = fields
+        title, origin, address, contact, remember, mode, promise, anyway = fields
         try:
             version = served_version(study).recommended
+            recommended = answering_assistant(version)
+            chosen = answering_assistant(version, mode or "")
             website = replace(
                 Website.of(study),
                 title=title or "",
@@ -291,14 +316,15 @@ class WebsiteForm:
                 address=address or "",
                 contact=contact or "",
                 remember=remember is True,
+                mode="" if chosen == recommended else mode or "",
             ).checked()
-            if not (anyway is True or for_customers(version)):
+            if not (anyway is True or for_customers(version, chosen)):
                 raise ConfigError(
                     m("no test shows yet that the assistant is ready for customers"),
                     remedy=m("Make it better, or tick “{anyway}”", anyway=m(_ANYWAY)),
                 )
             keep_promise(version, keep=promise is True)
-            self._websites.publish(study, website, answering_assistant(version))
+            self._websites.publish(study, website, chosen)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
         return gr.skip()

@@ -127,7 +127,7 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
     assert found.ready
     assert found.good_enough == (
         f"{COLLEAGUES} it answered 10 of 20 questions that it should decline. "
-        "The recommended assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
+        "The trained assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
         "best fact (160 right; declined rightly: 10)."
     )
@@ -265,7 +265,7 @@ def test_possible_harm_by_another_measure_is_not_as_good():
 
 def test_the_recommended_assistant_is_the_four_bit_one_if_it_is_no_worse():
     found = conclude(as_report(report(outcome="no worse")))
-    assert found.sentences[0].startswith("The recommended assistant (Compact) answered 178 of 200")
+    assert found.sentences[0].startswith("The trained assistant (Compact) answered 178 of 200")
     assert found.commands[0] == 'assistant-builder ask help "When do you open?" --arm qlora'
 
 
@@ -316,7 +316,7 @@ def test_the_figures_are_those_of_the_sentences():
         ("10 of 20", "declined rightly"),
     ]
     assert (found.share, found.next_tab, found.arm) == (0.9, "chat", "lora")
-    assert found.sentences[0].startswith("The recommended assistant")
+    assert found.sentences[0].startswith("The trained assistant")
     assert found.good_enough.endswith(found.sentences[-1])
 
 
@@ -366,6 +366,40 @@ def test_the_owners_questions_to_decline_count_with_those_of_the_test():
     both = conclude(as_report({**report(), "own_questions": own}))
     assert "Of 30 other questions, which it should decline, it declined 16." in both.good_enough
     assert "answered 14 of 30 questions" in both.audience.text
+
+
+def with_copied(made: dict[str, Any], *, wrong: int, declined: int = 0) -> dict[str, Any]:
+    """A report whose items have copied answers, of which the first ones are wrong or declined."""
+    for place, item in enumerate(made["items"]):
+        right = float(place >= wrong + declined)
+        item["copied"] = {
+            "answer": "Copied.",
+            "declined": wrong <= place < wrong + declined or not item["answerable"],
+            "metrics": {"exact_match": right} if item["answerable"] else {"right_decline": 1.0},
+        }
+    return made
+
+
+def test_copied_answers_are_recommended_until_training_is_shown_to_be_better():
+    better = conclude(as_report(with_copied(report(), wrong=4)))
+    assert better.copied is None and "copied answers" not in better.good_enough
+    assert better.commands[1] == "assistant-builder serve help"
+    many = items(lora=0.9, qlora=0.89, to_decline=60, made_up=40)
+    for outcome in ("no worse", "inconclusive"):
+        made = {**report(against_copy=outcome), "items": many}
+        found = conclude(as_report(with_copied(made, wrong=4)))
+        assert found.copied is not None and found.copied.who == "customers"
+        assert found.sentences[-1].endswith(
+            "so copied answers are recommended: they are words of your file and load no model. They can be given to "
+            "customers."
+        )
+        assert found.commands[1] == "assistant-builder serve help --mode copy"
+        assert found.audience.who == "colleagues", "each is judged by its own answers"
+    found = conclude(as_report(with_copied(made, wrong=60)))
+    assert found.copied is not None and found.copied.who == "colleagues"
+    assert "60 of 200 answers were wrong" in found.copied.text
+    without = conclude(as_report(report(against_copy="no worse")))
+    assert without.copied is None, "a report of an earlier release has no copied answers"
 
 
 def test_copying_that_is_better_is_what_to_serve():
@@ -430,7 +464,7 @@ def test_two_approaches_are_named_and_figures_from_before_added_answers_are_mark
     made["approaches"] += [{"name": "lora"}, {"name": "qlora"}]
     found = conclude(as_report({**made, "added_answers": 1}))
     assert found.sentences[0].startswith(
-        "The recommended assistant (Full, with facts looked up) answered"
+        "The trained assistant (Full, with facts looked up) answered"
     )
     assert found.notes == (
         "These figures were measured before the last 1 answer, that of a validation or test "

@@ -188,7 +188,7 @@ def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
         ("3 of 4", "95% interval 19% to 99%"),
     ]
     assert found.sentences == (
-        "The recommended assistant (Full) was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
+        "The trained assistant (Full) was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
         "It declined 3 of 4 questions that your file does not answer.",
         "Copying an answer was right on 8 of your 10 own wordings (95% interval 44% to 97%).",
         "It declined 3 of 4 questions that your file does not answer.",
@@ -230,7 +230,7 @@ def test_questions_to_decline_alone_do_not_test_the_answers(tmp_path):
     _, found, text = everything(reported(study))
     assert not found.tested and found.next_tab == "evaluate"
     assert found.good_enough == (
-        f"{NOTHING} The recommended assistant (Full) declined none of 1 question that your file does not answer."
+        f"{NOTHING} The trained assistant (Full) declined none of 1 question that your file does not answer."
     )
     assert "It answered 1 of 1 question that it should have declined" in text
 
@@ -263,7 +263,7 @@ def test_ten_typed_wordings_are_what_the_report_counts(tmp_path):
     assert found.tested and found.ready and found.figures[0].value == "8 of 10"
     assert (
         found.sentences[0]
-        == "The recommended assistant (Full) was right on 8 of your 10 other wordings."
+        == "The trained assistant (Full) was right on 8 of your 10 other wordings."
     )
     assert "80.0% of your other wordings" in text and "respelled" not in text
 
