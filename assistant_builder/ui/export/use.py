@@ -229,7 +229,6 @@ class WebsiteForm:
             self._mode = gr.Radio(
                 [(t("Copied answers"), "copy"), (t("The trained assistant"), "tuned")],
                 label=t("Who answers"),
-                info=t("The report recommends one of them."),
                 visible=False,
                 elem_id="ab-website-mode",
             )
@@ -280,9 +279,12 @@ class WebsiteForm:
         on = state.phase in ("starting", "running")
         again = t("Serve it again with these values") if on else t("Put it on my website")
         good, trained = for_customers(version, assistant), bool(answering_arms(version))
-        same = state.arm == assistant if on else not trained  # a tick for another assistant says nothing
+        # a tick for another assistant says nothing
+        same = state.arm == assistant if on else not trained
         return {
-            self._shown: website_view(website, state, root, trained=assistant != COPY, customers=good)
+            self._shown: website_view(
+                website, state, root, trained=assistant != COPY, customers=good
+            )
             if website.port
             else "",
             self._title: website.title or root.title,
@@ -291,7 +293,13 @@ class WebsiteForm:
             self._contact: website.contact,
             self._remember: website.remember,
             self._promise: gr.update(value=version.config.retrieval.keep_promise, visible=promised),
-            self._mode: gr.update(value="copy" if assistant == COPY else "tuned", visible=trained),
+            self._mode: gr.update(
+                value="copy" if assistant == COPY else "tuned",
+                info=t("The report recommends copied answers.")
+                if answering_assistant(version) == COPY
+                else t("The report recommends the trained assistant."),
+                visible=trained,
+            ),
             self._anyway: gr.update(value=(on or published) and same, visible=not good),
             self._start: again,
             self._end: gr.update(visible=on or published),
