@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4850  2570
-assistant_builder/chat               3000  1685
+assistant_builder/chat               3010  1690
 assistant_builder/cli                2550  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
@@ -29,7 +29,7 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                12760  6300
+assistant_builder/ui                12790  6310
 assistant_builder/web                2010  1170
 evals                                3890  1945
 evals/bundle                         1550   880

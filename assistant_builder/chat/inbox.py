@@ -303,6 +303,16 @@ def chosen_answers(study: Study, group: QuestionGroup) -> dict[str, str]:
     return {question: known[key] for key, question in wanted.items() if key in known}
 
 
+def known_answers(study: Study) -> list[tuple[str, str]]:
+    """The answers of the data, each with a title that has the first question for it: ``(title, answer)``."""
+    first: dict[str, str] = {}
+    for split in SPLITS:
+        for pair in load_split(study.folder / "data", split):
+            if pair.answerable:
+                first.setdefault(pair.answer, pair.question)
+    return [(f"{question} → {answer}", answer) for answer, question in first.items()]
+
+
 def trained_with(study: Study, questions: Sequence[str]) -> list[str]:
     """Names of the versions of a study whose data or corrections have one of the questions, the first study first."""
     wanted = {casefold_normalize(question) for question in questions}

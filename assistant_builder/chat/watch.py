@@ -256,7 +256,7 @@ def _counted(watch: Watch, *, promised: bool) -> Message:
     if not watch.judged:
         return m("No answer of the assistant that is served now was judged yet.")
     if not promised:
-        return m("{counted} No share of wrong answers was promised.", counted=counted)
+        return counted
     return m(
         "{counted} Nothing speaks against “at most {most:g} % are wrong” so far.",
         counted=counted,

@@ -191,7 +191,7 @@ def _is_shown(updates: dict[Any, Any]) -> bool:
 
 def test_a_correction_of_a_copied_answer_is_served_and_undone_below_it(monkeypatch):
     monkeypatch.setattr("assistant_builder.ui.chat.tab.inform", lambda text, *_, **__: None)
-    study = new_study()
+    study = with_data(new_study())
 
     def build() -> ChatTab:
         tab = ChatTab(Answers())
@@ -218,6 +218,9 @@ def test_a_correction_of_a_copied_answer_is_served_and_undone_below_it(monkeypat
     assert "This question is answered so from now on" in saved and 'data-action="undo"' in saved
     assert [each.answer for each in read_corrections(study)] == ["By the pier."]
     assert "Your correction" not in click("undo") and not read_corrections(study)
+    click("decline", question="Where?", answer="By the gate.")
+    (declined,) = read_corrections(study)
+    assert not declined.answerable and declined.answer != "By the gate."
 
 
 def test_an_untrained_study_offers_questions_of_its_file(monkeypatch):

@@ -72,14 +72,17 @@ def test_a_flood_of_wordings_is_offered_in_part(tab, study):
             "INSERT INTO wording VALUES (?, 'topics', x'00', 70)", [(text,) for _, text in asked]
         )
     assert len(read_inbox(study, NOW).group("r-0").wordings) == 120
-    _, _, _, wordings, _ = opened_form(tab, "r-0")
+    _, _, _, wordings, *_ = opened_form(tab, "r-0")
     assert len(wordings["choices"]) == 100
 
 
 def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab, study):
-    form, key, html, wordings, answer = opened_form(tab, "q-1")
+    form, key, html, wordings, answer, known = opened_form(tab, "q-1")
     assert form["visible"] and key == "q-0"
     assert wordings["choices"] == ["Do I get a refund?", "How long does a refund take?"]
+    titles = dict(known["choices"])
+    assert answer == "" and all(title.endswith(f" → {text}") for title, text in titles.items())
+    assert len(titles) == len(set(titles.values())) > 3, "each answer of the file once"
     values = tab._decide(tab._accept, "shop", key, ["Do I get a refund?"], "Within a week.")
     assert [(one.question, one.answer) for one in read_corrections(study)] == [
         ("Do I get a refund?", "Within a week.")
@@ -93,7 +96,7 @@ def test_an_answer_becomes_a_correction_for_the_chosen_wordings(tab, study):
 def test_nothing_of_a_visitor_is_trained_by_one_click(tab, study):
     """A suggestion and many wordings wait in an opened group, and the primary button is pressed."""
     for key in ("q-0", "q-3"):
-        form, opened_key, html, wordings, answer = opened_form(tab, key)
+        form, opened_key, html, wordings, answer, _ = opened_form(tab, key)
         assert wordings["value"] == [] and answer == ""
         with pytest.raises(Exception, match="is empty|no wording"):
             tab._decide(tab._accept, "shop", opened_key, wordings["value"], answer)

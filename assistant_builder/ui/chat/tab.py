@@ -16,11 +16,13 @@ from assistant_builder.chat.feedback import (
     add_correction,
     remove_correction,
 )
+from assistant_builder.data import load_split
 from assistant_builder.documents.store import Documents
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
 from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.decline import decline_sentence
 from assistant_builder.serving.widget import opening_examples
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.conversation import (
@@ -291,14 +293,18 @@ class ChatTab:
         editing, note, lists = None, "", {}
         if event.action == "correct":
             editing, note = (index, speaker), heldout_note(study, turn.question)
-        if event.action == "save":
+        if event.action in ("save", "decline"):
+            answer = str(event.answer)
+            if declines := event.action == "decline":
+                answer = decline_sentence(load_split(study.folder / "data", "train"))
             add_correction(
                 study,
                 str(event.question),
-                str(event.answer),
+                answer,
                 wrong=turn.answers[speaker].text,
                 arm=speaker,
                 asked=turn.question,
+                answerable=not declines,
             )
             lists = self.corrections.updates(study)
             inform(

@@ -283,7 +283,7 @@ def declaration_note(study: Study) -> Markup:
     from evals.report.declared import explain_study
 
     try:
-        return callout("info", t("How the verdict is reached"), explain_study(study))
+        return fold(t("How the verdict is reached"), explain_study(study))
     except (AssistantBuilderError, OSError, KeyError):
         return Markup("")  # the Data and Train tabs report a damaged split
 

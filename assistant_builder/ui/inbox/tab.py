@@ -12,7 +12,14 @@ from typing import Any
 
 import gradio as gr
 
-from assistant_builder.chat.inbox import accept, chosen_answers, read_inbox, reject, set_state
+from assistant_builder.chat.inbox import (
+    accept,
+    chosen_answers,
+    known_answers,
+    read_inbox,
+    reject,
+    set_state,
+)
 from assistant_builder.chat.visitor_log import log_file
 from assistant_builder.chat.watch import judge, read_watch
 from assistant_builder.child_process import compute_environment, python_command, start_program
@@ -117,6 +124,9 @@ class InboxTab:
                     elem_id="ab-answer-text",
                     info=t("What the assistant should say."),
                 )
+                self.known = gr.Dropdown(
+                    [], label=t("Or an answer of your file"), elem_id="ab-answer-known"
+                )
                 with gr.Row(elem_classes="ab-actions"):
                     self.accept = gr.Button(
                         t("Use this answer"), variant="primary", elem_id="ab-answer-accept"
@@ -136,7 +146,7 @@ class InboxTab:
 
     @property
     def _form(self) -> list[Any]:
-        return [self.form, self.key, self.question, self.wordings, self.answer]
+        return [self.form, self.key, self.question, self.wordings, self.answer, self.known]
 
     def sections(self) -> list[LiveRegion]:
         """The regions that are redrawn when visitors ask, and when a version changes."""
@@ -227,6 +237,7 @@ class InboxTab:
             self.form: gr.update(visible=False),
             self.wordings: gr.update(choices=[], value=[]),
             **dict.fromkeys((self.key, self.question, self.answer), ""),
+            self.known: gr.update(choices=[], value=None),
         }
 
     # events
@@ -238,6 +249,7 @@ class InboxTab:
         )
         self.watch.click(self._judge, picker, self._list, **QUIET)
         self.question.click(_with_suggestion, self.answer, self.answer, **QUIET)
+        self.known.input(lambda answer: answer or "", self.known, self.answer, **QUIET)
         self.close.click(self._closed, None, self._form, queue=False, **QUIET)
         decided = [*self._list, *self._form, *self._version]
         chosen = [picker, self.key, self.wordings, self.answer]
@@ -287,6 +299,7 @@ class InboxTab:
                 visible=len(group.wordings) > 1,
             ),
             self.answer: "",
+            self.known: gr.update(choices=known_answers(served_version(root)), value=None),
         }
 
     def _judge(self, name: str | None, event: gr.EventData) -> Updates:

@@ -8,8 +8,8 @@ element.addEventListener("click", (event) => {
 element.addEventListener("submit", (event) => {
   event.preventDefault();
   const { turn, side } = event.target.dataset;
-  const { answer, question } = Object.fromEntries(new FormData(event.target));
-  trigger("click", { action: "save", turn: Number(turn), side, answer, question });
+  const { answer, question, decline } = Object.fromEntries(new FormData(event.target, event.submitter));
+  trigger("click", { action: decline ? "decline" : "save", turn: Number(turn), side, answer, question });
 });
 
 // The pane is redrawn every few tokens: scroll position and focus are restored.

@@ -13,7 +13,7 @@ from assistant_builder.arms import ARMS, QLORA, label
 from assistant_builder.config import BY_HEART, PRESETS, StudyConfig
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import t
-from assistant_builder.models.bundled import BASE_MODEL
+from assistant_builder.models.bundled import BASE
 from assistant_builder.models.catalog import CATALOG, weight_bytes
 from assistant_builder.models.hub import available_offline
 from assistant_builder.planning.advice import Advice, advise, cheapest_saving
@@ -167,13 +167,14 @@ class TrainSettings:
 
 def model_choices() -> list[tuple[str, str]]:
     """The base models of the catalog, each with its size and whether it must be downloaded."""
-    here = {BASE_MODEL, *available_offline()}
+    here = {*available_offline()}
     found = []
     for entry in CATALOG.values():
+        wheel = BASE.wheel.wheel_bytes if entry.name == BASE.name else weight_bytes(entry)
         where = (
             t("on this computer")
             if here & {entry.name, entry.hub_id}
-            else t("download {weight_bytes}", weight_bytes=size(weight_bytes(entry)))
+            else t("download {weight_bytes}", weight_bytes=size(wheel))
         )
         found.append((f"{entry.name}  ·  {_billions(entry.parameters)}  ·  {where}", entry.name))
     return found

@@ -92,7 +92,13 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     lines: list[tuple[str, str]] = []
     details: list[tuple[str, str]] = []
     if last is not None:
-        lines = [(t("Step"), t("{part} of {whole}", part=last["step"], whole=last["steps"]))]
+        steps = {"part": last["step"], "whole": last["steps"]}
+        config, running = snapshot.config, training.step.state == "running"
+        early = running and config.grounded and config.train.stop_loss
+        reached = (
+            t("{part} of at most {whole}", **steps) if early else t("{part} of {whole}", **steps)
+        )
+        lines = [(t("Step"), reached)]
         details = [
             (t("Epoch"), localize(f"{last['epoch']:.2f}")),
             (t("Training loss"), localize(f"{last['loss']:.3f}")),
