@@ -111,6 +111,7 @@
     } catch { return made(); }
   })();
   let running = null;
+  let next = false; // Enter was pressed while an answer is written
 
   async function start() {
     let shown;
@@ -305,11 +306,14 @@
       if (text) talk.push({ role: "assistant", content: text });
       else talk.pop();
       keep(said);
+      if (next && text) form.requestSubmit();
+      next = false;
     }
 
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const question = box.value.trim();
+      next = Boolean(question && running);
       if (!question || running) return;
       box.value = "";
       ask(question);
@@ -323,6 +327,7 @@
     });
     stop.addEventListener("click", () => { if (running) running.abort(); box.focus(); });
     again.addEventListener("click", () => {
+      next = false;
       if (running) running.abort();
       said = [];
       keep(said);

@@ -116,6 +116,21 @@ def test_a_suggested_question_is_asked_by_its_button(page, site):
     expect(box).to_be_focused()
 
 
+def test_a_question_that_is_sent_while_an_answer_is_written_follows_it(page, site):
+    page.goto(site)
+    page.get_by_role("button", name="Ask a question").click()
+    box, log = page.get_by_label("Your question"), page.get_by_role("log")
+    box.fill("long talk")
+    box.press("Enter")
+    expect(log).to_contain_text("library-lora:talk library-lora:long")
+    box.fill("hello")
+    box.press("Enter")
+    expect(box).to_have_value("hello")
+    page.get_by_role("button", name="Stop").click()
+    expect(log).to_contain_text("library-lora:hello \u2713")
+    expect(box).to_have_value("")
+
+
 def test_a_new_conversation_begins_empty_while_an_answer_is_written(page, site):
     page.goto(site)
     page.get_by_role("button", name="Ask a question").click()
