@@ -29,14 +29,14 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                12790  6310
+assistant_builder/ui                12800  6315
 assistant_builder/web                2010  1170
 evals                                3890  1945
 evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1890   975
-evals/report                         9530  4290
+evals/report                         9520  4300
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

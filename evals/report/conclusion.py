@@ -419,48 +419,32 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
     falsely, (rightly, unknown) = declined(report, arm)[0], declined_rightly(report, arm)
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
-    scored: list[Figure] = []
-    if metrics.get(EXACT) is not None:
-        exact = total(report, EXACT)
-        scored.append(
-            Figure(
-                t(
-                    "{part} of {whole}",
-                    part=count(round(metrics[EXACT] * exact)),
-                    whole=count(exact),
-                ),
-                t("right") if metric == EXACT else t("exactly right"),
-                (
-                    t("{share} of your other wordings", share=percent(metrics[EXACT]))
-                    if asks_other_words(report)
-                    else t("{share} of the test questions", share=percent(metrics[EXACT]))
-                ),
-            )
-        )
-    if metric == EXACT and scored:
-        scored.append(
-            Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
-        )
-    elif metric != EXACT:
-        if metric != LOSS:
-            scored.append(
-                Figure(
-                    count(far_answers(report, arm, metric)),
-                    t("wrong"),
-                    t("far from the right answer, or other numbers"),
-                )
-            )
+    overlap = []
+    if metric != EXACT:
         questions = tn("{count} test question", "{count} test questions", asked)
         shared = t("words in common with the right answers, {questions}", questions=questions)
-        scored.insert(
-            2 if metrics.get(EXACT) else 0,
-            Figure(
-                _of_hundred(metrics[metric], metric),
-                shown(metric).phrase,
-                shared if metric == OVERLAP else questions,
+        note = shared if metric == OVERLAP else questions
+        overlap = [Figure(_of_hundred(metrics[metric], metric), shown(metric).phrase, note)]
+    last = overlap if metrics.get(EXACT) else []
+    if not last:
+        yield from overlap
+    if metrics.get(EXACT) is not None:
+        exact = total(report, EXACT)
+        right = count(round(metrics[EXACT] * exact))
+        yield Figure(
+            t("{part} of {whole}", part=right, whole=count(exact)),
+            t("right") if metric == EXACT else t("exactly right"),
+            (
+                t("{share} of your other wordings", share=percent(metrics[EXACT]))
+                if asks_other_words(report)
+                else t("{share} of the test questions", share=percent(metrics[EXACT]))
             ),
         )
-    yield from scored
+        if metric == EXACT:
+            yield Figure(count(wrong_answers(report, arm)), t("wrong"), t("of those it answered"))
+    if metric not in (EXACT, LOSS):
+        far = t("far from the right answer, or other numbers")
+        yield Figure(count(far_answers(report, arm, metric)), t("wrong"), far)
     if falsely is not None:
         yield (
             Figure(count(falsely), tc("answer", "declined"), t("of the test questions"))
@@ -476,6 +460,7 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
             if own
             else t("questions it should decline"),
         )
+    yield from last
 
 
 def wrong_answers(report: Report, arm: str) -> int:

@@ -35,6 +35,7 @@ from assistant_builder.ui.data.preview import (
 )
 from assistant_builder.ui.data.row_editor import (
     RowEditor,
+    edited_copy,
     edited_file,
     edits_summary,
     left_out_download,
@@ -399,7 +400,7 @@ class NewStudyForm:
         self._usable(values)
         base, _ = self._edited(values)
         rows = self._usable({**values, self.source: str(base)}).declining
-        target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
+        target = edited_copy(base)
         columns = mark_to_decline(base, rows, target, values[self.mapping])
         done = callout(
             "good",
@@ -447,7 +448,7 @@ class NewStudyForm:
     def _use_wordings(self, values: Values) -> Updates:
         accepted = accepted_wordings(self._usable(values), values[self.wordings.table])
         base, _ = self._edited(values)
-        target = new_folder() / f"{base.name.split('.')[0]}.jsonl"
+        target = edited_copy(base)
         columns = add_wordings(base, accepted, target, values[self.mapping])
         added = callout(
             "good",

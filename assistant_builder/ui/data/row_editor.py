@@ -193,7 +193,7 @@ def edited_file(
     rows, edits = apply_edits(table, given.rows, lines)
     if not edits:
         return path, edits
-    target = new_folder() / f"{path.name.split('.')[0]}{JSONL_SUFFIX}"
+    target = edited_copy(path)
     write_rows(rows, target, table.numbers)
     return target, edits
 
@@ -316,3 +316,8 @@ class RowEditor:
             self.table: gr.update(value=value, column_widths=["72px", "200px", *widths]),
             self.held: EditorRows(path, view.numbers).to_text(),
         }
+
+
+def edited_copy(path: Path) -> Path:
+    """A file for an edited copy of a data file, whose name says that it is one."""
+    return new_folder() / f"{path.name.split('.')[0].removesuffix('-edited')}-edited{JSONL_SUFFIX}"

@@ -430,7 +430,13 @@ def test_long_answers_are_judged_by_their_metric():
     for each in made["cells"].values():
         each["metrics"]["exact_match"] = 0.6
     found = conclude(as_report({**made, "primary_metric": "token_f1"}))
-    assert [figure.what for figure in found.figures[:3]] == ["exactly right", "wrong", "token F1"]
+    assert [figure.what for figure in found.figures] == [
+        "exactly right",
+        "wrong",
+        "declined wrongly",
+        "declined rightly",
+        "token F1",
+    ]
     assert (found.figures[0].value, found.share) == ("120 of 200", 0.6)
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
     assert "token F1 70.0, the full one 70.0." in found.four_bit
