@@ -217,7 +217,7 @@ def _made_up_answers(to_decline: _Asked) -> Iterator[str]:
         )
     elif few or to_decline.interval[0] < LEAST_DECLINED:
         yield tn(
-            "{count} question to decline is too few to know how often it answers what it should decline",
-            "{count} questions to decline are too few to know how often it answers what it should decline",
+            "{count} question to decline is too few to know how often it declines",
+            "{count} questions to decline are too few to know how often it declines",
             len(rightly),
         )

@@ -533,20 +533,17 @@ def _copied_audience(report: Report, metric: str, outcome: str) -> Audience | No
 def _recommended(copied: Audience | None) -> str:
     if copied is None:
         return ""
-    who = {
-        "customers": t("They can be given to customers."),
-        "colleagues": t("They, too, are for colleagues, not for customers yet."),
-        "nobody": t("They are not ready either."),
+    return {
+        "customers": t(
+            "Copied answers are recommended, since training is not shown to be better; customers can be given them."
+        ),
+        "colleagues": t(
+            "Copied answers are recommended, since training is not shown to be better; they, too, are for colleagues."
+        ),
+        "nobody": t(
+            "Copied answers would do as well, since training is not shown to be better, but are not ready either."
+        ),
     }[copied.who]
-    return " ".join(
-        (
-            t(
-                "Training is not shown to be better, so copied answers are recommended: they are words of your file "
-                "and load no model."
-            ),
-            who,
-        )
-    )
 
 
 def _notes(report: Report, arm: str) -> tuple[str, ...]:

@@ -156,13 +156,13 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
             0.93,
             10,
             1,
-            f"{COLLEAGUES} 10 questions to decline are too few to know how often it answers what it should decline.",
+            f"{COLLEAGUES} 10 questions to decline are too few to know how often it declines.",
         ),
         (
             0.93,
             20,
             0,
-            f"{COLLEAGUES} 20 questions to decline are too few to know how often it answers what it should decline.",
+            f"{COLLEAGUES} 20 questions to decline are too few to know how often it declines.",
         ),
         (
             0.84,
@@ -389,10 +389,7 @@ def test_copied_answers_are_recommended_until_training_is_shown_to_be_better():
         made = {**report(against_copy=outcome), "items": many}
         found = conclude(as_report(with_copied(made, wrong=4)))
         assert found.copied is not None and found.copied.who == "customers"
-        assert found.sentences[-1].endswith(
-            "so copied answers are recommended: they are words of your file and load no model. They can be given to "
-            "customers."
-        )
+        assert found.sentences[-1].endswith("; customers can be given them.")
         assert found.commands[1] == "assistant-builder serve help --mode copy"
         assert found.audience.who == "colleagues", "each is judged by its own answers"
     found = conclude(as_report(with_copied(made, wrong=60)))
