@@ -12,6 +12,7 @@ comma between groups of three digits separates thousands and a point decimals; a
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -192,6 +193,7 @@ def facts_kept(answer: str, reference: str, question: str = "") -> float | None:
     return sum(_contained(wanted, answer)) / len(wanted) if wanted else None
 
 
+@functools.lru_cache(maxsize=10_000)  # a page asks for each answer of a report several times
 def has_other_numbers(answer: str, reference: str, question: str = "") -> bool:
     """Whether an answer has numbers or codes, but none of the reference's: "24 pounds" where "31 pounds" is right.
 
