@@ -223,15 +223,18 @@ _BFLOAT16_GAIN = 2.0  # speed of bfloat16 instructions relative to float32
 
 @lru_cache(maxsize=2)
 def _processor_flops(cores: int, bfloat16: bool) -> float:
-    # takes less than 0.1 seconds; CPU time, so that other programs do not affect the result
+    # takes less than 0.1 seconds; CPU time of one thread, so that other programs do not affect the result: threads that
+    # wait for each other take processor time, too
     import numpy as np
+    from threadpoolctl import threadpool_limits
 
     matrix = np.ones((_SIZE, _SIZE), dtype=np.float32)
     best = 0.0
-    for _ in range(_REPEATS):
-        started = time.process_time()
-        matrix @ matrix
-        best = max(best, 2 * _SIZE**3 / max(time.process_time() - started, 1e-6))
+    with threadpool_limits(1):
+        for _ in range(_REPEATS):
+            started = time.process_time()
+            matrix @ matrix
+            best = max(best, 2 * _SIZE**3 / max(time.process_time() - started, 1e-6))
     return best * cores * (_BFLOAT16_GAIN if bfloat16 else 1.0)
 
 

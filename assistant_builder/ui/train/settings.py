@@ -170,11 +170,12 @@ def model_choices() -> list[tuple[str, str]]:
     here = {*available_offline()}
     found = []
     for entry in CATALOG.values():
-        wheel = BASE.wheel.wheel_bytes if entry.name == BASE.name else weight_bytes(entry)
         where = (
-            t("on this computer")
+            t("bundled")
+            if entry.name == BASE.name
+            else t("on this computer")
             if here & {entry.name, entry.hub_id}
-            else t("download {weight_bytes}", weight_bytes=size(wheel))
+            else t("download {weight_bytes}", weight_bytes=size(weight_bytes(entry)))
         )
         found.append((f"{entry.name}  ·  {_billions(entry.parameters)}  ·  {where}", entry.name))
     return found
