@@ -121,6 +121,8 @@ def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
                 len(asked),
                 wrong=count(wrong),
             )
+        falsely = sum(bool(item["declined"].get(cell)) for item in asked)
+        yield from _declined_wrongly(falsely, len(asked))
         yield t("whether answers in other words than yours are right was not judged")
     to_decline = [
         item
@@ -193,11 +195,15 @@ def _wrong_answers(asked: _Asked, falsely: int) -> Iterator[str]:
             "{count} test questions are too few to know how often it is wrong",
             len(wrong),
         )
-    if falsely > MOST_DECLINED * len(wrong):
+    yield from _declined_wrongly(falsely, len(wrong))
+
+
+def _declined_wrongly(falsely: int, asked: int) -> Iterator[str]:
+    if falsely > MOST_DECLINED * asked:
         yield tn(
             "it declined {declined} of {count} question that it should answer",
             "it declined {declined} of {count} questions that it should answer",
-            len(wrong),
+            asked,
             declined=count(falsely),
         )
 

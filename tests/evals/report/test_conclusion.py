@@ -450,6 +450,13 @@ def test_long_answers_are_judged_by_their_metric():
     assert found.audience.text.startswith(
         f"{COLLEAGUES} 50 of 200 answers were far from the right ones or had other numbers"
     )
+    declining = [
+        {**item, "declined": dict.fromkeys(item["declined"], item["row"] % 4 == 0)} for item in far
+    ]
+    found = conclude(as_report({**made, "primary_metric": "token_f1", "items": declining}))
+    assert found.audience.text.startswith(
+        f"{COLLEAGUES} it declined 50 of 200 questions that it should answer"
+    )
     for item in far:
         if item["answerable"]:
             item["metrics"] = {name: {"token_f1": 0.9} for name in item["metrics"]}
