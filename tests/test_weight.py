@@ -20,7 +20,7 @@ assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
 assistant_builder/inference          3560  2050
 assistant_builder/models             4170  2155
-assistant_builder/planning           2590  1435
+assistant_builder/planning           2590  1440
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4860  2580
 assistant_builder/runner             1910  1075
@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1890   975
-evals/report                         9510  4295
+evals/report                         9520  4300
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235
