@@ -96,11 +96,16 @@ class Conclusion:
         return " ".join((self.audience.text, *self.sentences))
 
     @property
+    def recommended(self) -> str:
+        """The recommendation of copied answers; empty without one."""
+        return _recommended(self.copied)
+
+    @property
     def lines(self) -> list[str]:
         """The conclusion as lines of text, commands indented."""
         ask, ask_file = t("Is it good enough?"), t("Which file to ship?")
         return [
-            f"{ask} {' '.join([self.good_enough, *self.notes])}",
+            f"{ask} {' '.join(filter(None, [self.good_enough, self.recommended, *self.notes]))}",
             f"{t(TWINS_TITLE)} {self.four_bit}",
             *([f"{ask_file} {self.file}"] if self.file else []),
             t("What to do: {action}", action=self.action),
@@ -169,7 +174,7 @@ def conclude(report: Report) -> Conclusion:
         ready=ready,
         audience=audience(report, arm, metric, ready=ready),
         copied=copied,
-        sentences=tuple(filter(None, (answers, declines, rival, _recommended(copied)))),
+        sentences=tuple(filter(None, (answers, declines, rival))),
         figures=tuple(
             _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
         ),
@@ -419,15 +424,11 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
     falsely, (rightly, unknown) = declined(report, arm)[0], declined_rightly(report, arm)
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
-    overlap = []
-    if metric != EXACT:
+    if metric != EXACT and not metrics.get(EXACT):
         questions = tn("{count} test question", "{count} test questions", asked)
         shared = t("words in common with the right answers, {questions}", questions=questions)
         note = shared if metric == OVERLAP else questions
-        overlap = [Figure(_of_hundred(metrics[metric], metric), shown(metric).phrase, note)]
-    last = overlap if metrics.get(EXACT) else []
-    if not last:
-        yield from overlap
+        yield Figure(_of_hundred(metrics[metric], metric), shown(metric).phrase, note)
     if metrics.get(EXACT) is not None:
         exact = total(report, EXACT)
         right = count(round(metrics[EXACT] * exact))
@@ -460,7 +461,6 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
             if own
             else t("questions it should decline"),
         )
-    yield from last
 
 
 def wrong_answers(report: Report, arm: str) -> int:

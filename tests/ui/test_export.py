@@ -501,7 +501,7 @@ def test_the_tab_warns_if_the_report_does_not_say_good_enough(monkeypatch):
         good_enough="0 of 14 <b>right</b>.",
         action="Add wordings.",
         audience=Audience("nobody", "No."),
-        copied=None,
+        recommended="",
     )
     monkeypatch.setattr("assistant_builder.ui.export.view.report_conclusion", lambda report: found)
     shown = drawn(tab, study)["use-warning"][1]

@@ -382,14 +382,15 @@ def with_copied(made: dict[str, Any], *, wrong: int, declined: int = 0) -> dict[
 
 def test_copied_answers_are_recommended_until_training_is_shown_to_be_better():
     better = conclude(as_report(with_copied(report(), wrong=4)))
-    assert better.copied is None and "copied answers" not in better.good_enough
+    assert better.copied is None and better.recommended == ""
     assert better.commands[1] == "assistant-builder serve help"
     many = items(lora=0.9, qlora=0.89, to_decline=60, made_up=40)
     for outcome in ("no worse", "inconclusive"):
         made = {**report(against_copy=outcome), "items": many}
         found = conclude(as_report(with_copied(made, wrong=4)))
         assert found.copied is not None and found.copied.who == "customers"
-        assert found.sentences[-1].endswith("; customers can be given them.")
+        assert found.recommended.endswith("; customers can be given them.")
+        assert found.recommended in found.lines[0]
         assert found.commands[1] == "assistant-builder serve help --mode copy"
         assert found.audience.who == "colleagues", "each is judged by its own answers"
     found = conclude(as_report(with_copied(made, wrong=60)))
@@ -432,7 +433,6 @@ def test_long_answers_are_judged_by_their_metric():
         "wrong",
         "declined wrongly",
         "declined rightly",
-        "token F1",
     ]
     assert (found.figures[0].value, found.share) == ("120 of 200", 0.6)
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
