@@ -308,7 +308,7 @@ def test_few_second_looks_of_questions_to_decline_are_answered():
 
 
 def test_two_answers_tie_where_none_is_likelier_than_all_others():
-    def found(second: float, certainty: float) -> Found:
+    def found(second: float, certainty: float, nearby: float = 0.8) -> Found:
         scores = (0.8, second)
         near = tuple(
             Hit(
@@ -319,12 +319,13 @@ def test_two_answers_tie_where_none_is_likelier_than_all_others():
             )
             for row, score in enumerate(scores)
         )
-        return Found([], [near[0]], Retrieved(0.8, certainty, 0.8, ("A0",)), near)
+        return Found([], [near[0]], Retrieved(0.8, certainty, nearby, ("A0",)), near)
 
     assert found(0.79, -1.0).tied
     assert not found(0.77, -1.0).tied and not found(0.79, -0.6).tied
     assert found(0.79, -1.0).suggestions == ["Q0?", "Q1?"]
     assert found(0.2, -1.0).suggestions == ["Q0?"]  # far from everything is not offered
+    assert found(0.79, -1.0, -0.05).suggestions and not found(0.79, -1.0, -0.3).suggestions
 
 
 def test_the_reason_names_the_evidence_that_was_low_and_what_to_add():
