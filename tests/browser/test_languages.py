@@ -42,7 +42,7 @@ def test_home_data_and_chat_are_german(german, at_site):
         elif tab == "evaluate":
             expect(page.locator("#ab-conclusion")).to_contain_text("Ist er gut genug?")
             expect(page.locator("#ab-conclusion")).to_contain_text(
-                "Der empfohlene Assistent (Voll) erreichte bei 12 neuen Fragen"
+                "Der trainierte Assistent (Voll) erreichte bei 12 neuen Fragen"
             )
         else:
             expect(page.locator("#ab-send")).to_have_text("Fragen")
