@@ -171,7 +171,7 @@ def test_wordings_asks_the_questions_of_a_file_once(tmp_path, monkeypatch):
     facts = CliRunner().invoke(app, ["wordings", "once"]).stdout
     assert facts.startswith("Nothing was tested in other words") and facts.count("row ") == 10
     kept = CliRunner().invoke(app, ["wordings", "once", str(own)])
-    assert "2 questions are kept; no assistant is trained yet" in kept.stderr and not seen
+    assert "2 questions are kept; no trained assistant can be asked yet" in kept.stderr and not seen
     assert "  Copying an answer: " in kept.stdout
     trained(study)
     shown = CliRunner().invoke(app, ["wordings", "once"]).stdout

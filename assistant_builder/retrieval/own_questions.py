@@ -34,6 +34,7 @@ from assistant_builder.errors import DataError
 from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.copying import COPY
+from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.retrieval.index import RECORD, Index
 from assistant_builder.retrieval.lexical import Bm25, terms
 from assistant_builder.study import Study
@@ -257,11 +258,12 @@ def wording_of(pair: Pair, question: str) -> OwnQuestion:
 
 
 def trained_arms(study: Study) -> list[str]:
-    """The arms that can be asked."""
+    """The arms that can be asked: they are trained, and if facts are looked up, the rule for declining is fitted."""
+    needed = ["summary.json", *([RULE] if study.config.grounded else [])]
     return [
         arm
         for arm in study.config.arms
-        if (study.arm_folder(arm) / "summary.json").is_file()
+        if all((study.arm_folder(arm) / name).is_file() for name in needed)
         and study.step(f"train-{study.arm_folder(arm).name}").state == "succeeded"
     ]
 

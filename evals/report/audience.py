@@ -9,7 +9,7 @@ from typing import Any, Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
 from assistant_builder.retrieval.copying import COPY
-from evals.declaration import ENOUGH_TO_DECLINE, EXACT, RIGHT_DECLINES
+from evals.declaration import ENOUGH_TO_DECLINE, EXACT
 from evals.metrics.fact_recall import has_other_numbers
 from evals.report.approaches import untaught
 from evals.report.number_format import count
@@ -123,21 +123,33 @@ def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
             )
         falsely = sum(bool(item["declined"].get(cell)) for item in asked)
         yield from _declined_wrongly(falsely, len(asked))
-        yield t("whether answers in other words than yours are right was not judged")
-    to_decline = [
+        exact = sum(item["metrics"][cell].get(EXACT) == 1 for item in asked)
+        if exact + wrong + falsely < len(asked):
+            yield t("whether answers in other words than yours are right was not judged")
+    yield from _made_up_answers(_to_decline(report, arm))
+
+
+def declined_rightly(report: Report, assistant: str) -> tuple[int, int]:
+    """How many questions to decline an arm or :data:`COPY` declined, of the test and of the owner, and their number."""
+    found = _to_decline(report, assistant).found
+    return sum(found), len(found)
+
+
+def _to_decline(report: Report, assistant: str) -> _Asked:
+    """Whether each of them was declined; a single one of the test has no interval, so that no metric has it."""
+    cell, items = _answers_of(report, assistant)
+    tested = [
         item
         for item in items
-        if not item["answerable"] and RIGHT_DECLINES in item["metrics"].get(cell, {})
+        if not item["answerable"] and item["declined"].get(cell) is not None
     ]
-    declined, own = own_declines(report, arm)
-    yield from _made_up_answers(
-        _Asked(
-            [
-                *(item["metrics"][cell][RIGHT_DECLINES] == 1 for item in to_decline),
-                *(place < declined for place in range(own)),
-            ],
-            [*(item["cluster"] for item in to_decline), *[None] * own],
-        )
+    declined, own = own_declines(report, assistant)
+    return _Asked(
+        [
+            *(bool(item["declined"][cell]) for item in tested),
+            *(place < declined for place in range(own)),
+        ],
+        [*(item["cluster"] for item in tested), *[None] * own],
     )
 
 

@@ -17,7 +17,13 @@ from assistant_builder.study.contents import Entries
 from evals.declaration import EXACT, FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
-from evals.report.audience import NOT_READY_OVERLAP, Audience, audience, far_answers
+from evals.report.audience import (
+    NOT_READY_OVERLAP,
+    Audience,
+    audience,
+    declined_rightly,
+    far_answers,
+)
 from evals.report.load import BASELINE, CANDIDATE
 from evals.report.next_step import improvement, next_step, own_wordings, test_declining
 from evals.report.number_format import (
@@ -179,7 +185,9 @@ def conclude(report: Report) -> Conclusion:
             _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
         ),
         notes=_notes(report, arm),
-        four_bit=_four_bit(report) if tested else _untested_four_bit(report),
+        four_bit=(
+            _four_bit(report, copies=copied is not None) if tested else _untested_four_bit(report)
+        ),
         file=_file(report),
         action=action,
         next_tab=(
@@ -369,25 +377,15 @@ def _of_hundred(value: float | None, metric: str) -> str:
     )
 
 
-def declined(report: Report, arm: str) -> tuple[int | None, int | None]:
-    """The number of questions that an assistant declined wrongly and rightly; None if that was not scored."""
-    metrics = report.cells[ARMS[arm].cell]["metrics"]
-    falsely, rightly = (
-        None if metrics.get(metric) is None else round(metrics[metric] * total(report, metric))
-        for metric in (FALSE_DECLINES, RIGHT_DECLINES)
-    )
-    return falsely, rightly
-
-
-def declined_rightly(report: Report, arm: str) -> tuple[int, int]:
-    """How many questions to decline an assistant declined, of the test and of the owner, and their number."""
-    rightly, (own, owned) = declined(report, arm)[1], own_declines(report, arm)
-    return (rightly or 0) + own, (0 if rightly is None else total(report, RIGHT_DECLINES)) + owned
+def declined_wrongly(report: Report, arm: str) -> int | None:
+    """The number of questions that an assistant declined wrongly; None if that was not scored."""
+    share = report.cells[ARMS[arm].cell]["metrics"].get(FALSE_DECLINES)
+    return None if share is None else round(share * total(report, FALSE_DECLINES))
 
 
 def _declines(report: Report, arm: str, *, tested: bool) -> str:
     """How many questions an assistant declined wrongly, if it was tested, and rightly; empty without answers."""
-    falsely, (rightly, unknown) = declined(report, arm)[0], declined_rightly(report, arm)
+    falsely, (rightly, unknown) = declined_wrongly(report, arm), declined_rightly(report, arm)
     if falsely is None:
         return ""
     wrongly = {"wrongly": falsely or tc("questions", "none")}
@@ -421,7 +419,7 @@ def _declines(report: Report, arm: str, *, tested: bool) -> str:
 def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator[Figure]:
     """How good the answers of an assistant are, in figures; of one that was not tested, its right declines alone."""
     metrics, asked = report.cells[ARMS[arm].cell]["metrics"], total(report, metric)
-    falsely, (rightly, unknown) = declined(report, arm)[0], declined_rightly(report, arm)
+    falsely, (rightly, unknown) = declined_wrongly(report, arm), declined_rightly(report, arm)
     if not tested:
         metrics, metric, falsely = {}, EXACT, None
     if metric != EXACT and not metrics.get(EXACT):
@@ -465,7 +463,7 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
 
 def wrong_answers(report: Report, arm: str) -> int:
     """The number of questions that an assistant answered wrong and did not decline."""
-    asked, falsely = total(report, EXACT), declined(report, arm)[0]
+    asked, falsely = total(report, EXACT), declined_wrongly(report, arm)
     return max(
         0, asked - round(report.cells[ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0)
     )
@@ -499,9 +497,11 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     copied = (
         t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
     )
-    share, (own, owned) = cell["metrics"].get(RIGHT_DECLINES), own_declines(report, COPY)
-    if share is not None or owned:
-        rightly = own + round((share or 0) * total(report, RIGHT_DECLINES))
+    rightly, unknown = declined_rightly(report, COPY)
+    if (share := cell["metrics"].get(RIGHT_DECLINES)) is not None:  # of a rule, which items may lack
+        own, unknown = own_declines(report, COPY)[0], total(report, RIGHT_DECLINES)
+        rightly = own + round(share * unknown)
+    if unknown:
         copied += t("; declined rightly: {number}", number=count(rightly))
     texts = {
         "better": t("That is better than {rival} ({copied}).", rival=rival, copied=copied),
@@ -591,8 +591,11 @@ def _notes(report: Report, arm: str) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _four_bit(report: Report) -> str:
-    """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse."""
+def _four_bit(report: Report, *, copies: bool = False) -> str:
+    """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse.
+
+    ``copies``: copied answers are recommended.
+    """
     verdict = report.verdict
     if not report.compares:
         return render(verdict.message("reason"))
@@ -658,4 +661,9 @@ def _four_bit(report: Report) -> str:
             "Too few test questions to say whether the compact one is as good: {figures}.",
             figures=figures,
         )
-    return " ".join((said, t("Until then, take the full one.")))
+    until = (
+        t("Until then, the full one is the safer of the two.")
+        if copies
+        else t("Until then, take the full one.")
+    )
+    return f"{said} {until}"

@@ -120,14 +120,10 @@ def test_a_prompt_that_is_too_long_is_refused(server):
 @needs_llamacpp
 def test_the_death_of_the_process_is_an_error_of_its_answers_alone(path):
     with LlamaServer(path, context=2048, threads=1) as server:
-        asked = max(
-            (ids(text) for text in ("On and on", "Tell", "x", "All of it", "Why?")),
-            key=lambda prompt: len(server.complete(prompt, 1900).ids),
-        )
-        stream = server.stream(asked, 1900)  # which takes a few tenths of a second
-        threading.Timer(0.02, os.kill, (server._process.pid, signal.SIGKILL)).start()
+        os.kill(server._process.pid, signal.SIGSTOP)  # so that it cannot end before it is killed
+        threading.Timer(0.2, os.kill, (server._process.pid, signal.SIGKILL)).start()
         with pytest.raises(ModelError, match="SIGKILL") as caught:
-            list(stream)
+            list(server.stream(ids("On and on"), 1900))
         assert "Memory may have run out" in str(caught.value) and not server.running
         with pytest.raises(ModelError, match="ended while it answered"):
             server.complete(ids("Still there?"), 2)

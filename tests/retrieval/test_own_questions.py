@@ -10,6 +10,7 @@ from assistant_builder.data import load_split
 from assistant_builder.data.wordings import Wording, add_wordings
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import use_language
+from assistant_builder.retrieval.decline import FILE as RULE
 from assistant_builder.retrieval.index import Index, facts_of
 from assistant_builder.retrieval.own_questions import (
     ASKED,
@@ -195,6 +196,14 @@ def test_answers_hold_for_one_adapter(study):
     write_json(path, {**read_json(path), "adapter_sha256": "retrained"})
     assert read_answers(study, "lora") == {} and set(read_answers(study, "qlora")) == {"Why?"}
     assert ("Why?", ["lora"]) in unasked(study)
+
+
+def test_trained_assistants_are_asked_when_the_rule_for_declining_is_fitted():
+    study = trained(with_data(new_study("grounded", approaches=["grounded"])))
+    save_questions(study, [OwnQuestion("Who is the mayor?")])
+    assert unasked(study) == [("Who is the mayor?", ["copy"])]
+    write_json(study.arm_folder("qlora") / RULE, {})
+    assert unasked(study) == [("Who is the mayor?", ["qlora", "copy"])]
 
 
 def test_damaged_files_say_what_to_do(study):

@@ -252,7 +252,7 @@ def own_state_view(
     if asking:
         return callout("info", t("The questions are being asked…"))
     if not trained:
-        return callout("good", kept, t("The assistants are asked as soon as they are trained."))
+        return callout("good", kept, t("The assistants are asked when the run has ended."))
     if missing:
         return callout(
             "info",

@@ -366,6 +366,10 @@ def test_the_owners_questions_to_decline_count_with_those_of_the_test():
     both = conclude(as_report({**report(), "own_questions": own}))
     assert "Of 30 other questions, which it should decline, it declined 16." in both.good_enough
     assert "answered 14 of 30 questions" in both.audience.text
+    single = untested_declines()  # the metric needs two
+    single["items"] = items(lora=0.93, qlora=0.93, to_decline=1, made_up=0)
+    found = conclude(as_report({**single, "own_questions": own}))
+    assert "Of 11 other questions, which it should decline, it declined 7." in found.good_enough
 
 
 def with_copied(made: dict[str, Any], *, wrong: int, declined: int = 0) -> dict[str, Any]:
@@ -391,6 +395,7 @@ def test_copied_answers_are_recommended_until_training_is_shown_to_be_better():
         assert found.copied is not None and found.copied.who == "customers"
         assert found.recommended.endswith("; customers can be given them.")
         assert found.recommended in found.lines[0]
+        assert found.four_bit.endswith("Until then, the full one is the safer of the two.")
         assert found.commands[1] == "assistant-builder serve help --mode copy"
         assert found.audience.who == "colleagues", "each is judged by its own answers"
     found = conclude(as_report(with_copied(made, wrong=60)))
@@ -437,8 +442,6 @@ def test_long_answers_are_judged_by_their_metric():
     assert (found.figures[0].value, found.share) == ("120 of 200", 0.6)
     assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
     assert "token F1 70.0, the full one 70.0." in found.four_bit
-    judged = "whether answers in other words than yours are right was not judged"
-    assert found.audience.text.startswith(f"{COLLEAGUES} {judged}")
     assert "it answered" in found.audience.text, "declining was tested"
     far = items(lora=0.9, qlora=0.9)
     for item in far:
@@ -467,6 +470,13 @@ def test_long_answers_are_judged_by_their_metric():
             )
     found = conclude(as_report({**made, "primary_metric": "token_f1", "items": far}))
     assert found.audience.text.startswith(f"{COLLEAGUES} 50 of 200 answers were far")
+    judged = "whether answers in other words than yours are right was not judged"
+    assert judged in found.audience.text
+    for item in far:
+        if item["answerable"] and item["row"] % 4:
+            item["metrics"] = {name: {"token_f1": 1, "exact_match": 1} for name in item["metrics"]}
+    found = conclude(as_report({**made, "primary_metric": "token_f1", "items": far}))
+    assert judged not in found.audience.text, "each answer is exactly right or wrong"
 
 
 def test_two_approaches_are_named_and_figures_from_before_added_answers_are_marked():
