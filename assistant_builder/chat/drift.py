@@ -52,10 +52,10 @@ class Drift:
         """What changed since the test, if anything did."""
         if self.unlike:
             yield m(
-                "Visitors ask questions unlike those of the test: their median similarity to the data is {now:.2f}, "
-                "and was {tested:.2f}.",
-                now=self.similarity,
-                tested=self.tested_similarity,
+                "Visitors ask questions unlike those of the test: the nearest question of the data is typically "
+                "{now:.0f} % similar, in the test {tested:.0f} %.",
+                now=100 * (self.similarity or 0),
+                tested=100 * self.tested_similarity,
             )
         if self.declines_more:
             yield m(

@@ -73,7 +73,9 @@ def wordings(
             output.echo(f"  row {numbers.shown(pair.row)}: {pair.question} {pair.answer}")
         return None
     if not trained_arms(view):
-        output.note(f"{len(found.questions)} questions are kept; no trained assistant can be asked yet")
+        output.note(
+            f"{len(found.questions)} questions are kept; no trained assistant can be asked yet"
+        )
     texts = texts_of_questions(found, assistants(view))
     for line in texts.rows:
         output.echo(f"{line.question} ({line.expected})")

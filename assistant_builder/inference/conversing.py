@@ -136,7 +136,7 @@ def _one(messages: Sequence[Message], ask: Ask, most: int) -> Iterator[Chunk]:
             yield chunk
             continue
         if chunk.judged.get("asks_back"):
-            first, second = chunk.judged["suggestions"]
+            first, second = (each.strip("?？¿ ") for each in chunk.judged["suggestions"])
             with use_language(language_of(f"{first} {second}")):
                 text = t("Do you mean “{first}” or “{second}”?", first=first, second=second)
             yield replace(chunk, text_delta=text, tokens=min(len(text.split()), most), sources=())

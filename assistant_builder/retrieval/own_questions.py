@@ -139,6 +139,17 @@ _NOUN = re.compile(
     re.IGNORECASE,
 )
 """An article with one or two words at the end of a part of a sentence."""
+_NOT_FOR_SALE = set(
+    bare_words(
+        "age amount answer charge code cost date day deadline deposit difference discount fee hour limit maximum "
+        "minimum month number order payment percentage price rate reason refund rule time total way week weekend "
+        "year alter anzahl betrag frist gebühr grund kosten monat nummer pfand preis rabatt regel stunde tag "
+        "uhrzeit unterschied woche wochenende zeit acompte caution coût date délai durée frais heure jour mois "
+        "montant numéro prix raison règle remise semaine tarif temps cantidad coste descuento día diferencia fecha "
+        "fianza hora importe mes motivo número plazo precio regla semana tarifa tiempo"
+    )
+)
+"""Nouns of which the questions below would be nonsense."""
 
 
 def suggested_questions(pairs: Iterable[Pair]) -> list[str]:
@@ -147,7 +158,11 @@ def suggested_questions(pairs: Iterable[Pair]) -> list[str]:
         (first.strip(), word)
         for pair in pairs
         for first, word in _NOUN.findall(pair.question)
-        if content_words(word) and not word.isdecimal()
+        if content_words(word)
+        and not word.isdecimal()
+        and _NOT_FOR_SALE.isdisjoint(
+            each for bare in bare_words(word) for each in (bare, bare.removesuffix("s"))
+        )
     ]
     sure = {word for first, word in ends if not first}  # as in "Who built the castle?"
     nouns = Counter(word for first, word in ends if first not in sure)

@@ -139,9 +139,7 @@ def _to_decline(report: Report, assistant: str) -> _Asked:
     """Whether each of them was declined; a single one of the test has no interval, so that no metric has it."""
     cell, items = _answers_of(report, assistant)
     tested = [
-        item
-        for item in items
-        if not item["answerable"] and item["declined"].get(cell) is not None
+        item for item in items if not item["answerable"] and item["declined"].get(cell) is not None
     ]
     declined, own = own_declines(report, assistant)
     return _Asked(

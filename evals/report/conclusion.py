@@ -498,7 +498,9 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
         t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
     )
     rightly, unknown = declined_rightly(report, COPY)
-    if (share := cell["metrics"].get(RIGHT_DECLINES)) is not None:  # of a rule, which items may lack
+    if (
+        share := cell["metrics"].get(RIGHT_DECLINES)
+    ) is not None:  # of a rule, which items may lack
         own, unknown = own_declines(report, COPY)[0], total(report, RIGHT_DECLINES)
         rightly = own + round(share * unknown)
     if unknown:

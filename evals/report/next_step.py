@@ -21,7 +21,9 @@ def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, t
         _sample_question(report),
     )
     if copies:
-        action = t("Ask it questions of your own, then serve copied answers.")
+        action = t(
+            "Ask it questions of your own, then put it on your website: visitors get copied answers."
+        )
     if is_respelled(report):
         question = _YOURS
     if untaught(report):

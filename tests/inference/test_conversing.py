@@ -174,7 +174,8 @@ def test_a_tie_asks_back_with_both_questions():
         return chunk
 
     asked = said_by(conversing())
-    assert asked.text_delta == f"Do you mean “{first}” or “{second}”?" and not asked.sources
+    said = "Do you mean “Where is the car park” or “Where can bicycles be parked”?"
+    assert asked.text_delta == said and not asked.sources
     assert asked.judged == judged and not asked.declined
     shown = said_by(conversing(suggestions=False))  # questions of the data are not shown
     assert shown.text_delta == "The car park is west." and shown.judged == {"mode": "copy"}

@@ -125,6 +125,10 @@ def test_near_questions_have_nouns_of_the_file_and_far_ones_do_not():
         pair(1, "When does the castle open?", "a"),
         pair(2, "Who built the castle?", "b"),
         pair(3, "Is there a ghost tour?", "c"),
+        *(
+            pair(4 + place, "What are the costs, and what is the opening time?", "d")
+            for place in range(3)
+        ),
     ]
     found = suggested_questions(rows)
     assert found[:2] == [

@@ -283,7 +283,12 @@ class WebsiteForm:
         same = state.arm == assistant if on else not trained
         return {
             self._shown: website_view(
-                website, state, root, trained=assistant != COPY, customers=good
+                website,
+                state,
+                root,
+                trained=assistant != COPY,
+                customers=good,
+                renewed=trained and version.config.trains_embedder,
             )
             if website.port
             else "",

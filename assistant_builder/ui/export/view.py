@@ -48,11 +48,17 @@ def not_ready_warning(report: Report | None, *, trained: bool = True) -> Markup:
 
 
 def website_view(
-    website: Website, state: EndpointState, study: Study, *, trained: bool, customers: bool = True
+    website: Website,
+    state: EndpointState,
+    study: Study,
+    *,
+    trained: bool,
+    customers: bool = True,
+    renewed: bool = False,
 ) -> Markup:
     """How the bubble of a website is served, and the steps that are left to its owner.
 
-    ``customers``: the report finds the trained assistant good enough for them.
+    ``customers``: the report finds the trained assistant good enough for them; ``renewed``: an embedder was trained.
     """
     line = embedding(website.address, site_token(study))
     return fragment(
@@ -63,9 +69,19 @@ def website_view(
         line=line,
         newer=trained and state.arm == COPY,
         customers=customers,
+        who=_who_answers(state.arm, renewed=renewed),
         target=f"http://127.0.0.1:{website.port}",
         limits=Limits(),
     )
+
+
+def _who_answers(arm: str, *, renewed: bool) -> str:
+    if arm != COPY:
+        return t("Visitors get answers of the trained assistant.")
+    said = t("Visitors get copied answers.")
+    if renewed:
+        said += " " + t("Training renewed their search, so that some differ from those before it.")
+    return said
 
 
 def endpoint_card(

@@ -109,7 +109,9 @@ class TrainSettings:
         return {
             self.note: model_note(config.model),
             self.selected: recommendation_note(selection) if selection else "",
-            self.form.components["train.preset"]: gr.update(choices=cards),
+            self.form.components["train.preset"]: gr.update(
+                choices=cards, interactive=study.state != "running"
+            ),
         }
 
     def draw_form(self, view: StudyView) -> Updates:

@@ -153,10 +153,9 @@ def model_note(model: ModelConfig) -> str:
         return download
     terms = t("Its terms must be accepted on the hub.") if entry.gated else ""
     about = t(
-        "Good for {use}. {parameters} million parameters, context length {tokens} tokens, licence {licence}.",
+        "Good for {use}. {parameters} million parameters, licence {licence}.",
         use=t(entry.good_for),
         parameters=count(entry.parameters / 1e6),
-        tokens=count(entry.context_length),
         licence=entry.licence,
     )
     return " ".join(filter(None, (about, terms, download)))
