@@ -33,7 +33,7 @@ from assistant_builder.planning.training_time import (
     load_measured_runs,
 )
 from assistant_builder.study import Study
-from assistant_builder.study.contents import Findings, Step
+from assistant_builder.study.contents import ArmSummary, Findings, Step
 from assistant_builder.study.limits import pair_limit
 from assistant_builder.study.steps import evaluates, split_run
 
@@ -330,9 +330,11 @@ def write_plan(arm_folder: Path, plan: Plan, method: Method, ahead: WorkRemainin
 
 
 def measured_seconds(arm_folder: Path) -> float | None:
-    """Return the total seconds of an arm's training, extrapolated from its steps; None before the fifth step."""
-    path = arm_folder / PLAN_FILE
+    """The seconds of an arm's training, extrapolated from its steps until it ends; None before the fifth step."""
+    path, ended = arm_folder / PLAN_FILE, arm_folder / "summary.json"
     if not path.exists():
         return None
-    steps = read_jsonl(arm_folder / "metrics.jsonl", Step)
-    return extrapolated_seconds(steps, read_json(path, _PlanFile).ahead)
+    ahead = read_json(path, _PlanFile).ahead
+    if ended.is_file():
+        return read_json(ended, ArmSummary).get("train_seconds")
+    return extrapolated_seconds(read_jsonl(arm_folder / "metrics.jsonl", Step), ahead)

@@ -120,6 +120,7 @@ def test_estimate_from_files_during_a_run_and_accuracy_after_it():
     assert measured_seconds(folder) == pytest.approx(taken(lengths), rel=0.25)
     assert list(runs_of(study, "a run")) == []  # not finished
     write_json(folder / "summary.json", {"train_seconds": taken(lengths)})
+    assert measured_seconds(folder) == taken(lengths), "it may have ended early"
     (run,) = runs_of(study, "a run")
     assert estimated_seconds(run) == extrapolated_seconds(events[:5], ahead_of(lengths))
     assert "| a run | lora | 40 | 20,000 | 4 |" in table([run]) and "of 1 runs" in table([run])

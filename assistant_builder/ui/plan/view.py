@@ -116,7 +116,7 @@ def time_table(plan: Plan) -> Markup:
     return table(
         (
             "",
-            t("Steps"),
+            t("Steps, at most"),
             t("10¹⁵ operations"),
             t("Training time"),
             t("Cost"),
@@ -156,8 +156,6 @@ def assumptions(plan: Plan) -> str:
         learnt = t(
             "Speed: the usual share of the card's peak throughput. Prices are list prices; you can change them."
         )
-    elif plan.measured:
-        learnt = t("Time is extrapolated from the finished steps of this project.")
     elif runs:
         factors = ", ".join(
             t("{method} peak × {factor:.2f}", method=label(name), factor=method.factor)
@@ -173,7 +171,11 @@ def assumptions(plan: Plan) -> str:
         learnt = t(
             "No run has finished on this machine yet: the time may be off by a factor of two."
         )
-    return " ".join([*parts, learnt, t("Tests and report are not in it: the tab Train says both.")])
+    if plan.machine.is_local and plan.measured:
+        parts.append(t("Time is extrapolated from the finished steps of this project."))
+    if runs or not (plan.machine.is_local and plan.measured):
+        parts.append(learnt)
+    return " ".join([*parts, t("Tests and report are not in it: the tab Train says both.")])
 
 
 @names_bits
@@ -236,11 +238,11 @@ def plan_figure(plan: Plan) -> Figure:
             hovertemplate="%{customdata}",
         )
     peaks = [method.total_bytes for method in shown.values()]
-    for name, peak in zip(labels, peaks, strict=True):
+    for name, peak, method in zip(labels, peaks, shown.values(), strict=True):
         figure.add_annotation(
             y=name,
             x=peak / 1e9,
-            text=f"<b>{size(peak)}</b>",
+            text=f"<b>{_peak(method)}</b>",
             showarrow=False,
             xanchor="left",
             xshift=6,
