@@ -266,8 +266,8 @@ def hours_for(pairs: int, tokens: int, *, model: str = "llama-3-70b") -> float:
 def memory_table() -> str:
     """The table of README.md: models that fit a given memory with default settings, in 4 and in 16 bits."""
     rows = [
-        "| card | base model | QLoRA | LoRA, float16 | `assistant-builder plan` |",
-        "| --- | --- | --- | --- | --- |",
+        "| card | base model | QLoRA | LoRA, float16 |",
+        "| --- | --- | --- | --- |",
     ]
     words = {"room": "", "tight": " (barely)"}
     for claim in MEMORY_CLAIMS:
@@ -283,8 +283,7 @@ def memory_table() -> str:
             for method in (seen.qlora, seen.lora)
         ]
         rows.append(
-            f"| {seen.machine.name} | {claim.size} | {' | '.join(totals)} | "
-            f'`{claim.model} --card "{claim.card}" --pairs {_README_PAIRS}` |'
+            f"| {seen.machine.name} | {claim.size}, `{claim.model}` | {' | '.join(totals)} |"
         )
     return "\n".join(rows)
 

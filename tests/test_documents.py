@@ -116,7 +116,7 @@ def test_registries_in_the_table_exist():
 
 def test_readme_has_at_most_900_words_and_120_columns():
     text = README.read_text(encoding="utf-8")
-    assert sum(bool(re.search(r"\w", word)) for word in text.split()) <= 900
+    assert len(text.split()) <= 900
     assert [line for line in text.splitlines() if len(line) > 120 and line[0] != "|"] == []
 
 

@@ -13,8 +13,9 @@ from typing import Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tc, tn
 from evals.declaration import EXACT, LOSS
-from evals.report.audience import wrong_by_overlap
-from evals.report.conclusion import Conclusion, declined_rightly, total, wrong_answers
+from evals.report.audience import declined_rightly, wrong_by_overlap
+from evals.report.conclusion import Conclusion
+from evals.report.counts import total, wrong_answers
 from evals.report.number_format import count, number, shown
 from evals.report.own_questions import own_counts
 from evals.report.schema import Report

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from assistant_builder.arms import ARMS, TWINS, TWINS_TITLE, plain
+from assistant_builder.arms import ARMS, TWINS_TITLE, plain
 from assistant_builder.config import PRESET_LABELS
 from assistant_builder.errors import StudyError
 from assistant_builder.export_formats import advice
@@ -14,7 +14,7 @@ from assistant_builder.i18n import N_, m, render, t, tc, tn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.own_questions import ASKED
 from assistant_builder.study.contents import Entries
-from evals.declaration import EXACT, FALSE_DECLINES, LOSS, OVERLAP, RIGHT_DECLINES
+from evals.declaration import EXACT, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import (
@@ -24,23 +24,21 @@ from evals.report.audience import (
     declined_rightly,
     far_answers,
 )
-from evals.report.load import BASELINE, CANDIDATE
+from evals.report.counts import declined_wrongly, score_text, total, wrong_answers
+from evals.report.four_bit import four_bit, own_four_bit, untested_four_bit
 from evals.report.next_step import improvement, next_step, own_wordings, test_declining
 from evals.report.number_format import (
     capitalised,
     count,
-    enumerated,
-    margin,
     number,
     percent,
     shown,
 )
 from evals.report.other_results import NAMES
-from evals.report.other_words import RESPELLED, asks_other_words, is_respelled
+from evals.report.other_words import asks_other_words, is_respelled
 from evals.report.own_questions import own_counts, own_declines, sentences, share_text
 from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
-from evals.report.verdict import harm_interval
 
 NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
@@ -186,7 +184,7 @@ def conclude(report: Report) -> Conclusion:
         ),
         notes=_notes(report, arm),
         four_bit=(
-            _four_bit(report, copies=copied is not None) if tested else _untested_four_bit(report)
+            four_bit(report, copies=copied is not None) if tested else untested_four_bit(report)
         ),
         file=_file(report),
         action=action,
@@ -225,7 +223,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
         notes=_notes(report, arm),
-        four_bit=_own_four_bit(report),
+        four_bit=own_four_bit(report),
         file=_file(report),
         action=action,
         next_tab="chat" if ready else "data",
@@ -248,48 +246,6 @@ def _own_figures(own: OwnCounts) -> Iterator[Figure]:
         if whole:
             value = t("{part} of {whole}", part=count(part), whole=count(whole))
             yield Figure(value, what, share_text(interval))
-
-
-def _own_four_bit(report: Report) -> str:
-    """How the twins compare on the owner's wordings, which are too few for a verdict."""
-    ours, theirs = (own_counts(report, arm) for arm in (TWINS[1], TWINS[0]))
-    if not report.compares or ours is None or theirs is None:
-        return _untested_four_bit(report)
-    return tn(
-        "Of your {count} own wording the compact one was right on {ours}, and the full one on {theirs}. Such a "
-        "small test cannot show whether the compact one is as good.",
-        "Of your {count} own wordings the compact one was right on {ours}, and the full one on {theirs}. Such a "
-        "small test cannot show whether the compact one is as good.",
-        ours.wordings,
-        ours=count(ours.right),
-        theirs=count(theirs.right),
-    )
-
-
-def _untested_four_bit(report: Report) -> str:
-    """Why respelled questions decide nothing."""
-    if not report.compares:
-        return f"{_four_bit(report)} {t(RESPELLED)}"
-    said = t("The test cannot show whether the compact one is as good.")
-    return f"{said} {t(RESPELLED)}"
-
-
-def total(report: Report, metric: str) -> int:
-    """The number of test questions that a metric is computed on."""
-    counted = [row["n"] for row in report.contrasts if row["metric"] == metric]
-    return (
-        int(counted[0])
-        if counted
-        else sum(
-            any(metric in metrics for metrics in item["metrics"].values()) for item in report.items
-        )
-    )
-
-
-def _score(report: Report, cell: Entries, metric: str) -> str:
-    """A cell's figure: the number of right answers for exact match."""
-    value = cell["metrics"][metric]
-    return count(round(value * total(report, metric))) if metric == EXACT else number(value, metric)
 
 
 def _who(report: Report, arm: str) -> str:
@@ -377,12 +333,6 @@ def _of_hundred(value: float | None, metric: str) -> str:
     )
 
 
-def declined_wrongly(report: Report, arm: str) -> int | None:
-    """The number of questions that an assistant declined wrongly; None if that was not scored."""
-    share = report.cells[ARMS[arm].cell]["metrics"].get(FALSE_DECLINES)
-    return None if share is None else round(share * total(report, FALSE_DECLINES))
-
-
 def _declines(report: Report, arm: str, *, tested: bool) -> str:
     """How many questions an assistant declined wrongly, if it was tested, and rightly; empty without answers."""
     falsely, (rightly, unknown) = declined_wrongly(report, arm), declined_rightly(report, arm)
@@ -461,14 +411,6 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
         )
 
 
-def wrong_answers(report: Report, arm: str) -> int:
-    """The number of questions that an assistant answered wrong and did not decline."""
-    asked, falsely = total(report, EXACT), declined_wrongly(report, arm)
-    return max(
-        0, asked - round(report.cells[ARMS[arm].cell]["metrics"][EXACT] * asked) - (falsely or 0)
-    )
-
-
 _BY_READING = {"worse": "worse", "better": "better"}
 
 
@@ -493,16 +435,16 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
             _BY_READING.get(reading_of(found), "inconclusive") if found else "",
             render(NAMES["copy"]),
         )
-    score = _score(report, cell, metric)
+    score = score_text(report, cell, metric)
     copied = (
         t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
     )
-    rightly, unknown = declined_rightly(report, COPY)
+    share, (rightly, unknown) = cell["metrics"].get(RIGHT_DECLINES), declined_rightly(report, COPY)
     if (
-        share := cell["metrics"].get(RIGHT_DECLINES)
-    ) is not None:  # of a rule, which items may lack
-        own, unknown = own_declines(report, COPY)[0], total(report, RIGHT_DECLINES)
-        rightly = own + round(share * unknown)
+        share is not None
+    ):  # of the approach that declines by a rule, whose answers the items may lack
+        unknown = total(report, RIGHT_DECLINES)
+        rightly = own_declines(report, COPY)[0] + round(share * unknown)
     if unknown:
         copied += t("; declined rightly: {number}", number=count(rightly))
     texts = {
@@ -591,81 +533,3 @@ def _notes(report: Report, arm: str) -> tuple[str, ...]:
             )
         )
     return tuple(notes)
-
-
-def _four_bit(report: Report, *, copies: bool = False) -> str:
-    """The verdict on the compact assistant in one sentence; "as good" only if the verdict is that it is no worse.
-
-    ``copies``: copied answers are recommended.
-    """
-    verdict = report.verdict
-    if not report.compares:
-        return render(verdict.message("reason"))
-    metric = comparing_metric(report.primary_metric)
-    qlora, lora = (report.cells[name] for name in (CANDIDATE, BASELINE))
-    if None in (qlora["metrics"].get(metric), lora["metrics"].get(metric)):
-        metric = report.primary_metric
-    ours, theirs = (_score(report, cell, metric) for cell in (qlora, lora))
-    measured = (
-        t("{score} of {total} right", score=ours, total=count(total(report, metric)))
-        if metric == EXACT
-        else f"{shown(metric).phrase} {ours}"
-    )
-    figures = t("{measured}, the full one {other}", measured=measured, other=theirs)
-    bounds = verdict.bounds or []
-    if verdict.outcome == "no worse":
-        if verdict.within_margin_but_worse:
-            return t(
-                "The compact one is measurably worse, but within the {margin} allowed: {figures}.",
-                margin=margin(verdict.metric, verdict.margin),
-                figures=figures,
-            )
-        if report.objection:
-            return t(
-                "The compact one is no worse by the main measure, but possibly by another: {figures}.",
-                figures=figures,
-            )
-        return t("The compact one is as good: {figures}.", figures=figures)
-    if verdict.outcome == "worse":
-        beyond = [
-            shown(bound["metric"]).phrase
-            for bound in bounds
-            if harm_interval(bound)[0] > bound["margin"]
-        ]
-        main = not bounds or harm_interval(verdict)[0] > 0
-        if main or not beyond:
-            return t("The compact one is worse: {figures}.", figures=figures)
-        if ours == theirs:  # figures that are equal explain nothing
-            return t(
-                "The compact one is worse in {metrics}; otherwise both are equal: {score}.",
-                metrics=enumerated(beyond),
-                score=measured,
-            )
-        return t(
-            "The compact one is worse in {metrics}: {figures}.",
-            metrics=enumerated(beyond),
-            figures=figures,
-        )
-    again = verdict.trained_again
-    if bounds and not bounds[0]["passed"] and harm_interval(bounds[0])[1] <= bounds[0]["margin"]:
-        said = t(
-            "The test cannot show whether the compact one is as good, because nearly all answers of both are "
-            "wrong: {figures}.",
-            figures=figures,
-        )
-    elif again and again["seed_share"] > 0.5:
-        said = t(
-            "Too few training seeds to say whether the compact one is as good: {figures}.",
-            figures=figures,
-        )
-    else:
-        said = t(
-            "Too few test questions to say whether the compact one is as good: {figures}.",
-            figures=figures,
-        )
-    until = (
-        t("Until then, the full one is the safer of the two.")
-        if copies
-        else t("Until then, take the full one.")
-    )
-    return f"{said} {until}"

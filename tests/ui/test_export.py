@@ -145,6 +145,7 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     form._publish(study.name, *fields)
     assert bubbles.started == [("library", "copy")]
     shown = drawn(tab, study)["use-website"]
+    assert "Visitors get copied answers." in shown[1]
     website = Website.of(study)
     assert website.running and website.port and website.origin == "https://www.example.com"
     line = f"data-site=&#34;{site_token(study)}&#34;"
@@ -166,6 +167,7 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     assert bubbles.started[-1] == ("library", "lora") and Website.of(study).port == website.port
     served_now = drawn(tab, study)["use-website"][1]
     assert line in served_now and "still looks" not in served_now
+    assert "Visitors get answers of the trained assistant." in served_now
     assert drawn(tab, study)["use-website"][9]["visible"] is False  # its report promises nothing
     monkeypatch.setattr(use, "promised_threshold", lambda study, arm: 0.7)
     form._publish(study.name, *fields[:6], True, True)

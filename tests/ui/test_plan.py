@@ -1,13 +1,16 @@
 """The Plan tab: the plan of a study on several machines as chart, tables and text."""
 
+from dataclasses import replace
+
 import pytest
 
 from assistant_builder.arms import label as label_of
 from assistant_builder.atomic_io import append_jsonl, write_json
 from assistant_builder.config import StudyConfig
 from assistant_builder.errors import ConfigError
-from assistant_builder.planning.hardware import CARDS
+from assistant_builder.planning.hardware import CARDS, this_machine
 from assistant_builder.planning.plan import Plan, plan_study
+from assistant_builder.planning.training_time import MeasuredRuns
 from assistant_builder.ui.plan.tab import THIS_COMPUTER, PlanTab, study_plan
 from assistant_builder.ui.plan.view import (
     PARTS,
@@ -16,6 +19,7 @@ from assistant_builder.ui.plan.view import (
     plan_text,
 )
 from assistant_builder.ui.refresh import StudyView
+from evals.report.number_format import size
 from tests.synthetic_study import new_study, with_data
 from tests.ui.blocks import inside_blocks
 
@@ -35,6 +39,23 @@ def test_the_bars_of_the_chart_add_up_to_the_peak():
             plan.methods[method].total_bytes / 1e9
         )
     assert figure.layout.shapes[0].x0 == pytest.approx(plan.memory_bytes / 1e9)
+
+
+def test_the_chart_shows_the_peak_that_the_sentence_names():
+    measured = MeasuredRuns(memory={("cpu", "lora"): 0.8, ("cpu", "qlora"): 0.8}, runs=2)
+    plan = replace(
+        plan_study(StudyConfig()),
+        machine=replace(this_machine(), device="cpu"),
+        measured_runs=measured,
+    )
+    assert plan.lora.factor == 0.8
+    figure = plan_figure(plan)
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    place = list(bars[0].y).index(label_of("lora"))
+    assert sum(bar.x[place] for bar in bars) == pytest.approx(plan.lora.expected_bytes / 1e9)
+    assert f"<b>{size(plan.lora.expected_bytes)}</b>" in [
+        each.text for each in figure.layout.annotations
+    ]
 
 
 def test_the_text_for_the_terminal_is_complete():

@@ -78,10 +78,11 @@ def website_view(
 def _who_answers(arm: str, *, renewed: bool) -> str:
     if arm != COPY:
         return t("Visitors get answers of the trained assistant.")
-    said = t("Visitors get copied answers.")
     if renewed:
-        said += " " + t("Training renewed their search, so that some differ from those before it.")
-    return said
+        return t(
+            "Visitors get copied answers. Training renewed the search, so they may differ from before."
+        )
+    return t("Visitors get copied answers.")
 
 
 def endpoint_card(

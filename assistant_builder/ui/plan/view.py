@@ -171,9 +171,9 @@ def assumptions(plan: Plan) -> str:
         learnt = t(
             "No run has finished on this machine yet: the time may be off by a factor of two."
         )
-    if plan.machine.is_local and plan.measured:
+    if plan.measured:
         parts.append(t("Time is extrapolated from the finished steps of this project."))
-    if runs or not (plan.machine.is_local and plan.measured):
+    if runs or not plan.measured:
         parts.append(learnt)
     return " ".join([*parts, t("Tests and report are not in it: the tab Train says both.")])
 
@@ -227,7 +227,7 @@ def plan_figure(plan: Plan) -> Figure:
     labels = [label(name) for name in shown]
     figure = go.Figure()
     for part, words in parts_of(plan).items():
-        values = [method.parts.get(part, 0) for method in shown.values()]
+        values = [method.parts.get(part, 0) * method.factor for method in shown.values()]
         figure.add_bar(
             y=labels,
             x=[value / 1e9 for value in values],
@@ -237,12 +237,12 @@ def plan_figure(plan: Plan) -> Figure:
             customdata=[size(value) for value in values],
             hovertemplate="%{customdata}",
         )
-    peaks = [method.total_bytes for method in shown.values()]
-    for name, peak, method in zip(labels, peaks, shown.values(), strict=True):
+    peaks = [method.expected_bytes for method in shown.values()]
+    for name, peak in zip(labels, peaks, strict=True):
         figure.add_annotation(
             y=name,
             x=peak / 1e9,
-            text=f"<b>{_peak(method)}</b>",
+            text=f"<b>{size(peak)}</b>",
             showarrow=False,
             xanchor="left",
             xshift=6,
