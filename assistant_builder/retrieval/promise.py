@@ -16,6 +16,7 @@ from assistant_builder.atomic_io import read_json
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m
 from assistant_builder.retrieval.decline import DeclineRule
+from assistant_builder.retrieval.index import RECORD, IndexRecord
 from assistant_builder.study import Study
 
 BROKEN = "promise.json"  # file in the folder of the first version: the assistants that broke their promise
@@ -102,8 +103,17 @@ def keep_promise(study: Study, *, keep: bool) -> None:
 
 
 def version_name(study: Study, arm: str) -> str:
-    """The name of a served assistant with that of its version."""
-    return f"{study.folder.name}-{arm}"
+    """The name of a served assistant with that of its version.
+
+    That of copied answers contains the hash of the embedder of their index, because training replaces their search.
+    """
+    name = f"{study.folder.name}-{arm}"
+    record = study.retrieval_folder / RECORD
+    if arm != "copy" or not record.is_file():
+        return name
+    with suppress(StudyError):
+        return f"{name}-{read_json(record, IndexRecord)['embedder']['sha256'][:8]}"
+    return name
 
 
 def read_broken(root: Study) -> Broken:

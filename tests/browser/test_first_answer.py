@@ -41,7 +41,7 @@ def test_a_sheet_answers_before_it_is_trained(page, without_base, record_propert
     pane = page.locator("#ab-pane-copy")
     expect(pane).to_contain_text("Wireless internet is free in the café", timeout=120 * SECONDS)
     answered = time.perf_counter()
-    pane.get_by_text("From 1 fact of your data").click()
+    pane.get_by_text("Looked up: 1 fact of your data").click()
     expect(pane).to_contain_text("Row 62 of your file")
     page.locator("#ab-question textarea").fill("Write me a poem about autumn.")
     page.locator("#ab-send").click()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.atomic_io import write_jsonl
+from assistant_builder.atomic_io import write_json, write_jsonl
 from assistant_builder.chat import drift
 from assistant_builder.chat.drift import LEAST, compared
 from assistant_builder.chat.visitor_log import A_WEEK, VisitorLog, erase, log_file, opened
@@ -26,7 +26,7 @@ from assistant_builder.chat.watch import (
 from assistant_builder.errors import DataError
 from assistant_builder.i18n import render
 from assistant_builder.models.embedding import Embedder
-from assistant_builder.retrieval.promise import if_broken
+from assistant_builder.retrieval.promise import if_broken, version_name
 from assistant_builder.study import Study
 from assistant_builder.ui.inbox.view import watch_view
 from tests.commands import command
@@ -129,6 +129,26 @@ def test_copying_takes_the_place_of_what_broke_its_promise_until_it_does_too():
     for number in range(4):
         found = judge(study, study, f"q-{number:04}", right=True)
     assert found.instead == {"library-copy": "decline"}
+
+
+def test_copied_answers_whose_search_was_trained_are_judged_anew():
+    study = with_data(new_study(retrieval__if_broken="decline"))
+    keep(study, 4, model=version_name(study, "copy"))
+    for number in range(4):
+        judge(study, study, f"q-{number:04}", right=False)
+    assert if_broken(study, study, "copy") == "decline"
+    study.retrieval_folder.mkdir(exist_ok=True)
+    record = {
+        "facts": 1,
+        "dimensions": 2,
+        "embedder": {"name": "e", "sha256": "a" * 64},
+        "sha256": {},
+    }
+    write_json(study.retrieval_folder / "index.json", record)
+    assert if_broken(study, study, "copy") == "answer"
+    keep(study, 2, start=4, model=version_name(study, "copy"))
+    found = read_watch(study, study)
+    assert (found.judged, [each.id for each in found.waiting]) == (0, ["q-0004", "q-0005"])
 
 
 def with_tested(study: Study, *tested: tuple[bool, float]) -> None:

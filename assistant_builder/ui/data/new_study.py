@@ -88,7 +88,7 @@ class NewStudyForm:
                 with gr.Column(scale=7, min_width=300):
                     self.header = ColumnHeader()
                     self.found = gr.HTML(nothing_yet(), elem_id="ab-found")
-                    self.decline = gr.Button(size="sm", visible=False, elem_id="ab-decline")
+                    self.decline = gr.Button(variant="primary", visible=False, elem_id="ab-decline")
                     self.once = gr.HTML(elem_id="ab-once")
                     self.wordings = WordingsForm()
                     self.split = gr.HTML(elem_id="ab-split")
