@@ -107,12 +107,10 @@ def version_name(study: Study, arm: str) -> str:
 
     That of copied answers contains the hash of the embedder of their index, because training replaces their search.
     """
-    name = f"{study.folder.name}-{arm}"
-    record = study.retrieval_folder / RECORD
-    if arm != "copy" or not record.is_file():
-        return name
-    with suppress(StudyError):
-        return f"{name}-{read_json(record, IndexRecord)['embedder']['sha256'][:8]}"
+    record, name = study.retrieval_folder / RECORD, f"{study.folder.name}-{arm}"
+    if arm == "copy" and record.is_file():
+        with suppress(StudyError):
+            name += f"-{read_json(record, IndexRecord)['embedder']['sha256'][:8]}"
     return name
 
 
