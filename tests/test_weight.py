@@ -14,7 +14,7 @@ assistant_builder/chat               3010  1690
 assistant_builder/cli                2560  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
-assistant_builder/data               5410  2905
+assistant_builder/data               5450  2930
 assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
@@ -24,12 +24,12 @@ assistant_builder/planning           2590  1440
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4890  2595
 assistant_builder/runner             1910  1075
-assistant_builder/serving            3570  1955
+assistant_builder/serving            3575  1960
 assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                12820  6325
+assistant_builder/ui                12840  6330
 assistant_builder/web                2010  1170
 evals                                3890  1945
 evals/bundle                         1550   880

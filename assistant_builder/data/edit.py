@@ -22,6 +22,7 @@ from assistant_builder.data.json_reader import looks_like_json, parse_json
 from assistant_builder.data.load import detect_file_type
 from assistant_builder.data.reading_process import load_pairs, load_rows
 from assistant_builder.data.types import (
+    SENTENCE,
     RawRow,
     RowNumbers,
     SplitName,
@@ -137,17 +138,28 @@ def mark_to_decline(
 ) -> dict[str, str]:
     """Write a copy of a data file with a column that says which questions are to be declined: those of ``rows``.
 
+    Those without an answer get the most frequent one of the others, or :data:`SENTENCE`.
+
     Returns the ``columns`` for reading the new file.
 
     Raises:
         DataError: The source cannot be read, or its columns are not found.
     """
-    table, _ = load_rows(source, columns)
-    name = free_name("answerable", table.columns)
-    marked = [
-        row if row.cells is None else RawRow(row.row, {**row.cells, name: row.row not in rows})
+    table, mapping = load_rows(source, columns)
+    name, answer = free_name("answerable", table.columns), mapping["answer"] or ""
+    given = Counter(
+        str(row.cells[answer])
         for row in table.rows
-    ]
+        if row.row in rows and row.cells and not is_empty(row.cells.get(answer))
+    )
+    said = {answer: given.most_common(1)[0][0] if given else SENTENCE}
+    marked = list[RawRow]()
+    for row in table.rows:
+        if row.cells is not None:
+            declined = row.row in rows
+            lacks = declined and is_empty(row.cells.get(answer))
+            row = RawRow(row.row, {**row.cells, **(said if lacks else {}), name: not declined})
+        marked.append(row)
     write_rows(marked, target, table.numbers)
     return {**(columns or {}), "answerable": name}
 

@@ -81,7 +81,7 @@ def prepare_dataset(
     )
     findings.require_start()
     try:
-        split = split_pairs(findings.usable, config)
+        split = split_pairs(findings.usable, config, findings.dataset.rows)
     except DataError as error:
         raise DataError(error.what, where=str(source), remedy=error.remedy) from error
     if folder is not None:

@@ -148,12 +148,12 @@ def load_split(folder: Path, split: SplitName) -> tuple[Pair, ...]:
     return tuple(Pair.from_record(record, split) for record in read_jsonl(path, PairLine))
 
 
-def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
+def split_pairs(pairs: Sequence[Pair], config: DataConfig, rows: int = 0) -> Split:
     """Split checked pairs into train, validation and held-out.
 
     The given split is used, or held-out and then validation units are drawn. Leaks are removed
     (``config.remove_leaks``) before ``max_train`` and ``max_heldout`` apply, so that the held-out set does not depend
-    on ``max_train``.
+    on ``max_train``. ``rows`` is the number of rows of the file, which respelled pairs follow.
 
     Raises:
         DataError: There are too few units for three splits, or every held-out pair leaks.
@@ -174,7 +174,8 @@ def split_pairs(pairs: Sequence[Pair], config: DataConfig) -> Split:
     leaks = _find_and_remove_leaks(sets, config, keep=keep_leaks, once=once, notes=notes)
     sampled_out = _apply_limits(sets, config, limit_validation="validation" in cut, notes=notes)
     if once and cut:
-        notes += _complete_single_wordings(sets, config, cut, 1 + max(pair.row for pair in pairs))
+        last = max(rows, *(pair.row for pair in pairs))
+        notes += _complete_single_wordings(sets, config, cut, last + 1)
     train, validation, heldout = (tuple(sets[split]) for split in SPLITS)
     found, said = tuple(leaks), tuple(notes)
     return Split(train, validation, heldout, found, given, cut, config, sampled_out, said)

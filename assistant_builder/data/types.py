@@ -119,6 +119,10 @@ def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, l
     return groups
 
 
+SENTENCE = "I can't answer that from what I was given."
+"""What is said instead of an answer where the data have no answer of that kind."""
+
+
 def declining_answer(pairs: Iterable[Pair]) -> str:
     """The most frequent answer of the pairs that should be declined, which is said wherever it declines; or empty."""
     given = Counter(pair.answer for pair in pairs if not pair.answerable)

@@ -22,6 +22,7 @@ from assistant_builder.data.types import (
     declining_answer,
     group_by,
     has_visible_text,
+    is_empty,
 )
 from assistant_builder.data.units import has_given_split, straddling_groups, too_few_units
 from assistant_builder.errors import DataError
@@ -144,6 +145,21 @@ class Findings:
             for copy in self.exact_duplicates
         ]
         return tuple(sorted([*self.rejected, *duplicates], key=lambda rejected: rejected.row))
+
+    @property
+    def unanswered(self) -> tuple[int, ...]:
+        """Rows with a question and no answer, where no column says which questions to decline."""
+        columns = self.dataset.columns
+        question, answer = columns.get("question"), columns.get("answer")
+        if columns.get("answerable") or not (question and answer):
+            return ()
+        return tuple(
+            entry.row
+            for entry in self.rejected
+            if isinstance(entry.record, dict)
+            and not is_empty(entry.record.get(question))
+            and is_empty(entry.record.get(answer))
+        )
 
     def token_lengths(self) -> dict[str, float] | None:
         """Count, min, median, mean, 95th percentile (nearest rank), max and total of the tokens of the pairs."""
@@ -455,6 +471,17 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
         title = mn("{count} row cannot be used", "{count} rows cannot be used", len(rejected))
         detail = m("Left out: {reasons}.", reasons=reasons)
         yield _problem("warning", title, detail, (entry.row for entry in rejected))
+    if unanswered := findings.unanswered:
+        title = mn(
+            "{count} question without an answer",
+            "{count} questions without an answer",
+            len(unanswered),
+        )
+        detail = m(
+            "Whoever asks it gets the answer of the nearest row, which is wrong. Write its answer, or mark it as a "
+            "question to decline."
+        )
+        yield _problem("warning", title, detail, unanswered)
     if too_long := findings.too_long:
         words = too_long_words(too_long, findings.max_pair_tokens or 0)
         yield _problem("warning", *words, too_long)
@@ -514,8 +541,8 @@ def _content_problems(findings: Findings) -> Iterable[Problem]:
             len(conflicts),
         )
         detail = m(
-            "Rows {rows} give different answers to {question}. They are kept; a model that is trained on them learns a "
-            "mixture of the answers.",
+            "Rows {rows} give different answers to {question}. Both are kept, and either may be "
+            "given: edit or delete the wrong one.",
             rows=[Rows((row,)) for row in conflicts[0].rows[:5]],
             question=_quote(conflicts[0].text),
         )

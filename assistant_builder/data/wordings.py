@@ -102,7 +102,7 @@ class WordingCount:
                 facts=self.facts,
             )
             return f"{asked} {shows}"
-        kept = t("The assistant is trained on all of them: none is held out for the test.")
+        kept = t("The assistant is trained on all of them.")
         if self.respelled:
             shows = t(
                 "The file has no other wordings, so nothing is tested in other words: the test asks "

@@ -86,7 +86,7 @@ _GEMMA_4B: dict[str, Any] = {
 
 _ENTRIES = (
     CatalogEntry(BASE_MODEL, "HuggingFaceTB/SmolLM2-135M-Instruct", 134_515_008, "apache-2.0", 8_192,
-                 N_("first steps and CPUs: bundled, trains in minutes on two cores; knows little by itself"),
+                 N_("first steps and CPUs: bundled; knows little by itself"),
                  sizes("llama", 49_152, 576, 1536, 30, 9, 3, tied=True)),
     CatalogEntry("smollm2-360m-instruct", "HuggingFaceTB/SmolLM2-360M-Instruct", 361_821_120, "apache-2.0", 8_192,
                  N_("CPUs with some patience; English"), sizes("llama", 49_152, 960, 2560, 32, 15, 5, tied=True)),

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents, no_documents
 from assistant_builder.i18n import Text, m, written
@@ -31,7 +32,7 @@ from assistant_builder.retrieval.answering import (
 )
 from assistant_builder.retrieval.build import served_index_folder
 from assistant_builder.retrieval.corrections import corrected_answer
-from assistant_builder.retrieval.decline import SENTENCE, DeclineRule, found_alone, judgement
+from assistant_builder.retrieval.decline import DeclineRule, found_alone, judgement
 from assistant_builder.retrieval.embedder_choice import available_embedder, chosen_embedder
 from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, TextEncoder
 from assistant_builder.retrieval.passages import Passages

@@ -35,7 +35,7 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.data.types import declining_answer
+from assistant_builder.data.types import SENTENCE, declining_answer
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m, written
 from assistant_builder.retrieval.prior import PRIOR_QUESTIONS, Prior, Priors
@@ -71,8 +71,6 @@ OWN_WORDS = 0.95
 of 908 test answers of two such assistants 6 did not, and none of the 6 was right."""
 STRICTER = (0.03, 0.1, 0.2, 0.3, 0.45)
 """Shares of the answered validation questions that stricter thresholds decline, for a promise that needs it."""
-SENTENCE = "I can't answer that from what I was given."
-"""What is said instead of an answer where the data have no answer of that kind."""
 FOLLOW_UPS = 0.75
 """Confidence for the second look of a follow-up where none was fitted, as by earlier versions."""
 _ITERATIONS = 50

@@ -88,10 +88,15 @@ def facts_to_word(study: Study) -> list[Pair]:
     the file. Facts that have other wordings, conversations and questions to decline are left out.
     """
     pairs = load_split(study.folder / "data", "train")
+    asked = Counter(casefold_normalize(pair.compared_question) for pair in pairs)
     facts = [
         pair
         for pair in pairs_to_word(pairs)
-        if pair.answerable and pair.turns == 1 and pair.respelled is None
+        if pair.answerable
+        and pair.turns == 1
+        and pair.respelled is None
+        # one question with several answers tells nothing
+        and asked[casefold_normalize(pair.compared_question)] == 1
     ]
     if not facts:
         return []

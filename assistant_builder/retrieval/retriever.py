@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from assistant_builder.data import Message, Pair, load_split
+from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.data.types import SplitName
 from assistant_builder.errors import AssistantBuilderError, StudyError
 from assistant_builder.i18n import m
@@ -77,15 +78,16 @@ class Found:
     def suggestions(self) -> list[str]:
         """The questions of :attr:`near`, without those that are far from everything; a statement is no question.
 
-        None where a question to decline is nearer.
+        One of those that are spelt alike; none where a question to decline is nearer.
         """
         if self.evidence.nearby < TO_DECLINE:
             return []
-        return [
-            hit.fact.question
-            for hit in self.near
+        shown = {
+            casefold_normalize(hit.fact.question): hit.fact.question
+            for hit in reversed(self.near)
             if hit.score >= NEAR and not hit.fact.history and not hit.fact.is_passage
-        ]
+        }
+        return list(shown.values())[::-1]
 
     @property
     def tied(self) -> bool:

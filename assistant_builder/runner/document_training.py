@@ -16,6 +16,7 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import read_json, write_json, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.similarity import NearDuplicateIndex
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.data.units import hash_order
 from assistant_builder.documents.changes import Change
 from assistant_builder.documents.questions import (
@@ -28,7 +29,6 @@ from assistant_builder.documents.store import Documents
 from assistant_builder.documents.types import Statement
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import m
-from assistant_builder.retrieval.decline import SENTENCE
 from assistant_builder.retrieval.passages import cluster_of
 from assistant_builder.study import Study
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -262,10 +263,13 @@ class Widget:
         if self._examples is None:  # reading the data of a study that is not split takes seconds
             self._examples = await asyncio.to_thread(opening_examples, self._study)
         with use_language(negotiate(str(self._checked(body).get("language", ""))[:_MAX_LANGUAGES])):
+            contact = self._config.contact
+            if contact and not re.search(r"[^\W\d]{2}\s", contact):  # a bare address or number
+                contact = t("Please ask: {contact}", contact=contact)
             return JSONResponse(
                 {
                     "title": self._title,
-                    "contact": self._config.contact,
+                    "contact": contact,
                     "direction": direction(),
                     "language": language(),
                     "longest": MAX_QUESTION,
@@ -404,7 +408,7 @@ def widget_texts(mode: Mode = "tuned", kept: Kept = "nothing") -> dict[str, str]
     """The texts of the script in the current language, for an assistant that keeps so much of a question."""
     machine = t("Answers are written by a program and may be wrong.")
     if mode == "copy":
-        machine = t("Looked up, not trained: answers are copied, and may not fit the question.")
+        machine = t("Answers are copied from a list, and may not fit the question.")
     if kept == "texts":
         machine = " ".join((machine, t("Questions and answers are kept, to improve them.")))
     return {

@@ -386,7 +386,7 @@ def new_study_strip() -> Markup:
     """The strip of a new study."""
     about = t(
         "Upload your questions and answers. Two assistants are trained on them, a full and a compact one, and "
-        "tested with questions that neither has seen."
+        "tested."
     )
     return fragment("strip.simple", t("New project"), "", about)
 

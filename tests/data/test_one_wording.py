@@ -225,6 +225,16 @@ def test_the_files_name_the_row_that_a_respelled_question_is_of(tmp_path):
     assert numbers.shown(1) == 2  # the header is row 1 of a spreadsheet
 
 
+def test_rows_left_out_at_the_end_of_a_file_keep_their_numbers(tmp_path):
+    source = tmp_path / "a.csv"
+    lines = [f'"{p.question}","{p.answer}"\n' for p in sheet()]
+    source.write_text("".join(["question,answer\n", *lines, "May I bring a dog?,\n"]))
+    prepare_dataset(source, DataConfig(), folder=tmp_path / "data")
+    findings = read_json(tmp_path / "data" / "findings.json")
+    [left_out] = findings["rejected"]
+    assert RowNumbers.of_record(findings).shown(left_out["row"]) == len(lines) + 2
+
+
 @pytest.mark.parametrize(
     ("name", "columns", "digest"),
     [

@@ -5,12 +5,12 @@ import pytest
 
 from assistant_builder.arms import CELLS
 from assistant_builder.data import Message, load_split
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, load_base
 from assistant_builder.retrieval.answering import Look
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
-    SENTENCE,
     TO_DECLINE,
     WITHHELD,
     DeclineRule,

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from assistant_builder.atomic_io import write_json
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FIRST_TOKENS,
     NAMES,
-    SENTENCE,
     TO_DECLINE,
     WITHHELD,
     DeclineRule,
@@ -308,11 +308,20 @@ def test_few_second_looks_of_questions_to_decline_are_answered():
 
 
 def test_two_answers_tie_where_none_is_likelier_than_all_others():
-    def found(second: float, certainty: float, nearby: float = 0.8) -> Found:
+    def found(second: float, certainty: float, nearby: float = 0.8, same: str = "") -> Found:
         scores = (0.8, second)
         near = tuple(
             Hit(
-                Fact(row, 0, f"Q{row}?", f"A{row}", "", None, None, answerable=True),
+                Fact(
+                    row,
+                    0,
+                    same[: 6 - row] or f"Q{row}?",
+                    f"A{row}",
+                    "",
+                    None,
+                    None,
+                    answerable=True,
+                ),
                 score,
                 0.0,
                 score,
@@ -324,6 +333,9 @@ def test_two_answers_tie_where_none_is_likelier_than_all_others():
     assert found(0.79, -1.0).tied
     assert not found(0.77, -1.0).tied and not found(0.79, -0.6).tied
     assert found(0.79, -1.0).suggestions == ["Q0?", "Q1?"]
+    # one question with two answers is asked back by nobody: "Open?" and "Open"
+    alike = found(0.79, -1.0, same="Open? ")
+    assert alike.suggestions == ["Open? "] and not alike.tied
     assert found(0.2, -1.0).suggestions == ["Q0?"]  # far from everything is not offered
     assert found(0.79, -1.0, -0.05).suggestions and not found(0.79, -1.0, -0.3).suggestions
 

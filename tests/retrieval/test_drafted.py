@@ -5,12 +5,12 @@ from pathlib import Path
 
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.data import Message, Pair, prepare_dataset
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.documents.questions import DocumentQuestion
 from assistant_builder.documents.statements import statements_of
 from assistant_builder.documents.store import Documents, Reading
 from assistant_builder.documents.types import Block, Document
 from assistant_builder.retrieval.build import write_index
-from assistant_builder.retrieval.decline import SENTENCE
 from assistant_builder.retrieval.drafted import kept_drafts, supporting_keys
 from assistant_builder.retrieval.grounding import grounded_pairs, read_contexts, training_passages
 from assistant_builder.retrieval.index import Hit, facts_of

@@ -117,7 +117,10 @@ def test_facts_with_one_answer_are_not_confused_with_each_other(tmp_path):
     rows = [pair(i + 1, f"Is thing {i} sold on day {i}?", f"Answer {i}.") for i in range(30)]
     rows[4] = pair(5, "Where is the tall tower of Velmoor?", "In the east.")
     rows[5] = pair(6, "Where is the tall tower of Velmoor today?", "In the east.")
-    assert facts_to_word(study_of(tmp_path, rows))[0].row not in (5, 6)
+    rows[9] = pair(10, "Is it open in May?", "From ten.")
+    rows[29] = pair(30, "is it open in May", "From nine.")  # one question with two answers
+    asked = [each.row for each in facts_to_word(study_of(tmp_path, rows))]
+    assert asked[0] not in (5, 6) and {10, 30}.isdisjoint(asked)
 
 
 def test_near_questions_have_nouns_of_the_file_and_far_ones_do_not():

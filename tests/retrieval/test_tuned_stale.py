@@ -8,6 +8,7 @@ import pytest
 from assistant_builder.atomic_io import write_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents
 from assistant_builder.inference.chunks import Chunk
@@ -16,7 +17,7 @@ from assistant_builder.inference.grounded import Generation, Grounded
 from assistant_builder.models import embedding
 from assistant_builder.retrieval import train_embedder
 from assistant_builder.retrieval.build import lookup_stamp, write_index
-from assistant_builder.retrieval.decline import SENTENCE, score_rule
+from assistant_builder.retrieval.decline import score_rule
 from assistant_builder.retrieval.passages import tuned_retriever
 from assistant_builder.study import Study
 from tests.retrieval.fake_embedder import FakeEmbedder, pair

@@ -237,7 +237,7 @@ def test_an_error_of_the_assistant_reaches_the_visitor_as_an_event(site):
     wait_until(lambda: not site.line)
 
 
-def test_the_start_has_texts_in_the_language_of_the_page(site):
+def test_the_start_has_texts_in_the_language_of_the_page(site, monkeypatch):
     german = site.post("/widget/start", {"language": "de-AT"}).json()
     assert german["texts"]["send"] == "Senden"
     assert german["language"] == "de"
@@ -245,6 +245,10 @@ def test_the_start_has_texts_in_the_language_of_the_page(site):
     english = site.post("/widget/start", {"language": "xx"}).json()
     assert english["texts"]["send"] == "Send" and english["contact"] == "Write to help@shop.example"
     assert english["title"] == "library"
+    bare = site.app._config.model_copy(update={"contact": "01632 960417"})
+    monkeypatch.setattr(site.app, "_config", bare)
+    told = site.post("/widget/start", {"language": "en"}).json()["contact"]
+    assert told == "Please ask: 01632 960417"
 
 
 def test_an_empty_conversation_has_a_greeting_and_examples_of_the_data(site):

@@ -158,7 +158,10 @@ def test_sources_are_text_and_are_shown_after_a_blind_vote():
         assert "Row 7" not in hidden and "Declined" not in hidden and "evil" not in hidden
     voted = replace(turn, vote="tie")
     declined, answered = (pane(side, said(voted, blind=True)) for side in PAIR)
-    assert "Declined: nothing that was found" in declined and "Looked up: 1 fact of your data" in answered
+    assert (
+        "Declined: nothing that was found" in declined
+        and "Looked up: 1 fact of your data" in answered
+    )
     assert "&lt;img" in answered and "<img" not in answered and "<script" not in answered
     assert "ab-sources" not in pane("a", said(Turn("Why?", {"qlora": Answer("From memory.")})))
 

@@ -9,6 +9,7 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_pairs
+from assistant_builder.data.types import SENTENCE
 from assistant_builder.data.wordings import Wording
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
@@ -260,3 +261,18 @@ def test_questions_whose_answer_declines_are_marked_by_one_button(form, tmp_path
     pairs = load_pairs(Path(marked[form.source]), columns=marked[form.mapping]).pairs
     assert [pair.row for pair in pairs if not pair.answerable] == [32, 33, 34, 35]
     assert form._undo({**shown, **marked})[form.source] == str(path)
+
+
+def test_a_question_without_an_answer_is_named_and_can_be_declined(form, tmp_path):
+    path = tmp_path / "bikes.csv"
+    rows = [f"What is bike {n}?,It costs {n} euros." for n in range(30)]
+    path.write_text("\n".join(["question,answer", *rows, "May my dog come in?,", ",Nobody asks."]))
+    shown = loaded(form, path)
+    assert "1 question without an answer" in shown[form.found]
+    assert shown[form.decline]["value"] == "Mark 1 question as one to decline"
+    marked = form._mark_to_decline(shown)
+    pairs = load_pairs(Path(marked[form.source]), columns=marked[form.mapping]).pairs
+    assert [(each.question, each.answer) for each in pairs if not each.answerable] == [
+        ("May my dog come in?", SENTENCE)
+    ]
+    assert "without an answer" not in marked[form.found]

@@ -345,7 +345,7 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
 
 def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():
     config = StudyConfig().with_changes({"approaches": ["grounded"]})
-    assert about_time(600, config, complete=True) == "about 10 min or less"
+    assert about_time(600, config, complete=True) == "about 10 min, perhaps less"
     to_the_end = config.with_changes({"train.stop_loss": 0})
     assert about_time(600, to_the_end, complete=True) == "about 10 min"
 

@@ -108,7 +108,7 @@ def _peek(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> tuple[tu
 def preview_split(findings: Findings, config: DataConfig) -> Split | dict[str, Any]:
     """The split that a study would get, or the record of the error that prevents it."""
     try:
-        return split_pairs(findings.usable, config)
+        return split_pairs(findings.usable, config, findings.dataset.rows)
     except DataError as error:
         return dict(error.to_record())
 

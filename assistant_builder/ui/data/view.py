@@ -281,7 +281,12 @@ def study_data_view(
             "warn" if once.remedy else "info",
             once.title,
             once.meaning,
-            once.remedy and " ".join((once.remedy, t("Press “Edit a copy for a new project”."))),
+            " ".join((once.remedy, t("Press “Edit a copy for a new project”.")))
+            if once.holds_facts_out
+            else once.remedy
+            and t(
+                "Type about ten on the Results tab as people would ask: no other training is needed."
+            ),
         )
     )
     of = findings["rows"] if findings else len(rejected)

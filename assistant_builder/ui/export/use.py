@@ -176,6 +176,10 @@ _SITE, _CHAT = "https://www.example.com", "https://chat.example.com"
 _HELP = "help@example.com"
 
 
+_TO_THE_LINE = """() => {
+  if (!document.querySelector("#ab-website-refused .ab-callout"))
+    document.getElementById("ab-website").scrollIntoView({ block: "start" });
+}"""
 _ANYWAY = N_("Put it on the website although no test shows that it is ready for customers")
 
 
@@ -198,13 +202,14 @@ class WebsiteForm:
     def place(self) -> None:
         """Place the components."""
         self._shown = gr.HTML(js_on_load=copy_script(), elem_id="ab-website")
-        with gr.Accordion(t("Put it on my website"), open=False) as self._fold:
+        with gr.Accordion(t("My website, and the address of the chat"), open=False) as self._fold:
             self._title = gr.Textbox(
                 label=t("Name in the bubble"), max_length=80, elem_id="ab-website-title"
             )
             self._origin = gr.Textbox(
                 label=t("Your website"),
                 placeholder=_SITE,
+                info=t("With https, as visitors open it."),
                 elem_id="ab-website-origin",
             )
             self._address = gr.Textbox(
@@ -224,7 +229,9 @@ class WebsiteForm:
                 elem_id="ab-website-contact",
             )
             self._remember = gr.Checkbox(
-                label=t("Keep what visitors ask, for the Inbox"), elem_id="ab-website-remember"
+                label=t("Keep what visitors ask, for the Inbox"),
+                info=t("Without it the Inbox stays empty. The bubble tells visitors."),
+                elem_id="ab-website-remember",
             )
             self._mode = gr.Radio(
                 [(t("Copied answers"), "copy"), (t("The trained assistant"), "tuned")],
@@ -242,6 +249,7 @@ class WebsiteForm:
             self._end = gr.Button(
                 t("Take it off"), variant="stop", visible=False, elem_id="ab-website-end"
             )
+            self._refused = gr.HTML(elem_id="ab-website-refused")
 
     @property
     def _fields(self) -> list[Any]:
@@ -312,7 +320,10 @@ class WebsiteForm:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the buttons; the region redraws the form."""
-        self._start.click(self._publish, [picker, *self._fields], self._shown, **QUIET)
+        published = self._start.click(
+            self._publish, [picker, *self._fields], self._refused, **QUIET
+        )
+        published.then(None, None, None, js=_TO_THE_LINE)
         self._end.click(self._withdraw, picker, self._shown, **QUIET)
 
     def _publish(self, name: str | None, *fields: Any) -> Any:
@@ -340,7 +351,7 @@ class WebsiteForm:
             self._websites.publish(study, website, chosen)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
-        return gr.skip()
+        return ""
 
     def _withdraw(self, name: str | None) -> Any:
         self._websites.withdraw(root_of(Study.open(name or "")))

@@ -33,9 +33,9 @@ def about_time(seconds: float, config: StudyConfig, *, complete: bool) -> str:
     time = rounded_duration(seconds)
     if config.grounded and config.train.stop_loss:
         return (
-            t("about {time} or less", time=time)
+            t("about {time}, perhaps less", time=time)
             if complete
-            else t("about {time} or less to train", time=time)
+            else t("about {time}, perhaps less, to train", time=time)
         )
     return t("about {time}", time=time) if complete else t("about {time} to train", time=time)
 
@@ -122,7 +122,7 @@ def _losing_note(result: PreflightResult) -> str:
 def _time_basis_note(result: PreflightResult) -> str:
     if result.plan is None or result.training_seconds is None:
         return ""
-    slower = t("Other programs that run meanwhile slow it down.")
+    slower = t("Training can end earlier, and other programs slow it down.")
     if result.plan.measured_runs.flops(result.plan.machine, result.config.arms[0]) is not None:
         known = t("The time is estimated from earlier training runs on this machine.")
         return f"{known} {slower}"
