@@ -95,7 +95,6 @@ def facts_to_word(study: Study) -> list[Pair]:
         if pair.answerable
         and pair.turns == 1
         and pair.respelled is None
-        # one question with several answers tells nothing
         and asked[casefold_normalize(pair.compared_question)] == 1
     ]
     if not facts:
