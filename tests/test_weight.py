@@ -14,7 +14,7 @@ assistant_builder/chat               3010  1690
 assistant_builder/cli                2560  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
-assistant_builder/data               5450  2930
+assistant_builder/data               5460  2930
 assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405

@@ -62,6 +62,10 @@ _MAKE_TABLE = N_(
     "Copy each question and its answer into one row of a spreadsheet with the columns question and "
     "answer, and save it as .xlsx or CSV"
 )
+_READ_AS_DOCUMENT = N_(
+    "Use it as a document (“From documents or a website”; assistant-builder run FOLDER), or copy each question and its "
+    "answer into one row of a spreadsheet"
+)
 _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
     (
         b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
@@ -71,7 +75,11 @@ _UNSUPPORTED: tuple[tuple[bytes | tuple[bytes, ...], str, str], ...] = (
             "copy each question and its answer into one row of a spreadsheet"
         ),
     ),
-    (b"%PDF", N_("a PDF document, and questions and answers are read from a table"), _MAKE_TABLE),
+    (
+        b"%PDF",
+        N_("a PDF document, and questions and answers are read from a table"),
+        _READ_AS_DOCUMENT,
+    ),
     (
         b"{\\rtf",
         N_("a text document (RTF), and questions and answers are read from a table"),
@@ -382,7 +390,7 @@ def _check_workbook(data: bytes) -> None:
         )
         raise DataError(
             m("this is {kind}, and questions and answers are read from a table", kind=kind),
-            remedy=m(_MAKE_TABLE),
+            remedy=m(_READ_AS_DOCUMENT),
         )
     raise DataError(
         m("this is a zip archive of {names} files", names=len(names)),
