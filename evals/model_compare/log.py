@@ -1,4 +1,4 @@
-"""Answers that another harness recorded: sample logs of lm-eval, and logs of inspect."""
+"""Recorded answers: sample logs of lm-eval, logs of inspect, and ``samples.jsonl`` of a cell of a study."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from evals.model_compare.candidates import MAX_ANSWER, Candidate, Item, Receive,
 
 _MOST_BYTES = 512 * 2**20  # of a log, unpacked
 _REMEDY = m(
-    "Score a generating task with lm-eval --log_samples on exactly these questions, and name its samples_*.jsonl"
+    "Score a generating task with lm-eval --log_samples on exactly these questions, and name its samples_*.jsonl; or "
+    "evals/CELL/samples.jsonl of a study that was tested with them"
 )
 
 
@@ -45,8 +46,9 @@ class LogCandidate(Candidate):
 
     @property
     def name(self) -> str:
-        """The name of the file."""
-        return self.path.name
+        """The name of the file; of a study's, with that of the cell."""
+        name = self.path.name
+        return f"{self.path.parent.name}/{name}" if name == "samples.jsonl" else name
 
     @property
     def gives_loss(self) -> bool:
@@ -125,6 +127,8 @@ def _samples(path: Path) -> Iterator[_Sample]:
 
 
 def _of_lm_eval(line: Mapping[str, Any]) -> _Sample:
+    if "filtered_resps" not in line:  # of a study
+        return _Sample((normalise(line["question"]),), "", line["answer"])
     answer = line["filtered_resps"][0]
     if not isinstance(answer, str):  # of log-likelihoods
         raise TypeError("the answers of the task are not texts")

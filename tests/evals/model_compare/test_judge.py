@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import assistant_builder as ab
-from assistant_builder.atomic_io import read_json, read_jsonl
+from assistant_builder.atomic_io import read_json, read_jsonl, write_jsonl
 from assistant_builder.errors import (
     AssistantBuilderError,
     ConfigError,
@@ -289,6 +289,19 @@ def test_logs_of_lm_eval_are_judged(tmp_path, questions):
     bad = write_log(tmp_path / "samples_b.jsonl", dict.fromkeys(pairs, "code 0"))
     judged = ab.judge(questions, good, bad, **QUICK)
     assert judged.outcomes == ["worse"] and judged.report["rests_on_answers"]
+
+
+def test_answers_of_a_study_are_judged_as_they_were_scored(tmp_path, questions):
+    for cell, right in (("L16", True), ("Q4", False)):
+        lines = [
+            {"item": str(n), "question": q, "prompt": [], "answer": a if right else "code 0"}
+            for n, (q, a) in enumerate(facts(60).items())
+        ]
+        (tmp_path / cell).mkdir()
+        write_jsonl(tmp_path / cell / "samples.jsonl", lines)
+    logs = (tmp_path / "L16" / "samples.jsonl", tmp_path / "Q4" / "samples.jsonl")
+    judged = ab.judge(questions, *logs, **QUICK)
+    assert judged.outcomes == ["worse"] and "Q4/samples.jsonl" in judged.sentence
 
 
 def test_logs_of_inspect_are_judged(tmp_path, questions):
