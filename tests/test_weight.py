@@ -35,7 +35,7 @@ evals                                3890  1945
 evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
-evals/model_compare                  1890   975
+evals/model_compare                  1900   980
 evals/report                         9565  4330
 evals/stats                          1390   665
 evals/study_compare                   830   355
