@@ -177,9 +177,15 @@ _HELP = "help@example.com"
 
 
 _TO_THE_LINE = """() => {
-  if (!document.querySelector("#ab-website-refused .ab-callout"))
-    document.getElementById("ab-website").scrollIntoView({ block: "start" });
+  const steps = document.getElementById("ab-website");
+  const show = (tries) => {
+    if (document.querySelector("#ab-website-refused .ab-callout")) return;
+    if (steps.querySelector(".ab-callout")) steps.scrollIntoView({ block: "center" });
+    else if (tries) setTimeout(show, 250, tries - 1);
+  };
+  show(40);
 }"""
+"""Shows the steps that are left, once the region above the form has them."""
 _ANYWAY = N_("Put it on the website although no test shows that it is ready for customers")
 
 

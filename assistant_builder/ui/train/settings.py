@@ -105,13 +105,12 @@ class TrainSettings:
         """Notes about the model, the presets, and the planner's selection before the first start."""
         selection = recommend_settings(study, config) if not_started(study) else None
         by_heart = config.train.preset == BY_HEART or serves_by_heart(study, config)
-        cards = preset_choices(preset_times(study, config), by_heart=by_heart)
+        running = study.state == "running"  # it shows its own time
+        cards = preset_choices({} if running else preset_times(study, config), by_heart=by_heart)
         return {
             self.note: model_note(config.model),
             self.selected: recommendation_note(selection) if selection else "",
-            self.form.components["train.preset"]: gr.update(
-                choices=cards, interactive=study.state != "running"
-            ),
+            self.form.components["train.preset"]: gr.update(choices=cards, interactive=not running),
         }
 
     def draw_form(self, view: StudyView) -> Updates:
