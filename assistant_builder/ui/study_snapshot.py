@@ -334,10 +334,11 @@ def study_strip(snapshot: Snapshot, conclusion: Conclusion | None = None) -> Mar
     elif snapshot.first_verdict:
         go = t("First verdict:")
         places = [("evaluate", t("See the results")), ("chat", t("Chat with it"))]
-    elif not snapshot.trained:
+    else:
         untouched = snapshot.shown_state == "queued" and not snapshot.touched
         places = [("train", t("Train it"))] if untouched else []
-        places.append(("chat", t("Ask it now: looked up, not trained")))
+        ask = t("Chat with it") if snapshot.trained else t("Ask it now: looked up, not trained")
+        places.append(("chat", ask))
         places.append(("export", t("Put it on a website")))
     stopped_or_running = snapshot.state != "succeeded" and (snapshot.touched or snapshot.busy)
     steps = [_step(snapshot, record) for record in snapshot.steps] if stopped_or_running else []
