@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t
 from evals.report.approaches import untaught
 from evals.report.other_words import HELP, is_respelled
@@ -46,7 +47,15 @@ def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, t
 
 def own_wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    return t(HELP), (f"assistant-builder wordings {report.study} WORDINGS.csv",)
+    own = report.own_questions
+    waiting = own is not None and own.questions and not any(arm in own.arms for arm in ARMS)
+    text = t(
+        "Your own questions are kept: the assistants are asked them when the run has ended, or when you press “Keep "
+        "them and ask” on the Results tab."
+    )
+    return text if waiting else t(HELP), (
+        f"assistant-builder wordings {report.study} WORDINGS.csv",
+    )
 
 
 def test_declining(study: str) -> tuple[str, tuple[str, ...]]:
@@ -54,7 +63,7 @@ def test_declining(study: str) -> tuple[str, tuple[str, ...]]:
     return (
         t(
             "Before customers ask it: test whether it declines what your file does not answer. Tick or type about ten "
-            "such questions on the Results tab; the assistants are asked them at once."
+            "such questions on the Results tab; the assistants are asked them without another training."
         ),
         (f"assistant-builder wordings {study} QUESTIONS.csv",),
     )

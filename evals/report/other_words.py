@@ -9,7 +9,7 @@ from evals.report.schema import Report
 RESPELLED = N_("The questions of this test are those of your file, respelled.")
 HELP = N_(
     "Type about ten questions as people would ask them: Results tab → “Test it in your own words”. The assistants are "
-    "asked them at once."
+    "asked them without another training."
 )
 
 

@@ -228,7 +228,7 @@ def own_state_view(
             "info",
             t("Does it decline what your file does not answer?"),
             t("The test has too few questions to decline to show that."),
-            t("Tick or type some below: the assistants are asked them at once."),
+            t("Tick or type some below: the assistants are asked them without another training."),
         )
     if not questions:
         return callout(

@@ -177,6 +177,15 @@ def asked_own(study: Study, right: int, declined: int) -> Study:
     return reported(study)
 
 
+def test_own_questions_that_wait_are_not_asked_for_again(tmp_path):
+    study = scored(write(tmp_path / "sheet.jsonl", sheet()), right=20)
+    before = everything(reported(study))[1]
+    assert "Type about ten questions" in before.action
+    save_questions(study, [OwnQuestion(f"Who is mayor {place}?") for place in range(4)])
+    action = everything(reported(study))[1].action
+    assert "Your own questions are kept" in action and "Type about ten" not in action
+
+
 def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
     study = scored(
         write(tmp_path / "sheet.jsonl", sheet()), right=20, eval__primary_metric="exact_match"
