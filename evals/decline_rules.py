@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scipy.stats import binom
+
 from assistant_builder.atomic_io import file_hash, read_json, write_json
 from assistant_builder.data import Message, Pair, load_split
 from assistant_builder.documents.questions import trained_file
@@ -19,6 +21,7 @@ from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FILE,
     FIRST_TOKENS,
+    LESS,
     OWN_WORDS,
     RULE_VERSION,
     DeclineRule,
@@ -129,10 +132,15 @@ def _with_draft(
     return turn.prompt_ids, turn.answer_ids[:limit]
 
 
+def repeats_facts(verbatim: int, shown: int) -> bool:
+    """Whether so many of the shown answers are facts word for word that another answer is a mistake (binomial test)."""
+    return shown > 0 and bool(binom.cdf(verbatim, shown, OWN_WORDS) >= LESS)
+
+
 def _decide_whose_words(study: Study, paths: Sequence[Path]) -> None:
     files = {path: read_json(path, RuleFile) for path in paths}
     shown, verbatim = (sum(file[key] for file in files.values()) for key in ("shown", "verbatim"))
-    own_words = bool(shown) and verbatim >= OWN_WORDS * shown
+    own_words = repeats_facts(verbatim, shown)
     values = "sentence" if trained_file(study).is_file() else "answer"
     if own_words or reads_conversations(study):  # or they come from earlier turns
         values = "anywhere"

@@ -43,7 +43,7 @@ from assistant_builder.retrieval.why import why_declined
 from evals.metrics.refusal import is_refusal
 
 FILE = "decline.json"  # file in the folder of a trained arm
-RULE_VERSION = 7
+RULE_VERSION = 8
 """With another version a rule is fitted again, and what it decided is scored again."""
 Mode = Literal["tuned", "copy"]
 """Whether a trained assistant answers, or the best fact is copied."""
@@ -66,9 +66,10 @@ LEAST_WITHHELD, LOWEST_SHARE, FAR = 10, 0.05, 0.3
 """Where validation has too few facts: least training questions for a threshold, their share that it declines, and the
 score below which a question is far from everything where they are fewer. With a share of a third, 34 of the 45
 questions were declined whose fact was found first in the FAQ of Tolmere Cycle Repair."""
-OWN_WORDS = 0.95
-"""Share of the answers to validation questions that repeat a fact word for word, from which other answers are replaced:
-of 908 test answers of two such assistants 6 did not, and none of the 6 was right."""
+OWN_WORDS, LESS = 0.95, 0.05
+"""Share of the answers to validation questions that repeat a fact word for word, from which other answers are replaced
+(of 908 test answers of two such assistants 6 did not, and none of the 6 was right), and the p-value from which fewer
+repeated ones are no evidence of a lower share: of twelve answers one may be another."""
 STRICTER = (0.03, 0.1, 0.2, 0.3, 0.45)
 """Shares of the answered validation questions that stricter thresholds decline, for a promise that needs it."""
 FOLLOW_UPS = 0.75

@@ -25,7 +25,7 @@ from assistant_builder.retrieval.prior import PRIORS
 from assistant_builder.retrieval.retriever import Found, Retriever
 from assistant_builder.study import Study
 from evals.cells import LoadedCell
-from evals.decline_rules import questions_of
+from evals.decline_rules import questions_of, repeats_facts
 from evals.lm_eval_model import StudyLM
 from tests.export.tiny import tiny_base
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
@@ -212,3 +212,18 @@ def test_the_evidence_is_the_same_where_the_answer_of_the_best_fact_is_read(
     assert rule == plain and rule["verbatim"]
     for one, other in zip(evidence, alone, strict=True):
         assert astuple(one) == pytest.approx(astuple(other), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("verbatim", "shown", "repeats"),
+    [
+        (0, 0, False),
+        (12, 12, True),
+        (10, 12, True),
+        (9, 12, False),
+        (138, 150, True),
+        (137, 150, False),
+    ],
+)
+def test_few_answers_in_other_words_are_no_evidence_that_they_are_meant(verbatim, shown, repeats):
+    assert repeats_facts(verbatim, shown) is repeats
