@@ -24,7 +24,7 @@ assistant_builder/planning           2590  1440
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4895  2595
 assistant_builder/runner             1910  1075
-assistant_builder/serving            3575  1960
+assistant_builder/serving            3580  1960
 assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1900   980
-evals/report                         9580  4335
+evals/report                         9600  4345
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

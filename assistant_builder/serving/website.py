@@ -37,6 +37,7 @@ class Website:
         contact: Line that is shown where the assistant declines.
         remember: Whether questions are kept for the inbox.
         mode: Who answers, ``copy`` or ``tuned``; empty for what the report recommends.
+        served: Who answered when it was put on the website; stays until its owner serves it again.
         port: Port on this computer; 0 before the first start.
         running: Whether it is served while the page runs.
     """
@@ -49,6 +50,7 @@ class Website:
     port: int = 0
     running: bool = False
     mode: str = ""
+    served: str = ""
 
     @classmethod
     def of(cls, study: Study) -> Website:
@@ -73,7 +75,10 @@ class Website:
 
     @property
     def _digest(self) -> str:
-        settings = {name: value for name, value in asdict(self).items() if value or name != "mode"}
+        later = ("mode", "served")  # earlier releases had none
+        settings = {
+            name: value for name, value in asdict(self).items() if value or name not in later
+        }
         content = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 

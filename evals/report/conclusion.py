@@ -28,6 +28,7 @@ from evals.report.counts import declined_wrongly, score_text, total, wrong_answe
 from evals.report.four_bit import four_bit, own_four_bit, untested_four_bit
 from evals.report.next_step import improvement, next_step, own_wordings, test_declining
 from evals.report.number_format import (
+    SIGNIFICANT,
     capitalised,
     count,
     number,
@@ -39,6 +40,7 @@ from evals.report.other_words import asks_other_words, is_respelled
 from evals.report.own_questions import own_counts, own_declines, sentences, share_text
 from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
+from evals.stats.significance import mcnemar_exact
 
 NOT_READY = 0.5
 """An assistant with a smaller share of right answers is called not ready."""
@@ -210,8 +212,12 @@ def _file(report: Report) -> str:
 def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
     """The conclusion where nothing but the wordings of the owner was asked in other words."""
     share = own.right / own.wordings
-    ready = share >= NOT_READY
-    action, commands = next_step(report, arm) if ready else improvement(report, learned=False)
+    ready, copied = share >= NOT_READY, _own_copied_audience(report, arm)
+    action, commands = (
+        next_step(report, arm, copies=copied is not None)
+        if ready
+        else improvement(report, learned=False)
+    )
     return Conclusion(
         arm=arm,
         metric=EXACT,
@@ -219,7 +225,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         tested=True,
         ready=ready,
         audience=audience(report, arm, EXACT, ready=ready),
-        copied=None,
+        copied=copied,
         sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
         notes=_notes(report, arm),
@@ -229,6 +235,18 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         next_tab="chat" if ready else "data",
         commands=commands,
     )
+
+
+def _own_copied_audience(report: Report, arm: str) -> Audience | None:
+    """Who can be given copied answers; None where the arm is shown to be better on the owner's questions."""
+    copies = own_counts(report, COPY)
+    if copies is None or not copies.wordings or report.own_questions is None:
+        return None
+    pairs = [(row["right"][arm], row["right"][COPY]) for row in report.own_questions.questions]
+    gained, lost = pairs.count((True, False)), pairs.count((False, True))
+    if gained > lost and mcnemar_exact(gained, lost) <= SIGNIFICANT:
+        return None
+    return audience(report, COPY, EXACT, ready=copies.right / copies.wordings >= NOT_READY)
 
 
 def _own_copies(report: Report) -> Iterator[str]:

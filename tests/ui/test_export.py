@@ -161,6 +161,10 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     use.resume_websites()
     assert bubbles.started == [("library", "copy")]
     trained(with_data(study))
+    # a training lets nobody else answer, also not by a restart
+    bubbles.started.clear()
+    use.resume_websites()
+    assert bubbles.started == [("library", "copy")]
     fields[5] = "tuned"
     assert "The bubble still looks answers up" in drawn(tab, study)["use-website"][1]
     form._publish(study.name, *fields)

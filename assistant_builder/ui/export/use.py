@@ -169,7 +169,8 @@ def resume_websites() -> None:
             website = Website.of(study)
             if website.is_published(study):
                 version = served_version(study).recommended
-                WEBSITES.start(study, answering_assistant(version, website.mode))
+                who = website.served or website.mode  # training changes nothing by itself
+                WEBSITES.start(study, answering_assistant(version, who))
 
 
 _SITE, _CHAT = "https://www.example.com", "https://chat.example.com"
@@ -347,6 +348,7 @@ class WebsiteForm:
                 contact=contact or "",
                 remember=remember is True,
                 mode="" if chosen == recommended else mode or "",
+                served="copy" if chosen == COPY else "tuned",
             ).checked()
             if not (anyway is True or for_customers(version, chosen)):
                 raise ConfigError(

@@ -205,6 +205,7 @@ def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
     assert (
         found.audience.who == "colleagues" and "2 of 10 answers were wrong" in found.audience.text
     )
+    assert "Copied answers are recommended" in found.recommended  # 8 of 10, too
     assert found.four_bit == (
         "Of your 10 own wordings the compact one was right on 9, and the full one on 8. Such a small test cannot show "
         "whether the compact one is as good."
@@ -217,6 +218,9 @@ def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
     assert "should decline" in page and page.count("Who is mayor") == 4
     assert "Not tested in other words" in page and "Use the 16-bit assistant" not in page
     assert [each["level"] for each in report["warnings"] if each["code"] == "respelled"] == ["note"]
+    for row in report["own_questions"]["questions"]:
+        row["right"]["copy"] = False
+    assert conclude(as_report(report)).recommended == "", "training is shown to be better"
 
 
 @pytest.mark.parametrize(("right", "who"), [(4, "nobody"), (10, "colleagues")])
