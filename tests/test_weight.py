@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1900   980
-evals/report                         9600  4345
+evals/report                         9600  4350
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t
 from evals.report.approaches import untaught
-from evals.report.other_words import HELP, is_respelled
+from evals.report.other_words import HELP, is_respelled, own_wordings_state
 from evals.report.schema import Report
 
 _YOURS = "your question"
@@ -47,12 +46,11 @@ def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, t
 
 def own_wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    own = report.own_questions
-    waiting = own is not None and own.questions and not any(arm in own.arms for arm in ARMS)
     text = t(
         "Your own questions are kept: the assistants are asked them when the run has ended, or when you press “Keep "
         "them and ask” on the Results tab."
     )
+    waiting = own_wordings_state(report) == "waiting"
     return text if waiting else t(HELP), (
         f"assistant-builder wordings {report.study} WORDINGS.csv",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from assistant_builder.arms import ARMS
 from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.i18n import N_, t
 from evals.report.schema import Report
@@ -17,6 +18,14 @@ def is_respelled(report: Report) -> bool:
     """Whether the test asks nothing but questions of the file, respelled."""
     counted = _counted(report)
     return counted is not None and counted.respelled > 0
+
+
+def own_wordings_state(report: Report) -> str:
+    """Whether the owner's questions are ``asked`` of an arm, or ``waiting``; empty without any."""
+    own = report.own_questions
+    if own is None or not own.questions:
+        return ""
+    return "asked" if any(arm in own.arms for arm in ARMS) else "waiting"
 
 
 def decided_outcome(report: Report) -> str:

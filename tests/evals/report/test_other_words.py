@@ -29,6 +29,7 @@ from evals.report import brief
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.other_words import decided_outcome
 from evals.report.own_questions import own_questions
+from evals.report.to_come import to_come_text
 from tests.data.samples import jsonl, pair
 from tests.data.test_one_wording import declines, sheet, typed
 from tests.synthetic_study import evaluated, new_study, reported, trained, with_data
@@ -182,7 +183,10 @@ def test_own_questions_that_wait_are_not_asked_for_again(tmp_path):
     before = everything(reported(study))[1]
     assert "Type about ten questions" in before.action
     save_questions(study, [OwnQuestion(f"Who is mayor {place}?") for place in range(4)])
-    action = everything(reported(study))[1].action
+    report, found, _ = everything(reported(study))
+    said = to_come_text(as_report({**report, "to_come": ["files"]}))
+    assert "the answers to your own questions" in said and "final" not in said
+    action = found.action
     assert "Your own questions are kept" in action and "Type about ten" not in action
 
 
@@ -216,7 +220,7 @@ def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
     assert len(brief.misses(as_report(report), found)) == 2
     page = (study.folder / "report.html").read_text()
     assert "should decline" in page and page.count("Who is mayor") == 4
-    assert "Not tested in other words" in page and "Use the 16-bit assistant" not in page
+    assert "Not tested in other words" not in page and "Use the 16-bit assistant" not in page
     assert [each["level"] for each in report["warnings"] if each["code"] == "respelled"] == ["note"]
     for row in report["own_questions"]["questions"]:
         row["right"]["copy"] = False
