@@ -210,7 +210,7 @@ def test_the_widget_says_that_answers_are_looked_up(copies):
     ask: Any = partial(httpx.post, headers={"Origin": SITE}, timeout=60)
     site = {"site": site_token(study)}
     shown = ask(served.url + START_PATH, json={**site, "language": "en"}).json()
-    assert shown["texts"]["machine"].startswith("Looked up, not trained")
+    assert shown["texts"]["machine"].startswith("Answers are copied from a list")
     turns = [{"role": "user", "content": DEEP}]
     streamed = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
     assert DEPTHS in streamed and '"declined": false' in streamed
