@@ -21,8 +21,8 @@ from assistant_builder.retrieval.decline import (
     ANSWERABLE,
     FILE,
     FIRST_TOKENS,
-    LESS,
     OWN_WORDS,
+    OWN_WORDS_LEVEL,
     RULE_VERSION,
     DeclineRule,
     RuleFile,
@@ -134,7 +134,7 @@ def _with_draft(
 
 def repeats_facts(verbatim: int, shown: int) -> bool:
     """Whether so many of the shown answers are facts word for word that another answer is a mistake (binomial test)."""
-    return shown > 0 and bool(binom.cdf(verbatim, shown, OWN_WORDS) >= LESS)
+    return shown > 0 and bool(binom.cdf(verbatim, shown, OWN_WORDS) >= OWN_WORDS_LEVEL)
 
 
 def _decide_whose_words(study: Study, paths: Sequence[Path]) -> None:

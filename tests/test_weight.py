@@ -14,7 +14,7 @@ assistant_builder/chat               3010  1690
 assistant_builder/cli                2560  1290
 assistant_builder/cluster             990   585
 assistant_builder/config             1435   795
-assistant_builder/data               5460  2930
+assistant_builder/data               5485  2945
 assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
 assistant_builder/i18n                680   405
@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2050
 assistant_builder/models             4170  2155
 assistant_builder/planning           2590  1440
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4895  2595
+assistant_builder/retrieval          4895  2600
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3580  1960
 assistant_builder/store              1150   750
@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1180   515
 evals/model_compare                  1900   980
-evals/report                         9600  4350
+evals/report                         9605  4355
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

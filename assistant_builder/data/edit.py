@@ -22,7 +22,7 @@ from assistant_builder.data.json_reader import looks_like_json, parse_json
 from assistant_builder.data.load import detect_file_type
 from assistant_builder.data.reading_process import load_pairs, load_rows
 from assistant_builder.data.types import (
-    SENTENCE,
+    DECLINE_SENTENCE,
     RawRow,
     RowNumbers,
     SplitName,
@@ -138,7 +138,7 @@ def mark_to_decline(
 ) -> dict[str, str]:
     """Write a copy of a data file with a column that says which questions are to be declined: those of ``rows``.
 
-    Those without an answer get the most frequent one of the others, or :data:`SENTENCE`.
+    Those without an answer get the most frequent one of the others, or :data:`DECLINE_SENTENCE`.
 
     Returns the ``columns`` for reading the new file.
 
@@ -146,21 +146,19 @@ def mark_to_decline(
         DataError: The source cannot be read, or its columns are not found.
     """
     table, mapping = load_rows(source, columns)
-    name, answer = free_name("answerable", table.columns), mapping["answer"] or ""
+    name, answer = free_name("answerable", table.columns), mapping["answer"]
+    chosen = [row.cells for row in table.rows if row.row in rows and row.cells]
+    # conversations have no such column
     given = Counter(
-        str(row.cells[answer])
-        for row in table.rows
-        if row.row in rows and row.cells and not is_empty(row.cells.get(answer))
+        str(cells[answer]) for cells in chosen if answer and not is_empty(cells.get(answer))
     )
-    said = {answer: given.most_common(1)[0][0] if given else SENTENCE}
-    marked = list[RawRow]()
+    said = given.most_common(1)[0][0] if given else DECLINE_SENTENCE
     for row in table.rows:
         if row.cells is not None:
-            declined = row.row in rows
-            lacks = declined and is_empty(row.cells.get(answer))
-            row = RawRow(row.row, {**row.cells, **(said if lacks else {}), name: not declined})
-        marked.append(row)
-    write_rows(marked, target, table.numbers)
+            row.cells[name] = row.row not in rows
+            if answer and row.row in rows and is_empty(row.cells.get(answer)):
+                row.cells[answer] = said
+    write_rows(table.rows, target, table.numbers)
     return {**(columns or {}), "answerable": name}
 
 

@@ -119,7 +119,7 @@ def group_by(pairs: Iterable[Pair], key: Callable[[Pair], _Key]) -> dict[_Key, l
     return groups
 
 
-SENTENCE = "I can't answer that from what I was given."
+DECLINE_SENTENCE = "I can't answer that from what I was given."
 """What is said instead of an answer where the data have no answer of that kind."""
 
 

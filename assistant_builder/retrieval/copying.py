@@ -19,7 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from assistant_builder.data import Message, Pair
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents, no_documents
 from assistant_builder.i18n import Text, m, written
@@ -213,7 +213,7 @@ def study_passages(study: Study, progress: Progress | None = None) -> Passages:
         ConfigError: The study has no documents.
         ModelError: The sentence embedder is not available.
     """
-    passages = Passages.load(study, _embedder(study), SENTENCE, progress)
+    passages = Passages.load(study, _embedder(study), DECLINE_SENTENCE, progress)
     if passages is None:
         raise no_documents(study.name)
     return passages

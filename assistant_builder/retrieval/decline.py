@@ -35,7 +35,7 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import read_json
 from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
-from assistant_builder.data.types import SENTENCE, declining_answer
+from assistant_builder.data.types import DECLINE_SENTENCE, declining_answer
 from assistant_builder.errors import StudyError
 from assistant_builder.i18n import Text, m, written
 from assistant_builder.retrieval.prior import PRIOR_QUESTIONS, Prior, Priors
@@ -66,10 +66,11 @@ LEAST_WITHHELD, LOWEST_SHARE, FAR = 10, 0.05, 0.3
 """Where validation has too few facts: least training questions for a threshold, their share that it declines, and the
 score below which a question is far from everything where they are fewer. With a share of a third, 34 of the 45
 questions were declined whose fact was found first in the FAQ of Tolmere Cycle Repair."""
-OWN_WORDS, LESS = 0.95, 0.05
-"""Share of the answers to validation questions that repeat a fact word for word, from which other answers are replaced
-(of 908 test answers of two such assistants 6 did not, and none of the 6 was right), and the p-value from which fewer
-repeated ones are no evidence of a lower share: of twelve answers one may be another."""
+OWN_WORDS = 0.95
+"""Share of the answers to validation questions that repeat a fact word for word, from which other answers are replaced:
+of 908 test answers of two such assistants 6 did not, and none of the 6 was right."""
+OWN_WORDS_LEVEL = 0.05
+"""Level of the test that the share is lower: of few answers a single one in other words is no evidence."""
 STRICTER = (0.03, 0.1, 0.2, 0.3, 0.45)
 """Shares of the answered validation questions that stricter thresholds decline, for a promise that needs it."""
 FOLLOW_UPS = 0.75
@@ -81,8 +82,8 @@ _MOST_LOG_ODDS = 6.0  # of a threshold that is averaged
 
 
 def decline_sentence(training: Sequence[Pair]) -> str:
-    """The most frequent answer of the training questions that should be declined, else :data:`SENTENCE`."""
-    return declining_answer(training) or SENTENCE
+    """The most frequent answer of the training questions that should be declined, else :data:`DECLINE_SENTENCE`."""
+    return declining_answer(training) or DECLINE_SENTENCE
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 from assistant_builder.atomic_io import read_json, write_json, write_jsonl
 from assistant_builder.config import DataConfig
 from assistant_builder.data.similarity import NearDuplicateIndex
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.data.units import hash_order
 from assistant_builder.documents.changes import Change
 from assistant_builder.documents.questions import (
@@ -212,7 +212,7 @@ def _row(question: DocumentQuestion, split: str, about: set[Section]) -> dict[st
     # statements of a section are facts of one kind, which count as one unit where a verdict is about new facts
     row = {
         "question": question.question,
-        "answer": question.answer or SENTENCE,
+        "answer": question.answer or DECLINE_SENTENCE,
         "cluster": cluster_of(question.keys) or None,
         "family": " › ".join(min(about)) if about else None,
         "split": split,

@@ -110,7 +110,7 @@ class LogCandidate(Candidate):
 def _samples(path: Path) -> Iterator[_Sample]:
     try:
         if path.suffix.lower() == ".jsonl":
-            yield from map(_of_lm_eval, read_jsonl(path, remedy=_REMEDY))
+            yield from map(_of_line, read_jsonl(path, remedy=_REMEDY))
         else:
             yield from map(_of_inspect, _inspect_samples(path))
     except Exception as error:  # zipfile and the files of others can cause any
@@ -126,9 +126,13 @@ def _samples(path: Path) -> Iterator[_Sample]:
         ) from error
 
 
+def _of_line(line: Mapping[str, Any]) -> _Sample:
+    if "filtered_resps" in line:
+        return _of_lm_eval(line)
+    return _Sample((normalise(line["question"]),), "", line["answer"])  # of a study
+
+
 def _of_lm_eval(line: Mapping[str, Any]) -> _Sample:
-    if "filtered_resps" not in line:  # of a study
-        return _Sample((normalise(line["question"]),), "", line["answer"])
     answer = line["filtered_resps"][0]
     if not isinstance(answer, str):  # of log-likelihoods
         raise TypeError("the answers of the task are not texts")

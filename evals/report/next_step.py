@@ -6,7 +6,7 @@ import shlex
 
 from assistant_builder.i18n import t
 from evals.report.approaches import untaught
-from evals.report.other_words import HELP, is_respelled, own_wordings_state
+from evals.report.other_words import HELP, is_respelled, own_questions_wait
 from evals.report.schema import Report
 
 _YOURS = "your question"
@@ -46,14 +46,12 @@ def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, t
 
 def own_wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    text = t(
+    waiting = t(
         "Your own questions are kept: the assistants are asked them when the run has ended, or when you press “Keep "
         "them and ask” on the Results tab."
     )
-    waiting = own_wordings_state(report) == "waiting"
-    return text if waiting else t(HELP), (
-        f"assistant-builder wordings {report.study} WORDINGS.csv",
-    )
+    command = f"assistant-builder wordings {report.study} WORDINGS.csv"
+    return waiting if own_questions_wait(report) else t(HELP), (command,)
 
 
 def test_declining(study: str) -> tuple[str, tuple[str, ...]]:

@@ -20,12 +20,16 @@ def is_respelled(report: Report) -> bool:
     return counted is not None and counted.respelled > 0
 
 
-def own_wordings_state(report: Report) -> str:
-    """Whether the owner's questions are ``asked`` of an arm, or ``waiting``; empty without any."""
+def own_questions_wait(report: Report) -> bool:
+    """Whether the owner wrote questions that no trained assistant was asked yet."""
     own = report.own_questions
-    if own is None or not own.questions:
-        return ""
-    return "asked" if any(arm in own.arms for arm in ARMS) else "waiting"
+    return own is not None and bool(own.questions) and own.arms.keys().isdisjoint(ARMS)
+
+
+def own_wordings_asked(report: Report) -> bool:
+    """Whether a trained assistant was asked other wordings of the owner, and not only questions to decline."""
+    own = report.own_questions
+    return own is not None and any(own.arms[arm].wordings for arm in ARMS if arm in own.arms)
 
 
 def decided_outcome(report: Report) -> str:

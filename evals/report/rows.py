@@ -21,7 +21,7 @@ from evals.report.number_format import (
     shown,
     signed_percent,
 )
-from evals.report.other_words import decided_outcome, is_respelled, own_wordings_state
+from evals.report.other_words import decided_outcome, is_respelled, own_wordings_asked
 from evals.report.schema import Difference, Report
 from evals.report.verdict import as_row, harm_interval
 
@@ -119,8 +119,9 @@ def outcome_label(report: Report) -> str:
     if not report.compares:
         return t(NOT_COMPARED)
     if is_respelled(report):
-        asked = own_wordings_state(report) == "asked"
-        return t(OUTCOMES["inconclusive"]) if asked else t("Not tested in other words")
+        if own_wordings_asked(report):
+            return t(OUTCOMES["inconclusive"])
+        return t("Not tested in other words")
     label = t(OUTCOMES[verdict.outcome])
     if verdict.within_margin_but_worse:
         label = t("{outcome}: measurably worse, within the margin", outcome=label)

@@ -5,7 +5,7 @@ import pytest
 
 from assistant_builder.arms import CELLS
 from assistant_builder.data import Message, load_split
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.loading import BaseSpec, load_base
 from assistant_builder.retrieval.answering import Look
@@ -117,7 +117,7 @@ def test_the_priors_hold_for_the_embedder_that_they_were_measured_with(study, mo
 def test_the_data_decide_how_to_decline():
     declined = pair(1, "Who?", "Not in the handbook.", answerable=False)
     assert decline_sentence([declined, pair(2, "When?", "At nine.")]) == "Not in the handbook."
-    assert decline_sentence([pair(2, "When?", "At nine.")]) == SENTENCE
+    assert decline_sentence([pair(2, "When?", "At nine.")]) == DECLINE_SENTENCE
 
 
 def test_where_every_answer_occurs_once_the_least_similar_questions_are_declined(tmp_path):

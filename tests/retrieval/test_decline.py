@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from assistant_builder.atomic_io import write_json
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval.decline import (
     ANSWERABLE,
@@ -341,7 +341,7 @@ def test_two_answers_tie_where_none_is_likelier_than_all_others():
 
 
 def test_the_reason_names_the_evidence_that_was_low_and_what_to_add():
-    rule = far_from_everything([0.5] * 20, target=0.04, sentence=SENTENCE)
+    rule = far_from_everything([0.5] * 20, target=0.04, sentence=DECLINE_SENTENCE)
     said = judgement(
         "copy",
         Evidence(0.3, -0.1, 0.3, 0.0, 1.0),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from assistant_builder.config import DataConfig, StudyConfig
 from assistant_builder.data import Message, Pair, prepare_dataset
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.documents.questions import DocumentQuestion
 from assistant_builder.documents.statements import statements_of
 from assistant_builder.documents.store import Documents, Reading
@@ -35,7 +35,7 @@ def passages() -> Passages:
     study = Study.create(StudyConfig(name="guide"))
     document = Document("guide.pdf", "pdf", "Guide", tuple(PAGES), tuple(STATEMENTS))
     Documents(study).update([Reading(document, "0" * 64)], "", {}, complete=False)
-    found = Passages.load(study, FakeEmbedder(), SENTENCE)
+    found = Passages.load(study, FakeEmbedder(), DECLINE_SENTENCE)
     assert found is not None
     return found
 

@@ -8,7 +8,7 @@ import pytest
 from assistant_builder.atomic_io import write_jsonl
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import Message
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.documents.questions import trained_file
 from assistant_builder.documents.store import Documents
 from assistant_builder.inference.chunks import Chunk
@@ -45,7 +45,7 @@ def trained(name: str) -> Study:
 def ask(study: Study, question: str) -> Chunk:
     """What an assistant says that repeats the best fact."""
     retriever = tuned_retriever(study, None)
-    rule = score_rule(0.3, target=0.04, sentence=SENTENCE)
+    rule = score_rule(0.3, target=0.04, sentence=DECLINE_SENTENCE)
     grounded = Grounded(retriever, rule)
     messages = [Message("user", question)]
     found: list[Any] = []
@@ -76,7 +76,7 @@ def test_an_answer_that_rests_on_a_change_is_withheld_until_somebody_decides():
     tell(study, POOL.replace("31", "30"))
     assert lookup_stamp(study, []) != stamp  # a served assistant is loaded again
     withheld = ask(study, QUESTION)
-    assert withheld.declined and withheld.text_delta == SENTENCE and not withheld.sources
+    assert withheld.declined and withheld.text_delta == DECLINE_SENTENCE and not withheld.sources
     assert "nobody has decided" in withheld.judged["reason"]
     assert "data changes" in withheld.judged["advice"] and not withheld.judged["suggestions"]
     other = ask(study, "When is soup served?")

@@ -247,8 +247,8 @@ def test_the_start_has_texts_in_the_language_of_the_page(site, monkeypatch):
     assert english["title"] == "library"
     bare = site.app._config.model_copy(update={"contact": "01632 960417"})
     monkeypatch.setattr(site.app, "_config", bare)
-    told = site.post("/widget/start", {"language": "en"}).json()["contact"]
-    assert told == "Please ask: 01632 960417"
+    contact = site.post("/widget/start", {"language": "en"}).json()["contact"]
+    assert contact == "Please ask: 01632 960417"
 
 
 def test_an_empty_conversation_has_a_greeting_and_examples_of_the_data(site):

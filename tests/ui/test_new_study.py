@@ -1,5 +1,6 @@
 """A new study from a small FAQ spreadsheet: columns, other wordings, name and system prompt, without a browser."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_pairs
-from assistant_builder.data.types import SENTENCE
+from assistant_builder.data.edit import mark_to_decline
+from assistant_builder.data.types import DECLINE_SENTENCE
 from assistant_builder.data.wordings import Wording
 from assistant_builder.errors import DataError
 from assistant_builder.study import Study
@@ -263,6 +265,16 @@ def test_questions_whose_answer_declines_are_marked_by_one_button(form, tmp_path
     assert form._undo({**shown, **marked})[form.source] == str(path)
 
 
+def test_conversations_that_decline_are_marked_in_one_column_more(tmp_path):
+    path, target = tmp_path / "talks.jsonl", tmp_path / "marked.jsonl"
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Nobody."}]
+    path.write_text("".join(json.dumps({"messages": turns, "id": n}) + "\n" for n in range(4)))
+    mark_to_decline(path, {2}, target)
+    lines = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [line["answerable"] for line in lines] == [True, False, True, True]
+    assert all(line.keys() == {"messages", "id", "answerable"} for line in lines)
+
+
 def test_a_question_without_an_answer_is_named_and_can_be_declined(form, tmp_path):
     path = tmp_path / "bikes.csv"
     rows = [f"What is bike {n}?,It costs {n} euros." for n in range(30)]
@@ -273,6 +285,6 @@ def test_a_question_without_an_answer_is_named_and_can_be_declined(form, tmp_pat
     marked = form._mark_to_decline(shown)
     pairs = load_pairs(Path(marked[form.source]), columns=marked[form.mapping]).pairs
     assert [(each.question, each.answer) for each in pairs if not each.answerable] == [
-        ("May my dog come in?", SENTENCE)
+        ("May my dog come in?", DECLINE_SENTENCE)
     ]
     assert "without an answer" not in marked[form.found]

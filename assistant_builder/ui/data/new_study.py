@@ -298,7 +298,6 @@ class NewStudyForm:
             hidden = self._hidden(unreadable_view(error, seen.columns))
             return {upload.brief: brief_view(None), **hidden}
         findings, record = seen.findings, seen.findings.to_record()
-        to_mark = (*findings.declining, *findings.unanswered)
         csv = left_out_download(path, columns, path.name.split(".")[0])
         split, once = self._split_of(seen, values)
         left_out = rejected_view(findings.left_out, findings.dataset.rows, findings.dataset.numbers)
@@ -311,9 +310,9 @@ class NewStudyForm:
                 value=tn(
                     "Mark {count} question as one to decline",
                     "Mark {count} questions as ones to decline",
-                    len(to_mark),
+                    len(findings.to_mark),
                 ),
-                visible=bool(to_mark),
+                visible=bool(findings.to_mark),
             ),
             self.split: split,
             self.left_out: gr.update(value=csv, visible=csv is not None),
@@ -400,8 +399,7 @@ class NewStudyForm:
     def _mark_to_decline(self, values: Values) -> Updates:
         self._usable(values)
         base, _ = self._edited(values)
-        findings = self._usable({**values, self.source: str(base)})
-        rows = (*findings.declining, *findings.unanswered)
+        rows = self._usable({**values, self.source: str(base)}).to_mark
         target = edited_copy(base)
         columns = mark_to_decline(base, rows, target, values[self.mapping])
         done = callout(

@@ -216,14 +216,13 @@ class WebsiteForm:
             self._origin = gr.Textbox(
                 label=t("Your website"),
                 placeholder=_SITE,
-                info=t("With https, as visitors open it."),
                 elem_id="ab-website-origin",
             )
             self._address = gr.Textbox(
                 label=t("Address of the chat"),
                 placeholder=_CHAT,
                 info=t(
-                    "An address of your own, for example chat. before that of your website. How it leads to this "
+                    "An https address of your own, for example chat. before that of your website. How it leads to this "
                     "computer is said after the next button."
                 ),
                 elem_id="ab-website-address",

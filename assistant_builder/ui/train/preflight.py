@@ -24,7 +24,7 @@ from assistant_builder.config import (
     StudyConfig,
 )
 from assistant_builder.data import Split
-from assistant_builder.data.validate import too_long_words
+from assistant_builder.data.problems import too_long_words
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export_formats import file_to_train_for
