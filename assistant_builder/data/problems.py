@@ -83,7 +83,7 @@ def _row_problems(findings: Findings) -> Iterable[Problem]:
             len(unanswered),
         )
         detail = m(
-            "Whoever asks it gets the answer of the nearest row, which is wrong. Write its answer, or mark it as a "
+            "Whoever asks one gets the answer of the nearest row, which is wrong. Write an answer, or mark it as a "
             "question to decline."
         )
         yield _problem("warning", title, detail, unanswered)
