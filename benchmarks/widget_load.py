@@ -3,9 +3,9 @@
 Starts ``assistant-builder serve --widget --remember texts`` on loopback behind a proxy's header, and visitors who ask
 over several turns, stop, leave, read slowly and vote. Some come from one address and some all at once, to be refused.
 The answers come from a script (:mod:`benchmarks.scripted_backend`), so that each is known beforehand; ``--study NAME``
-serves a trained study instead, whose questions and log stay untouched. Before the load, the time until the first text
-is measured through the widget and from the endpoint, one question at a time. Prints a table; exit code 1 if a check
-fails.
+serves a study instead, whose questions and log stay untouched, ``--mode copy`` its copied answers. Before the load, the
+time until the first text is measured through the widget and from the endpoint, one question at a time. Prints a table;
+exit code 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import shutil
 import statistics
 import sys
 import tempfile
@@ -55,15 +56,16 @@ from benchmarks.widget_visitors import (
 _BEYOND = 40  # questions at once beyond those that may wait
 _KNOWN = 24  # questions of a study that are asked
 _START_SECONDS, _END_SECONDS = 300.0, 15.0
-_OWN_FILES = ("visitors.db", "widget.json")  # of a study, which its copy does not share
+_OWN_FILES = ("visitors.db", "widget.json")  # of a study, which its copy does not have
 
 
 @asynccontextmanager
 async def served(
-    name: str, backend: str, slots: int, log: Path
+    name: str, backend: str, slots: int, log: Path, mode: str = ""
 ) -> AsyncIterator[tuple[dict[str, Any], Any]]:
     """A server of a study as a process: what it prints when it is ready, and the process; ended at the end."""
     options = f"--backend {backend} --slots {slots} --port 0 --widget --allow-origin {ORIGIN}"
+    options += f" --mode {mode}" if mode else ""
     words = f"{options} --remember texts --proxy 127.0.0.1 --json".split()
     command = python_command("-m", "assistant_builder", "serve", name, *words)
     plugins = {PLUGIN_VARIABLE: "benchmarks.scripted_backend"} if backend == "scripted" else {}
@@ -107,7 +109,14 @@ async def _ready(process: Any, log: Path) -> dict[str, Any]:
 
 
 async def run_load(
-    name: str, backend: str, visitors: int, seconds: float, *, slots: int, rounds: int
+    name: str,
+    backend: str,
+    visitors: int,
+    seconds: float,
+    *,
+    slots: int,
+    rounds: int,
+    mode: str = "",
 ) -> Load:
     """Serve a study, and let visitors ask.
 
@@ -118,11 +127,12 @@ async def run_load(
         seconds: How long they ask.
         slots: Questions that are answered at a time.
         rounds: Pairs of questions whose first text is timed.
+        mode: ``copy`` for copied answers; empty for what ``serve`` does by itself.
     """
     with tempfile.TemporaryDirectory() as scratch:
         log = Path(scratch) / "errors.txt"
         async with (
-            served(name, backend, slots, log) as (ready, process),
+            served(name, backend, slots, log, mode) as (ready, process),
             visitors_client() as client,
         ):
             site = Site(
@@ -226,7 +236,7 @@ def home_of(name: str | None) -> Iterator[Study]:
         ensure_base_model()
     with temporary_home() as folder:
         (folder / "models").symlink_to(models)
-        yield conversing_example() if own is None else _linked(own)
+        yield conversing_example() if own is None else _copied(own)
 
 
 def conversing_example() -> Study:
@@ -239,13 +249,11 @@ def conversing_example() -> Study:
     return study
 
 
-def _linked(own: Study) -> Study:
-    """A folder in the current home whose entries are links to those of a study."""
+def _copied(own: Study) -> Study:
+    """A copy of a study in the current home, without its visitors; a study can contain no links."""
     study = Study(home_folder() / "studies" / own.folder.name)
-    study.folder.mkdir(parents=True)
-    for path in own.folder.iterdir():
-        if not path.name.startswith(_OWN_FILES):
-            (study.folder / path.name).symlink_to(path.resolve())
+    left = shutil.ignore_patterns(*(f"{name}*" for name in _OWN_FILES))
+    shutil.copytree(own.folder, study.folder, ignore=left)
     return study
 
 
@@ -289,6 +297,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--backend", default="local", choices=["local", "llamacpp"], help="what serves the study"
     )
+    parser.add_argument("--mode", default="", choices=["tuned", "copy"], help="who answers")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(words)
     with home_of(given.study) as study:
@@ -300,6 +309,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 60 * given.minutes,
                 slots=given.slots,
                 rounds=given.rounds,
+                mode=given.mode,
             )
         )
         found = checks(load, study)

@@ -278,7 +278,7 @@ class ChatWorker:
             entry.stream.apply(
                 {"event": "ahead", "id": identity, "ahead": ahead[entry.request["arm"]]}
             )
-            ahead[entry.request["arm"]] += 1
+            ahead[entry.request["arm"]] += entry.request["op"] != "load"
 
 
 def exit_error(code: int, said: str) -> dict[str, Any]:

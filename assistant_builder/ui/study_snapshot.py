@@ -200,6 +200,18 @@ def report_conclusion(report: Report) -> Conclusion | None:
         return None
 
 
+def recommends_copies(study: Study) -> bool:
+    """Whether the report recommends copied answers, because training is not shown to be better."""
+    path = study.folder / "report.json"
+    return study_report(study) is not None and _recommends_copies(path, stamp([path]))
+
+
+@functools.lru_cache(maxsize=16)
+def _recommends_copies(path: Path, seen: str) -> bool:
+    conclusion = report_conclusion(_report(path, seen))
+    return conclusion is not None and conclusion.copied is not None
+
+
 @functools.lru_cache(maxsize=4)
 def _report(path: Path, seen: str) -> Report:
     return Report.load(path)

@@ -106,6 +106,12 @@ def test_waiting_questions_report_their_queue_position(worker):
     assert last(third)["lora"].ahead == 0
 
 
+def test_loading_a_model_is_no_question_before_one(worker):
+    loading = worker.load(("lora",))
+    assert next(iter(ask(worker, "first", ("lora",))))["lora"].ahead == 0
+    loading.stop()
+
+
 def test_a_question_can_be_stopped_while_it_waits(worker):
     first, second = ask(worker, "long talk", ("lora",)), ask(worker, "next", ("lora",))
     second.stop()

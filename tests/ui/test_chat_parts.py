@@ -18,6 +18,8 @@ from assistant_builder.chat.feedback import (
 )
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
+from assistant_builder.ui.chat import conversation as chat_conversation
+from assistant_builder.ui.chat import settings as chat_settings
 from assistant_builder.ui.chat.conversation import KEPT_STUDIES, ConversationPanel
 from assistant_builder.ui.chat.feedback import VoteBar
 from assistant_builder.ui.chat.settings import ChatSettings, ReplySettings
@@ -234,6 +236,39 @@ def test_copied_answers_stand_beside_those_of_the_assistants():
     settings = inside_blocks(placed_settings)
     assert settings.read(set_to(settings, copied=True)).also == ("copy",)
     assert ReplySettings("", True, True, Sampling(), "lora").untrained().also == ("copy",)
+
+
+def test_answers_are_copied_too_where_the_report_recommends_it_unless_it_is_switched_off(
+    monkeypatch,
+):
+    one, other = (trained(with_data(new_study(wish, LARGE))).name for wish in ("one", "two"))
+    for module in (chat_settings, chat_conversation):
+        monkeypatch.setattr(module, "recommends_copies", lambda study: study.name == "one")
+    tab = inside_blocks(lambda: ChatTab(WorkerPool()))
+    tab._picker, settings = gr.Dropdown(), tab.settings
+    shown = tab._restore(f"{one}:1", {}, None)
+    assert shown[settings.copied]["value"] is True
+    pane = shown[tab.talk.panes["copy"]]
+    assert pane["visible"] and "Recommended" in pane["value"]
+    assert "Recommended" not in shown[tab.talk.panes["a"]]["value"]
+    assert tab._restore(f"{other}:1", {}, None)[settings.copied]["value"] is False
+    kept = settings.remember(one, {**set_to(settings, copied=False), settings.kept: None})
+    kept = settings.remember(other, {**set_to(settings, copied=True), settings.kept: kept})
+    assert kept["copies"] == {one: False, other: True}
+    assert not settings.copied_too(one, kept) and settings.copied_too(other, kept)
+    back = settings.remember(one, {**set_to(settings, copied=True), settings.kept: kept})
+    assert back["copies"] == {other: True}
+    # the report has come since the page was opened
+    request = SimpleNamespace(session_hash="window")
+    values = {
+        **set_to(settings),
+        settings.kept: {},
+        tab.talk.kept: {},
+        tab._picker: one,
+        tab.mark: f"{one}:1",
+    }
+    opened = tab._opened(values, request)
+    assert opened[settings.copied] is True and opened[tab.talk.panes["copy"]]["visible"]
 
 
 def test_conversations_are_kept_by_study_and_adapters():

@@ -118,6 +118,20 @@ def test_a_study_on_a_cluster_links_its_dashboard(url, shown):
     assert shown in said and ("<a " in said) == bool(shown) and "<img" not in said
 
 
+def test_a_training_that_ends_early_says_so():
+    study = with_metrics(with_data(new_study()), "lora", 30)
+    running(study, "train-lora")
+    seen = take_snapshot(study)
+    before = plain(run_panel(seen, ""))
+    training = seen.arms["lora"]
+    last = {**training.points[-1], "steps": 41}
+    arms = {**seen.arms, "lora": replace(training, points=[*training.points, last])}
+    ends = plain(run_panel(replace(seen, arms=arms), ""))
+    planned = training.points[0]["steps"]
+    assert f"of 41, instead of {planned}: little is left to learn" in ends
+    assert planned > 41 and "instead of" not in before
+
+
 # sample answers
 
 

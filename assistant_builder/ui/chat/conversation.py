@@ -27,6 +27,7 @@ from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError
 from assistant_builder.i18n import m, t
 from assistant_builder.inference.chunks import Sampling
+from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.ui.chat.feedback import VoteBar, pane_script
 from assistant_builder.ui.chat.settings import ReplySettings
@@ -39,7 +40,7 @@ from assistant_builder.ui.chat.view import (
     sides,
 )
 from assistant_builder.ui.refresh import Updates, browser_state
-from assistant_builder.ui.study_snapshot import answering_arms
+from assistant_builder.ui.study_snapshot import answering_arms, recommends_copies
 
 KEPT_STUDIES = 8
 """Number of studies whose conversation the browser keeps; the least recently used is deleted first."""
@@ -175,6 +176,7 @@ class ConversationPanel:
             arms,
             settings.only if settings.only in arms else "",
             numbers=row_numbers(study.folder / "data") if study else NO_NUMBERS,
+            recommended=COPY if study and arms and recommends_copies(study) else "",
             **correcting,
         )
         return {

@@ -1,6 +1,7 @@
 """Settings of the chat: system prompt, sampling and modes, which all speakers share.
 
-The browser stores them; it stores the system prompt by study if it differs from the study's own.
+The browser stores them: the system prompt and whether answers are copied too by study, if they differ from the
+study's own.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from assistant_builder.inference.session import BASE
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.study import Study
 from assistant_builder.ui.refresh import QUIET, Updates, Values, browser_state
+from assistant_builder.ui.study_snapshot import recommends_copies
 
 GREEDY = Sampling()
 ALL = "all"
@@ -155,32 +157,37 @@ class ChatSettings:
         )
 
     def remember(self, name: str | None, values: Values) -> dict[str, Any]:
-        """The new value of the browser's storage: name → value, and ``systems``: study → system prompt."""
-        systems, system = dict(_systems(values[self.kept])), values[self.system]
-        if name:
-            systems.pop(name, None)
-            if (system or "").strip() != _own_system(name):
-                systems[name] = system
+        """The new value of the browser's storage: name → value; ``systems`` and ``copies``: study → value."""
         stored = {key: values[component] for key, component in self._stored.items()}
-        return {**stored, "systems": dict(list(systems.items())[-20:])}
+        copied = stored.pop("copied")
+        by_study = {key: dict(_by_study(values[self.kept], key)) for key in ("systems", "copies")}
+        if name:
+            own = {"systems": _own_system(name), "copies": _own_copied(name)}
+            now = {"systems": values[self.system] or "", "copies": copied}
+            for key, kept in by_study.items():
+                kept.pop(name, None)
+                if (now[key].strip() if key == "systems" else now[key]) != own[key]:
+                    kept[name] = now[key]
+        return {**stored, **{key: dict(list(kept.items())[-20:]) for key, kept in by_study.items()}}
+
+    def copied_too(self, name: str | None, kept: Any) -> bool:
+        """Whether answers of a study are copied too: what was chosen, else what the report recommends."""
+        chosen = _by_study(kept, "copies").get(name or "")
+        return chosen if isinstance(chosen, bool) else bool(name) and _own_copied(name or "")
 
     def restored(self, name: str | None, kept: Any) -> Updates:
         """Component → value for a study, from the browser's storage."""
         arms = Study.open(name).config.arms if name else ()
         stored = kept if isinstance(kept, dict) else {}
         own = _own_system(name) if name else ""
-        system = _systems(kept).get(name or "", own)
-        flags = (
-            self.blind,
-            self.base,
-            self.from_memory,
-            self.copied,
-        )
+        system = _by_study(kept, "systems").get(name or "", own)
+        flags = self.blind, self.base, self.from_memory
         return {
             self.system: system if isinstance(system, str) else own,
             self.temperature: _number(stored.get("temperature"), GREEDY.temperature),
             self.longest: _number(stored.get("longest"), GREEDY.max_new_tokens),
             self.only: next((arm for arm in arms if arm == stored.get("only")), ALL),
+            self.copied: self.copied_too(name, kept),
             **{
                 component: stored.get(key) is True
                 for key, component in self._stored.items()
@@ -215,13 +222,17 @@ def _switch(name: str, label: str, about: str, *, visible: bool = True) -> gr.Ch
     )
 
 
-def _systems(kept: Any) -> dict[str, Any]:
-    found = kept.get("systems") if isinstance(kept, dict) else None
+def _by_study(kept: Any, key: str) -> dict[str, Any]:
+    found = kept.get(key) if isinstance(kept, dict) else None
     return found if isinstance(found, dict) else {}
 
 
 def _own_system(name: str) -> str:
     return default_system_prompt(Study.open(name))
+
+
+def _own_copied(name: str) -> bool:
+    return recommends_copies(Study.open(name).recommended)
 
 
 def _number(value: Any, default: float) -> float:

@@ -182,6 +182,10 @@ class ChatTab:
             **QUIET,
         ).then(self._load_models, loading, self.ready, js=_ON_CHAT, **streamed)
         opened = next(tab for tab in tabs.children if getattr(tab, "id", None) == "chat")
+        # the report can have come since the page was opened
+        opened.select(
+            self._opened, {*state, settings.kept}, [settings.copied, *talk.outputs], **QUIET
+        )
         gr.on(
             [opened.select, settings.base.input, settings.copied.input],
             self._load_models,
@@ -327,6 +331,13 @@ class ChatTab:
             return gr.skip()
         study, settings = Study.open(name).recommended, self._settings(name, values)
         return self.talk.updates(study, self._conversation(values), settings)
+
+    def _opened(self, values: Values, request: gr.Request) -> Updates:
+        copied, name = self.settings.copied, values[self._picker]
+        if not name or self.talk.busy(request.session_hash or ""):
+            return gr.skip()
+        values = {**values, copied: self.settings.copied_too(name, values[self.settings.kept])}
+        return {copied: values[copied], **self._redraw(values, request)}
 
     def _settings(self, name: str | None, values: Values) -> ReplySettings:
         """Settings of the reply; blind mode needs two trained arms, and looking up a grounded study."""

@@ -50,6 +50,7 @@ class PaneState:
         None  # turn and speaker of the answer whose correction is being written
     )
     note: str = ""  # what the user must know about that correction
+    recommended: str = ""  # the speaker whose pane says that the report recommends it
     numbers: RowNumbers = RowNumbers()  # row numbers of the data file
 
     @property
@@ -90,8 +91,8 @@ class CorrectedAnswer:
 
 
 def sides() -> tuple[str, ...]:
-    """Names of the panes: two for the twins, one for each further arm, base model, copied answers."""
-    return (*PAIR, *further_arms(ARMS), BASE, COPY)
+    """Names of the panes: copied answers, two for the twins, one for each further arm, base model."""
+    return (COPY, *PAIR, *further_arms(ARMS), BASE)
 
 
 def pane(side: str, state: PaneState) -> Markup:
@@ -122,7 +123,8 @@ def pane(side: str, state: PaneState) -> Markup:
         hint = t("Both assistants get the same question.")
     # screen readers wait for the end of the reply
     busy = any(not reply.finished for reply in replies.values())
-    return fragment("chat.pane", who, title, busy, blocks, hint)
+    chip = t("Recommended") if who == state.recommended else ""
+    return fragment("chat.pane", who, title, busy, blocks, hint, chip)
 
 
 def _answer(

@@ -33,6 +33,7 @@ from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, 
 from assistant_builder.ui.study_snapshot import (
     answering_arms,
     log_tail,
+    recommends_copies,
     report_conclusion,
     stamp,
     study_report,
@@ -149,13 +150,9 @@ def answering_assistant(study: Study, mode: str = "") -> str:
     Returns:
         The recommended arm, or :data:`COPY`.
     """
-    if not answering_arms(study) or mode == "copy":
+    if not answering_arms(study) or mode == "copy" or (not mode and recommends_copies(study)):
         return COPY
-    report = study_report(study)
-    conclusion = report_conclusion(report) if report and not mode else None
-    if conclusion is not None and conclusion.copied is not None:
-        return COPY
-    return advice(report, study.config.arms).adapter
+    return advice(study_report(study), study.config.arms).adapter
 
 
 WEBSITES = Websites()
@@ -330,7 +327,7 @@ class WebsiteForm:
             self._publish, [picker, *self._fields], self._refused, **QUIET
         )
         published.then(None, None, None, js=_TO_THE_LINE)
-        self._end.click(self._withdraw, picker, self._shown, **QUIET)
+        self._end.click(self._withdraw, picker, self._refused, **QUIET)
 
     def _publish(self, name: str | None, *fields: Any) -> Any:
         study = root_of(Study.open(name or ""))
@@ -360,9 +357,9 @@ class WebsiteForm:
             return error_callout(error.to_record())
         return ""
 
-    def _withdraw(self, name: str | None) -> Any:
+    def _withdraw(self, name: str | None) -> str:
         self._websites.withdraw(root_of(Study.open(name or "")))
-        return gr.skip()
+        return ""
 
 
 class JobCard:

@@ -93,11 +93,19 @@ def _arm(snapshot: Snapshot, arm: str, training: ArmSnapshot) -> Markup:
     details: list[tuple[str, str]] = []
     if last is not None:
         steps = {"part": last["step"], "whole": last["steps"]}
+        planned = training.points[0]["steps"]
         config, running = snapshot.config, training.step.state == "running"
         early = running and config.grounded and config.train.stop_loss
-        reached = (
-            t("{part} of at most {whole}", **steps) if early else t("{part} of {whole}", **steps)
-        )
+        if planned > last["steps"]:
+            reached = t(
+                "{part} of {whole}, instead of {planned}: little is left to learn",
+                **steps,
+                planned=planned,
+            )
+        elif early:
+            reached = t("{part} of at most {whole}", **steps)
+        else:
+            reached = t("{part} of {whole}", **steps)
         lines = [(t("Step"), reached)]
         details = [
             (t("Epoch"), localize(f"{last['epoch']:.2f}")),
