@@ -234,6 +234,7 @@ def home_of(name: str | None) -> Iterator[Study]:
     own = Study.open(name) if name else None
     if own is None:
         ensure_base_model()
+    models.mkdir(parents=True, exist_ok=True)  # the server puts the embedder there
     with temporary_home() as folder:
         (folder / "models").symlink_to(models)
         yield conversing_example() if own is None else _copied(own)
