@@ -251,7 +251,7 @@ def _draft_here(request: Mapping[str, Any]) -> Iterator[str]:
     from assistant_builder.inference.session import KVCacheState
     from assistant_builder.models.catalog import resolve
     from assistant_builder.models.chat_template import ChatTokenizer
-    from assistant_builder.models.download import fetch
+    from assistant_builder.models.fetch import fetch
     from assistant_builder.models.loading import base_spec, load_base
 
     model = ModelConfig.model_validate(request["model"])

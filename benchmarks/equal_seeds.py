@@ -24,7 +24,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.data import load_split, prepare_dataset
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 from assistant_builder.study import Study, home
 from benchmarks.doc_tables import METHOD_PAGE, markdown_table, read_section, write_section
 from benchmarks.paths import FERRIES, temporary_home

@@ -89,7 +89,7 @@ def measure(case: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     from assistant_builder.models import loading
     from assistant_builder.models.catalog import resolve
     from assistant_builder.models.chat_template import ChatTokenizer, Example
-    from assistant_builder.models.download import fetch
+    from assistant_builder.models.fetch import fetch
     from assistant_builder.training.sft_config import TrainingRun, twin
     from assistant_builder.training.trainer import TwinTrainer
 

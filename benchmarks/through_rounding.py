@@ -37,7 +37,7 @@ from assistant_builder.config.study_config import load_config
 from assistant_builder.data import load_split
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 from assistant_builder.runner.data_steps import embed_data, prepare_data
 from assistant_builder.study import Study
 from assistant_builder.study.layout import studies_folder

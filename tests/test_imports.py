@@ -21,7 +21,7 @@ LIGHT = tuple(
     assistant_builder.devices assistant_builder.doctor assistant_builder.export.card
     assistant_builder.export.job assistant_builder.export_formats
     assistant_builder.models.catalog assistant_builder.models.chat_template
-    assistant_builder.models.download assistant_builder.planning assistant_builder.provenance
+    assistant_builder.models.fetch assistant_builder.planning assistant_builder.provenance
     assistant_builder.quantization assistant_builder.registry assistant_builder.runner
     assistant_builder.serving.app assistant_builder.store assistant_builder.study
     assistant_builder.sweep assistant_builder.ui assistant_builder.web evals.compare evals.judge

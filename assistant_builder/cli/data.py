@@ -61,7 +61,7 @@ def _check(dataset: Dataset, config: StudyConfig) -> Findings:
     """Check a dataset, with the tokens of its pairs if one of them may be too long."""
     from assistant_builder.data import check_pairs
     from assistant_builder.models.checkpoint_dir import context_length
-    from assistant_builder.models.download import local_model_folder
+    from assistant_builder.models.fetch import local_model_folder
     from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
     from assistant_builder.retrieval.grounding import may_be_longer, row_limit, with_own_fact
 

@@ -1,4 +1,4 @@
-"""The command ``serve``."""
+"""The command ``serve``; its other options are the fields of ``ServingConfig`` (config/serving.py)."""
 
 from __future__ import annotations
 

@@ -28,6 +28,7 @@ class EvalConfig(ConfigModel):
     )
     """The metric of the verdict, fixed when scoring starts. auto: exact match for short answers, token F1 for longer
     ones, the loss for long ones."""
+    # None: ``Metric.default_margin`` of evals/metrics/registry.py
     margin: float | None = Field(None, ge=0, title=N_("Margin"))
     """Largest harm that still counts as no worse, in units of the primary metric. Empty: 0.05 (5 points), and for the
     loss 3 % of what tuning gained."""

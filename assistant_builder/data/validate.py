@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from assistant_builder.config import DataConfig
+from assistant_builder.data.check_messages import Problem, problem_record, problems_of
 from assistant_builder.data.language import language_of_pairs
-from assistant_builder.data.problems import Problem, problem_record, problems_of
 from assistant_builder.data.similarity import (
     NearDuplicateIndex,
     casefold_normalize,
@@ -253,7 +254,7 @@ def check_pairs(
     *,
     tokenizer: TokenCounter | None = None,
     max_length: int = 512,
-    near_duplicate_threshold: float = 0.8,
+    near_duplicate_threshold: float = DataConfig().near_duplicate_threshold,
     max_pair_tokens: int | None = None,
     as_trained: Callable[[Pair], Pair] | None = None,
 ) -> Findings:

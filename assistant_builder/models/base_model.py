@@ -6,7 +6,7 @@ from pathlib import Path
 
 from assistant_builder.config import ModelConfig
 from assistant_builder.models.catalog import ModelRef, resolve
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 from assistant_builder.models.remote_code import allows_code
 
 

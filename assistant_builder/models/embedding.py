@@ -22,7 +22,7 @@ from assistant_builder.models.bundled import (
     ensure_multilingual_embedder,
 )
 from assistant_builder.models.checkpoint_dir import base_model_hash, existing_path
-from assistant_builder.models.download import fetch_embedder
+from assistant_builder.models.fetch import fetch_embedder
 from assistant_builder.models.wheel_download import Report, no_progress
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from assistant_builder.errors import AssistantBuilderError, ModelError, Resource
 from assistant_builder.i18n import m
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 from assistant_builder.models.lora_layers import (
     ADAPTER_LAYERS,
     CastOnUseLinear,

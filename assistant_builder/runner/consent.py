@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from assistant_builder.config import StudyConfig, printable
-from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.fetch import needs_embedder_download
 from assistant_builder.models.remote_code import allow_code
 from assistant_builder.study.addresses import allow_addresses, not_allowed, require_allowed
 

@@ -13,8 +13,8 @@ from assistant_builder.i18n import Text, m, written
 from assistant_builder.models.bundled import BUNDLED_EMBEDDERS
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch, needs_embedder_download
 from assistant_builder.models.embedding import Embedder
+from assistant_builder.models.fetch import fetch, needs_embedder_download
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.provenance import collect_provenance

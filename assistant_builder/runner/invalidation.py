@@ -36,7 +36,7 @@ from assistant_builder.errors import (
 from assistant_builder.i18n import m, mn
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import base_model_hash
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 from assistant_builder.models.gguf_convert import extra_installed
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.retrieval.decline import FILE as RULE

@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 import anyio.to_thread
 
-from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream
+from assistant_builder.chat.client import ChatWorker
+from assistant_builder.chat.reply_stream import Reply, ReplyStream
 from assistant_builder.child_process import python_command
 from assistant_builder.data import Message
 from assistant_builder.errors import AssistantBuilderError, error_texts

@@ -27,7 +27,7 @@ from assistant_builder.inference.llamacpp import LlamaServer, check_prompts, req
 from assistant_builder.inference.session import ProgressCallback, Session
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch_base
+from assistant_builder.models.fetch import fetch_base
 from assistant_builder.serving.engine import start_worker
 from assistant_builder.serving.local import serve_with
 from assistant_builder.serving.registry import ModelRegistry

@@ -20,7 +20,7 @@ from assistant_builder.errors import ConfigError, ModelError, StudyError
 from assistant_builder.i18n import m
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch_base
+from assistant_builder.models.fetch import fetch_base
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.answering import reads_conversations
 from assistant_builder.retrieval.build import lookup_stamp

@@ -38,7 +38,7 @@ from assistant_builder.inference.session import ProgressCallback, Session
 from assistant_builder.inference.vllm import PROGRAM, VllmServer, require_vllm
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import fetch_base
+from assistant_builder.models.fetch import fetch_base
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.quantization import METHODS
 from assistant_builder.serving.engine import start_worker

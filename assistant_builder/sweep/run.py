@@ -14,7 +14,7 @@ from assistant_builder.error_translation import translate_error
 from assistant_builder.errors import AssistantBuilderError, Cancelled
 from assistant_builder.i18n import m
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import local_model_folder
+from assistant_builder.models.fetch import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.planning.plan import Lengths, plan_study
 from assistant_builder.runner.backend import Event

@@ -25,7 +25,7 @@ from assistant_builder.errors import Cancelled, ConfigError, ResourceError
 from assistant_builder.i18n import m, mn
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 from assistant_builder.models.remote_code import allows_code
 from assistant_builder.planning.hardware import Machine, this_machine
 from assistant_builder.planning.memory import ParallelStrategy, devices_to_use

@@ -15,7 +15,8 @@ import pytest
 
 from assistant_builder.atomic_io import write_text
 from assistant_builder.chat.answer_server import Server, _run_start_watcher
-from assistant_builder.chat.client import ChatWorker, Reply, ReplyStream, WorkerPool
+from assistant_builder.chat.client import ChatWorker, WorkerPool
+from assistant_builder.chat.reply_stream import Reply, ReplyStream
 from assistant_builder.data import Message
 from assistant_builder.errors import ConfigError, ResourceError
 from assistant_builder.inference.chunks import Chunk, Sampling

@@ -16,7 +16,7 @@ import json, sys
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models import hub
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 hub.STALLED_SECONDS = 2.0
 for turn in range(int(sys.argv[1])):
     try:

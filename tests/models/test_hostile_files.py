@@ -16,7 +16,7 @@ from assistant_builder.export_formats import EXPORT_FORMATS, ExportSource
 from assistant_builder.models.catalog import CATALOG, resolve
 from assistant_builder.models.chat_template import ChatTokenizer
 from assistant_builder.models.checkpoint_dir import check_folder, max_pair_tokens
-from assistant_builder.models.download import local_model_folder
+from assistant_builder.models.fetch import local_model_folder
 from assistant_builder.planning import load_architecture
 from assistant_builder.planning.architecture import FAMILIES
 from tests.models.hostile_base import hostile_base, write_weights

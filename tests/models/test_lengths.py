@@ -7,7 +7,7 @@ import pytest
 from assistant_builder.config import ModelConfig
 from assistant_builder.data import Message, Pair
 from assistant_builder.models.chat_template import ChatTokenizer
-from assistant_builder.models.download import local_model_folder
+from assistant_builder.models.fetch import local_model_folder
 from assistant_builder.models.template_process import measure_lengths
 
 

@@ -32,7 +32,7 @@ def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("load_arm", "load_base"):
         monkeypatch.setattr(f"assistant_builder.models.loading.{name}", refuse)
-    monkeypatch.setattr("assistant_builder.models.download.fetch", refuse)
+    monkeypatch.setattr("assistant_builder.models.fetch.fetch", refuse)
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", refuse)
 
 

@@ -12,8 +12,8 @@ from assistant_builder.errors import ModelError
 from assistant_builder.i18n import render
 from assistant_builder.models import embedding
 from assistant_builder.models.bundled import MULTILINGUAL_BUNDLE
-from assistant_builder.models.download import needs_embedder_download
 from assistant_builder.models.embedding import Embedder
+from assistant_builder.models.fetch import needs_embedder_download
 from assistant_builder.retrieval import embedder_choice
 from assistant_builder.retrieval.copying import Copier
 from assistant_builder.retrieval.embedder_choice import (

@@ -11,11 +11,12 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from assistant_builder.chat.client import Reply, WorkerPool
+from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
 from assistant_builder.chat.feedback import (
     read_corrections,
 )
+from assistant_builder.chat.reply_stream import Reply
 from assistant_builder.inference.chunks import Sampling
 from assistant_builder.study import Study
 from assistant_builder.ui.chat import conversation as chat_conversation

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn
 from assistant_builder.chat.feedback import Correction
+from assistant_builder.chat.reply_stream import Reply
 from assistant_builder.ui.chat.view import (
     PAIR,
     CorrectedAnswer,

@@ -11,7 +11,7 @@ import gradio as gr
 
 from assistant_builder.arms import TWINS, further_arms
 from assistant_builder.chat.ask import longest_answer
-from assistant_builder.chat.client import Reply, ReplyStream, WorkerPool
+from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.conversation import (
     DEFAULT_SIDES,
     Answer,
@@ -22,6 +22,7 @@ from assistant_builder.chat.conversation import (
     default_sides,
 )
 from assistant_builder.chat.feedback import read_corrections, record_vote
+from assistant_builder.chat.reply_stream import Reply, ReplyStream
 from assistant_builder.data.edit import NO_NUMBERS
 from assistant_builder.data.prepare import row_numbers
 from assistant_builder.errors import AssistantBuilderError, ConfigError

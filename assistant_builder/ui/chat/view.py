@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from assistant_builder.arms import ARMS, TWINS, further_arms, label
 from assistant_builder.chat.answer_server import IDLE_SECONDS
-from assistant_builder.chat.client import Reply
 from assistant_builder.chat.conversation import Answer, Conversation, Turn, default_sides, title_of
 from assistant_builder.chat.feedback import Correction
+from assistant_builder.chat.reply_stream import Reply
 from assistant_builder.data.types import RowNumbers
 from assistant_builder.i18n import N_, render, t, text_of, tn
 from assistant_builder.inference.session import BASE

@@ -27,7 +27,7 @@ from assistant_builder.data.reading_process import read_table
 from assistant_builder.error_record import ErrorRecord
 from assistant_builder.errors import DataError
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import local_model_folder
+from assistant_builder.models.fetch import local_model_folder
 from assistant_builder.models.template_process import LimitedChatTokenizer, TemplateProcess
 from assistant_builder.retrieval.grounding import row_limit, rows_longer_than
 from assistant_builder.study import Study

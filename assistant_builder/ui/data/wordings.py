@@ -24,7 +24,7 @@ from assistant_builder.drafting import SMALL_MODEL_NOTE, URL_VARIABLE, draft_wor
 from assistant_builder.errors import AssistantBuilderError, DataError
 from assistant_builder.i18n import N_, m, render, t, tn
 from assistant_builder.models.bundled import BASE_MODEL
-from assistant_builder.models.download import local_model_folder
+from assistant_builder.models.fetch import local_model_folder
 from assistant_builder.study import Study
 from assistant_builder.ui.html import Markup, Tone, callout, error_callout, hint
 from assistant_builder.ui.refresh import QUIET, Updates, Values

@@ -12,7 +12,7 @@ element.addEventListener("submit", (event) => {
   trigger("click", { action: decline ? "decline" : "save", turn: Number(turn), side, answer, question });
 });
 
-// The pane is redrawn every few tokens: scroll position and focus are restored.
+// The pane is redrawn about twelve times a second: scroll position and focus are restored.
 let fromTop = null;
 let focused = null;
 let asked = element.querySelectorAll(".ab-asked").length;

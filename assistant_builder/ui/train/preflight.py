@@ -24,14 +24,14 @@ from assistant_builder.config import (
     StudyConfig,
 )
 from assistant_builder.data import Split
-from assistant_builder.data.problems import too_long_words
+from assistant_builder.data.check_messages import too_long_words
 from assistant_builder.data.wordings import ADDED_LATER, WordingCount, count_wordings
 from assistant_builder.errors import AssistantBuilderError, ModelError
 from assistant_builder.export_formats import file_to_train_for
 from assistant_builder.i18n import language, render, t, tn
 from assistant_builder.models.catalog import resolve
 from assistant_builder.models.checkpoint_dir import context_length
-from assistant_builder.models.download import (
+from assistant_builder.models.fetch import (
     download_bytes,
     local_model_folder,
     needs_embedder_download,

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from assistant_builder.config import ModelConfig
 from assistant_builder.i18n import N_, localize, m, render, t
 from assistant_builder.models.catalog import CATALOG
-from assistant_builder.models.download import download_bytes
+from assistant_builder.models.fetch import download_bytes
 from assistant_builder.ui.html import (
     fragment,
     join,

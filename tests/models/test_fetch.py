@@ -48,7 +48,7 @@ CHILD = """
 import json, sys
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.models.catalog import resolve
-from assistant_builder.models.download import fetch
+from assistant_builder.models.fetch import fetch
 options = json.loads(sys.argv[2])
 told = []
 try:
@@ -112,7 +112,7 @@ def test_downloaded_once_then_used_without_the_hub(home, hub):
 EMBEDDER_CHILD = """
 import json, sys
 from assistant_builder.errors import AssistantBuilderError
-from assistant_builder.models.download import needs_embedder_download
+from assistant_builder.models.fetch import needs_embedder_download
 from assistant_builder.models.embedding import Embedder
 told, before = [], needs_embedder_download(sys.argv[1])
 try:
