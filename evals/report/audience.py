@@ -9,7 +9,7 @@ from typing import Any, Literal
 from assistant_builder.arms import ARMS
 from assistant_builder.i18n import t, tn
 from assistant_builder.retrieval.copying import COPY
-from evals.declaration import ENOUGH_TO_DECLINE, EXACT
+from evals.declaration import ENOUGH_TO_DECLINE, EXACT, LOSS
 from evals.metrics.fact_recall import has_other_numbers
 from evals.report.approaches import untaught
 from evals.report.number_format import count
@@ -20,6 +20,8 @@ from evals.stats.share import share_interval
 
 MOST_WRONG = 0.1
 """Customers are given an assistant if the 95 % interval of its share of wrong answers ends at or below this."""
+NOT_READY = 0.5
+"""An assistant with a smaller share of right answers, or a larger one of wrong long answers, is called not ready."""
 NOT_READY_OVERLAP = 0.3
 """Least overlap of a usable answer, or of a usable assistant in the mean, by metrics of long answers such as token F1:
 a good answer in other words scores far below 1."""
@@ -68,6 +70,14 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
     )
 
 
+def usable(report: Report, assistant: str, metric: str, mean: float) -> bool:
+    """Whether colleagues can use an assistant, or :data:`COPY`, by the mean of its metric and its wrong answers."""
+    if metric in (EXACT, LOSS):
+        return metric == LOSS or mean >= NOT_READY
+    asked = len(_judged(report, assistant, metric))
+    return mean >= NOT_READY_OVERLAP and far_answers(report, assistant, metric) <= NOT_READY * asked
+
+
 def _own_reasons(own: OwnCounts) -> Iterator[str]:
     wrong = own.wordings - own.right - own.declined_wrongly
     yield from _wrong_answers(
@@ -97,10 +107,8 @@ def _answers_of(report: Report, assistant: str) -> tuple[str, Sequence[Mapping[s
 
 def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
-    cell, items = _answers_of(report, arm)
-    asked = [
-        item for item in items if item["answerable"] and metric in item["metrics"].get(cell, {})
-    ]
+    cell, _ = _answers_of(report, arm)
+    asked = _judged(report, arm, metric)
     if metric == EXACT:
         yield from _wrong_answers(
             _Asked(
@@ -153,11 +161,15 @@ def _to_decline(report: Report, assistant: str) -> _Asked:
 
 def far_answers(report: Report, arm: str, metric: str) -> int:
     """The number of answers of an assistant that are wrong by :func:`wrong_by_overlap`."""
+    cell, _ = _answers_of(report, arm)
+    return sum(map(bool, wrong_by_overlap(_judged(report, arm, metric), cell, metric)))
+
+
+def _judged(report: Report, arm: str, metric: str) -> list[Mapping[str, Any]]:
     cell, items = _answers_of(report, arm)
-    asked = [
+    return [
         item for item in items if item["answerable"] and metric in item["metrics"].get(cell, {})
     ]
-    return sum(map(bool, wrong_by_overlap(asked, cell, metric)))
 
 
 def wrong_by_overlap(

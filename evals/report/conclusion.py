@@ -18,11 +18,12 @@ from evals.declaration import EXACT, LOSS, OVERLAP, RIGHT_DECLINES
 from evals.report import promise
 from evals.report.approaches import FACTS, comparing_metric, untaught
 from evals.report.audience import (
-    NOT_READY_OVERLAP,
+    NOT_READY,
     Audience,
     audience,
     declined_rightly,
     far_answers,
+    usable,
 )
 from evals.report.counts import declined_wrongly, score_text, total, wrong_answers
 from evals.report.four_bit import four_bit, own_four_bit, untested_four_bit
@@ -42,8 +43,6 @@ from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
 from evals.stats.significance import mcnemar_exact
 
-NOT_READY = 0.5
-"""An assistant with a smaller share of right answers is called not ready."""
 TOO_FEW = N_("Too few test questions to say")
 """What an inconclusive comparison is called."""
 
@@ -143,11 +142,7 @@ def conclude(report: Report) -> Conclusion:
         return _in_own_words(report, arm, own)
     tested = not is_respelled(report)
     rival, outcome = _copying(report, arm, metric) if tested else ("", "")
-    too_few = (
-        tested
-        and metric != LOSS
-        and metrics[metric] < (NOT_READY if metric == EXACT else NOT_READY_OVERLAP)
-    )
+    too_few = tested and not usable(report, arm, metric, metrics[metric])
     ready = not too_few and outcome != "worse"
     answers = _answers(report, arm, metric) if tested else ""
     declines = (
@@ -156,6 +151,7 @@ def conclude(report: Report) -> Conclusion:
         else " ".join(sentences(own, _who(report, arm)))
     )
     copied = _copied_audience(report, metric, outcome)
+    trained = audience(report, arm, metric, ready=ready)
     lacks = (
         ready
         and not untaught(report)
@@ -166,9 +162,14 @@ def conclude(report: Report) -> Conclusion:
     action, commands = (
         own_wordings(report)
         if not tested
-        else test_declining(report.study)
+        else test_declining(report)
         if lacks
-        else next_step(report, arm, copies=copied is not None)
+        else next_step(
+            report,
+            arm,
+            customers=(copied or trained).who == "customers",
+            copies=copied is not None,
+        )
         if ready
         else improvement(report, learned=not too_few)
     )
@@ -178,7 +179,7 @@ def conclude(report: Report) -> Conclusion:
         share=(metrics.get(EXACT) or metrics[metric]) if tested and metric != LOSS else None,
         tested=tested,
         ready=ready,
-        audience=audience(report, arm, metric, ready=ready),
+        audience=trained,
         copied=copied,
         sentences=tuple(filter(None, (answers, declines, rival))),
         figures=tuple(
@@ -213,8 +214,14 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
     """The conclusion where nothing but the wordings of the owner was asked in other words."""
     share = own.right / own.wordings
     ready, copied = share >= NOT_READY, _own_copied_audience(report, arm)
+    trained = audience(report, arm, EXACT, ready=ready)
     action, commands = (
-        next_step(report, arm, copies=copied is not None)
+        next_step(
+            report,
+            arm,
+            customers=(copied or trained).who == "customers",
+            copies=copied is not None,
+        )
         if ready
         else improvement(report, learned=False)
     )
@@ -224,7 +231,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         share=share,
         tested=True,
         ready=ready,
-        audience=audience(report, arm, EXACT, ready=ready),
+        audience=trained,
         copied=copied,
         sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
         figures=tuple(_own_figures(own)),
@@ -457,14 +464,25 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     copied = (
         t("{score} right", score=score) if metric == EXACT else f"{shown(metric).phrase} {score}"
     )
+    exact = cell["metrics"].get(EXACT)
+    if metric != EXACT and exact is not None:
+        asked = total(report, EXACT)
+        copied += t(
+            "; exactly right: {right} of {asked}", right=count(round(exact * asked)), asked=asked
+        )
     share, (rightly, unknown) = cell["metrics"].get(RIGHT_DECLINES), declined_rightly(report, COPY)
     if (
         share is not None
     ):  # of the approach that declines by a rule, whose answers the items may lack
-        unknown = total(report, RIGHT_DECLINES)
-        rightly = own_declines(report, COPY)[0] + round(share * unknown)
+        (own_rightly, own_unknown), tested = (
+            own_declines(report, COPY),
+            total(report, RIGHT_DECLINES),
+        )
+        rightly, unknown = own_rightly + round(share * tested), own_unknown + tested
     if unknown:
-        copied += t("; declined rightly: {number}", number=count(rightly))
+        copied += t(
+            "; declined rightly: {right} of {asked}", right=count(rightly), asked=count(unknown)
+        )
     texts = {
         "better": t("That is better than {rival} ({copied}).", rival=rival, copied=copied),
         "no worse": t("That is no worse than {rival} ({copied}).", rival=rival, copied=copied),
@@ -487,8 +505,7 @@ def _copied_audience(report: Report, metric: str, outcome: str) -> Audience | No
     ):
         return None
     cell = _copied(report)
-    least = NOT_READY if metric == EXACT else NOT_READY_OVERLAP
-    ready = cell is not None and (metric == LOSS or cell["metrics"][metric] >= least)
+    ready = cell is not None and usable(report, COPY, metric, cell["metrics"].get(metric, 0.0))
     return audience(report, COPY, metric, ready=ready)
 
 

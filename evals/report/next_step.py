@@ -13,14 +13,23 @@ _YOURS = "your question"
 _MAX_QUESTION = 80  # characters of the question in the suggested command
 
 
-def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, tuple[str, ...]]:
-    """What to do if the assistant is ready; ``copies``: copied answers are recommended."""
+def next_step(
+    report: Report, arm: str, *, customers: bool, copies: bool = False
+) -> tuple[str, tuple[str, ...]]:
+    """What to do if the assistant is ready.
+
+    ``copies``: copied answers are recommended; ``customers``: what is recommended is for customers, too.
+    """
     name = report.study
     action, question = (
         t("Ask it questions of your own, then serve it or export it."),
         _sample_question(report),
     )
-    if copies:
+    if not customers:
+        action = t(
+            "Ask it questions of your own, and let colleagues try it. What is missing for customers is said above."
+        )
+    elif copies:
         action = t(
             "Ask it questions of your own, then put it on your website: visitors get copied answers."
         )
@@ -46,23 +55,29 @@ def next_step(report: Report, arm: str, *, copies: bool = False) -> tuple[str, t
 
 def own_wordings(report: Report) -> tuple[str, tuple[str, ...]]:
     """What to do if nothing was tested in other words."""
-    waiting = t(
-        "Your own questions are kept: the assistants are asked them when the run has ended, or when you press “Keep "
-        "them and ask” on the Results tab."
-    )
     command = f"assistant-builder wordings {report.study} WORDINGS.csv"
-    return waiting if own_questions_wait(report) else t(HELP), (command,)
+    return _waiting(report) or t(HELP), (command,)
 
 
-def test_declining(study: str) -> tuple[str, tuple[str, ...]]:
-    """What to do if the test has too few questions to decline."""
+def _waiting(report: Report) -> str:
     return (
         t(
-            "Before customers ask it: test whether it declines what your file does not answer. Tick or type about ten "
-            "such questions on the Results tab; the assistants are asked them without another training."
-        ),
-        (f"assistant-builder wordings {study} QUESTIONS.csv",),
+            "Your own questions are kept: the assistants are asked them when the run has ended, or when you press "
+            "“Keep them and ask” on the Results tab."
+        )
+        if own_questions_wait(report)
+        else ""
     )
+
+
+def test_declining(report: Report) -> tuple[str, tuple[str, ...]]:
+    """What to do if the test has too few questions to decline."""
+    ask = t(
+        "Before customers ask it: test whether it declines what your file does not answer. Tick or type about ten "
+        "such questions on the Results tab; the assistants are asked them without another training."
+    )
+    command = f"assistant-builder wordings {report.study} QUESTIONS.csv"
+    return _waiting(report) or ask, (command,)
 
 
 def improvement(report: Report, *, learned: bool) -> tuple[str, tuple[str, ...]]:

@@ -117,7 +117,7 @@ def pane(side: str, state: PaneState) -> Markup:
         hint = t("The assistant's name is shown after your vote.")
     elif side == COPY and not state.arms:
         hint = t("The answer is copied from your data, with the row that it is from.")
-    elif side in (BASE, COPY) or (len(state.arms) > 2 and not alone):
+    elif side in (BASE, COPY) or ((len(state.arms) > 2 or state.recommended) and not alone):
         hint = t("Every speaker gets the same question.")
     elif not alone:
         hint = t("Both assistants get the same question.")

@@ -41,8 +41,8 @@ _PASTE = N_(
 )
 _ABOUT = N_(
     "Write another wording beside a question, or let the table be filled. Only wordings with a tick are used. Each "
-    "becomes a row with the answer of its question; the test is made of them. The "
-    "Results tab takes questions of your own later."
+    "becomes a row with the answer of its question; the test is made of them. If "
+    "they are fewer than ten, the Results tab asks for more later."
 )
 
 

@@ -151,7 +151,7 @@ _ACTIONS = {
     "chat": N_("Chat with the assistant"),
     "train": N_("Train longer"),
     "data": N_("Add other wordings"),
-    "evaluate": N_("Test it with your own questions"),
+    "evaluate": N_("Test it with more questions"),
 }
 """Another tab on which the advice of a conclusion is followed → title of the button that opens it."""
 _MISSES = 50

@@ -129,7 +129,7 @@ def test_good_enough_comes_first_with_counts_and_the_comparison_with_copying():
         f"{COLLEAGUES} it answered 10 of 20 questions that it should decline. "
         "The trained assistant (Full) answered 180 of 200 new questions right (90.0%). It declined 10 of "
         "them wrongly. Of 20 other questions, which it should decline, it declined 10. That is better than copying the "
-        "best fact (160 right; declined rightly: 10)."
+        "best fact (160 right; declined rightly: 10 of 20)."
     )
     assert found.lines[0].startswith("Is it good enough? For colleagues")
 
@@ -208,14 +208,14 @@ def test_questions_of_one_fact_are_not_evidence_for_customers():
     [
         (
             "no worse",
-            "That is no worse than copying the best fact (160 right; declined rightly: 10).",
+            "That is no worse than copying the best fact (160 right; declined rightly: 10 of 20).",
         ),
         (
             "inconclusive",
-            "Too few test questions to say whether copying the best fact (160 right; declined rightly: 10) is "
+            "Too few test questions to say whether copying the best fact (160 right; declined rightly: 10 of 20) is "
             "better or worse.",
         ),
-        ("worse", "Copying the best fact is better (160 right; declined rightly: 10)."),
+        ("worse", "Copying the best fact is better (160 right; declined rightly: 10 of 20)."),
     ],
 )
 def test_the_comparison_with_copying(against_copy, words):
@@ -408,7 +408,8 @@ def test_copied_answers_are_recommended_until_training_is_shown_to_be_better():
 def test_copying_that_is_better_is_what_to_serve():
     found = conclude(as_report(report(copy=0.95, against_copy="worse")))
     assert (
-        found.sentences[-1] == "Copying the best fact is better (190 right; declined rightly: 10)."
+        found.sentences[-1]
+        == "Copying the best fact is better (190 right; declined rightly: 10 of 20)."
     )
     assert found.next_tab == "train"
 
@@ -440,7 +441,9 @@ def test_long_answers_are_judged_by_their_metric():
         "declined rightly",
     ]
     assert (found.figures[0].value, found.share) == ("120 of 200", 0.6)
-    assert "(token F1 70.0; declined rightly: 10)" in found.good_enough
+    assert (
+        "(token F1 70.0; exactly right: 0 of 200; declined rightly: 10 of 20)" in found.good_enough
+    )
     assert "token F1 70.0, the full one 70.0." in found.four_bit
     assert "it answered" in found.audience.text, "declining was tested"
     far = items(lora=0.9, qlora=0.9)
@@ -453,6 +456,20 @@ def test_long_answers_are_judged_by_their_metric():
     assert found.audience.text.startswith(
         f"{COLLEAGUES} 50 of 200 answers were far from the right ones or had other numbers"
     )
+    assert "let colleagues try it" in found.action
+    most = [
+        {
+            **item,
+            "metrics": {
+                name: {"token_f1": 0.9 if item["row"] % 5 == 0 else 0.2} for name in item["metrics"]
+            },
+        }
+        if item["answerable"]
+        else item
+        for item in far
+    ]
+    found = conclude(as_report({**made, "primary_metric": "token_f1", "items": most}))
+    assert found.audience.who == "nobody" and found.next_tab == "data", "most answers are wrong"
     declining = [
         {**item, "declined": dict.fromkeys(item["declined"], item["row"] % 4 == 0)} for item in far
     ]

@@ -27,6 +27,7 @@ from assistant_builder.ui.home.view import score
 from evals.declaration import HeldOut
 from evals.report import brief
 from evals.report.conclusion import Conclusion, conclude
+from evals.report.next_step import test_declining as declining_tested
 from evals.report.other_words import decided_outcome
 from evals.report.own_questions import own_questions
 from evals.report.to_come import to_come_text
@@ -188,6 +189,10 @@ def test_own_questions_that_wait_are_not_asked_for_again(tmp_path):
     assert "the answers to your own questions" in said and "final" not in said
     action = found.action
     assert "Your own questions are kept" in action and "Type about ten" not in action
+    (kept, _), (asks, _) = (
+        declining_tested(as_report(each)) for each in (report, {**report, "own_questions": None})
+    )
+    assert "Your own questions are kept" in kept and asks.startswith("Before customers ask it")
 
 
 def test_own_wordings_are_the_conclusion_instead_of_a_verdict(tmp_path):
@@ -283,6 +288,21 @@ def test_ten_typed_wordings_are_what_the_report_counts(tmp_path):
         == "The trained assistant (Full) was right on 8 of your 10 other wordings."
     )
     assert "80.0% of your other wordings" in text and "respelled" not in text
+
+
+def test_a_test_of_few_other_wordings_gives_way_to_those_of_the_owner(tmp_path):
+    rows = sheet()
+    source = write(tmp_path / "sheet.jsonl", rows)
+    few = [Wording(7 * i + 1, pair.question) for i, pair in enumerate(typed(rows, 3))]
+    columns = add_wordings(source, few, tmp_path / "more.jsonl")
+    study = scored(
+        tmp_path / "more.jsonl", right=0, eval__primary_metric="exact_match", data__columns=columns
+    )
+    _, before, _ = everything(reported(study))
+    assert not before.ready and before.figures[0].value == "0 of 3"
+    _, found, _ = everything(asked_own(study, 9, 3))
+    assert found.ready and found.figures[0].value == "8 of 10"
+    assert "of your 10 own wordings" in found.sentences[0]
 
 
 def kept_back() -> list[Any]:
