@@ -22,7 +22,7 @@ PRESET_LABELS: dict[str, tuple[str, str]] = {
     "balanced": (N_("Balanced"), N_("suits most data; the recommended start.")),
     "thorough": (
         N_("Thorough"),
-        N_("learns difficult or large data better; takes up to twice as long as Balanced."),
+        N_("learns difficult or large data better; takes about twice as long as Balanced."),
     ),
     BY_HEART: (
         N_("By heart"),
