@@ -63,7 +63,6 @@ class Figures:
     to_decline: int
     shares: dict[str, Share]
     four_bit: str  # verdict of QLoRA on LoRA, with its interval in points
-    copying: str  # outcome of QLoRA on copying
     file: str  # the smallest file that is no worse
     training_minutes: int  # both arms
     conclusion: list[str] = field(default_factory=list)
@@ -90,11 +89,6 @@ def figures(report: Report, conclusion: Sequence[str]) -> Figures:
     answerable = report.taught["items"]
     others = approaches["copy"].items - answerable
     verdict, smallest = report.verdict, report.smallest_no_worse
-    (copying,) = [
-        each.outcome
-        for each in report.approach_comparisons
-        if each.name == f"{QLORA.name}{FACTS}-copy"
-    ]
     files = [
         f"{ARMS[each.arm].short} as {each.name}, {size(each.bytes)}"
         for each in report.formats
@@ -118,7 +112,6 @@ def figures(report: Report, conclusion: Sequence[str]) -> Figures:
             for name in APPROACHES
         },
         four_bit=f"{verdict.outcome} ({signed(100 * _number(verdict.delta), 1)}; {interval})",
-        copying=copying,
         file=files[0] if files else "",
         training_minutes=round(
             sum(_number(each.train_seconds) for each in report.resources.values()) / 60
@@ -165,23 +158,23 @@ def of(study: str) -> Figures:
 def made_by(entries: Sequence[Figures]) -> str:
     """The sentence above a table: the command, the release, and where the figures were computed."""
     names = " ".join(dict.fromkeys(each.study for each in entries))
-    places = list(
-        dict.fromkeys(
-            f"release {each.release} at commit {each.commit}, {each.date}, {each.processor}"
-            for each in entries
-        )
-    )
+    releases = ", ".join(dict.fromkeys(each.release for each in entries))
+    places = dict.fromkeys(f"commit {e.commit}, {e.date}, {e.processor}" for e in entries)
     separator = ";\n"
-    return f"`python -m benchmarks.study_figures {names}`:\n{separator.join(places)}."
+    return f"`python -m benchmarks.study_figures {names}`, release {releases}:\n{separator.join(places)}."
 
 
 def table(entries: Sequence[Figures]) -> str:
-    """A column for each study and processor."""
-    several = len({each.processor for each in entries}) > 1
-    heads = [
-        TITLES.get(each.study, each.study) + (f", {each.processor}" if several else "")
-        for each in entries
-    ]
+    """A column for each study and processor; of a single study the first cell names it."""
+    titles = [TITLES.get(each.study, each.study) for each in entries]
+    first, heads = "", titles
+    if len({each.processor for each in entries}) > 1:
+        places = [each.processor.partition(" with ")[2] or each.processor for each in entries]
+        heads = [place.partition(",")[0] for place in places]
+        if len(set(titles)) == 1:
+            first = titles[0]
+        else:
+            heads = [f"{title}, {head}" for title, head in zip(titles, heads, strict=True)]
     rows = [
         (
             "new questions about the facts, others",
@@ -202,12 +195,11 @@ def table(entries: Sequence[Figures]) -> str:
             )
         ),
         ("QLoRA compared with LoRA, points", *(e.four_bit for e in entries)),
-        ("QLoRA compared with copying", *(e.copying for e in entries)),
         ("smallest file that is no worse", *(e.file or "not written" for e in entries)),
         ("training of both, minutes", *(str(e.training_minutes) for e in entries)),
     ]
     rule = ["---", *["---:"] * len(entries)]
-    lines = ["| " + " | ".join(cells) + " |" for cells in (["", *heads], rule, *rows)]
+    lines = ["| " + " | ".join(cells) + " |" for cells in ([first, *heads], rule, *rows)]
     return f"{made_by(entries)}\n\n" + "\n".join(lines)
 
 
