@@ -36,7 +36,7 @@ evals/bundle                         1550   880
 evals/judge                           440   220
 evals/metrics                        1210   520
 evals/model_compare                  1900   980
-evals/report                         9605  4355
+evals/report                         9660  4380
 evals/stats                          1390   665
 evals/study_compare                   830   355
 evals/tasks                           540   235

@@ -19,14 +19,16 @@ def test_figures_are_those_of_the_report_and_say_where_they_come_from(home):
     assert lora.right == round(100 * report.cells["L16"].metrics["exact_match"], 1) > copy.right
     assert lora.rightly == 12 and found.file == "" and found.four_bit.startswith("no worse (−1.3; ")
     shown = table([found])
-    assert f"release {found.release} at commit {found.commit}, {found.date}, " in shown
+    assert f"release {found.release}:\ncommit {found.commit}, {found.date}, " in shown
     assert f"| right, %: LoRA, 16-bit | {lora.right} |" in shown and "| not written |" in shown
 
 
 def test_two_processors_are_two_columns(home):
     one = figures(ab.example().report, [])
-    shown = table([one, replace(one, processor="another, 8 cores, float32")])
-    assert "| example, another, 8 cores, float32 |" in shown
+    other = replace(one, processor="another with AMX, 8 cores, bfloat16")
+    shown = table([one, other])
+    assert "| example | " in shown and "| AMX |" in shown and other.processor in shown
+    assert "| second, AMX |" in table([one, replace(other, study="second")])
     assert shown.count(one.date) == 2 and shown.count("| 152, 24 | 152, 24 |") == 1
 
 
