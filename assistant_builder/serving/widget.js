@@ -181,10 +181,10 @@
         ...sources.map((source) => make("p", { dir: "auto", textContent: `${source.question} — ${source.answer}` }))));
       atEnd();
     };
-    const suggestionList = (questions, label, id) => {
+    const suggestionList = (questions, label, id, titled = true) => {
       if (!questions.length) return;
-      const list = make("div", { className: "suggested", role: "group", ariaLabel: label },
-        make("p", { className: "note", textContent: label }));
+      const title = titled ? [make("p", { className: "note", textContent: label })] : [];
+      const list = make("div", { className: "suggested", role: "group", ariaLabel: label }, ...title);
       for (const question of questions) {
         const button = make("button", { type: "button", dir: "auto", textContent: question });
         button.addEventListener("click", () => {
@@ -290,7 +290,9 @@
               ended = true;
               sourceList(event.sources);
               if (event.declined) contactLine();
-              suggestionList(event.suggestions || [], event.reply ? texts.examples : texts.suggested, event.reply ? "" : event.id);
+              // an answer that is neither asks which of them is meant
+              suggestionList(event.suggestions || [], event.reply ? texts.examples : texts.suggested, event.reply ? "" : event.id,
+                event.declined || Boolean(event.reply));
               if (event.id && !event.reply) voting(event.id);
             }
           }
