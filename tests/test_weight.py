@@ -29,7 +29,7 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                12900  6360
+assistant_builder/ui                12920  6375
 assistant_builder/web                2010  1170
 evals                                3900  1950
 evals/bundle                         1550   880

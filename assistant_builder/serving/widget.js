@@ -290,9 +290,8 @@
               ended = true;
               sourceList(event.sources);
               if (event.declined) contactLine();
-              // an answer that is neither asks which of them is meant
               suggestionList(event.suggestions || [], event.reply ? texts.examples : texts.suggested, event.reply ? "" : event.id,
-                event.declined || Boolean(event.reply));
+                !event.asks_back); // its text has the question already
               if (event.id && !event.reply) voting(event.id);
             }
           }

@@ -353,6 +353,7 @@ class Widget:
             "declined": bool(found.get("declined")),
             "sources": sources if self._shows_sources else [],
             **({"suggestions": found["suggestions"]} if found.get("suggestions") else {}),
+            **({"asks_back": True} if found.get("asks_back") else {}),
             **({"reply": True} if found.get("mode") == "reply" else {}),
         }
 

@@ -200,16 +200,24 @@ def report_conclusion(report: Report) -> Conclusion | None:
         return None
 
 
-def recommends_copies(study: Study) -> bool:
-    """Whether the report recommends copied answers, because training is not shown to be better."""
+def audience_of_copies(study: Study) -> str:
+    """Who can be given copied answers; empty without a report, or where training is shown to be better."""
     path = study.folder / "report.json"
-    return study_report(study) is not None and _recommends_copies(path, stamp([path]))
+    try:
+        return _audience_of_copies(path, stamp([path])) if study_report(study) else ""
+    except AssistantBuilderError:  # a damaged report, which other tabs show
+        return ""
 
 
 @functools.lru_cache(maxsize=16)
-def _recommends_copies(path: Path, seen: str) -> bool:
+def _audience_of_copies(path: Path, seen: str) -> str:
     conclusion = report_conclusion(_report(path, seen))
-    return conclusion is not None and conclusion.copied is not None
+    return conclusion.copied.who if conclusion and conclusion.copied else ""
+
+
+def recommends_copies(study: Study) -> bool:
+    """Whether the report recommends copied answers, because training is not shown to be better."""
+    return audience_of_copies(study) not in ("", "nobody")
 
 
 @functools.lru_cache(maxsize=4)

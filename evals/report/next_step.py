@@ -26,9 +26,7 @@ def next_step(
         _sample_question(report),
     )
     if not customers:
-        action = t(
-            "Ask it questions of your own, and let colleagues try it. What is missing for customers is said above."
-        )
+        action = t("Ask it questions of your own, and let colleagues try it before customers do.")
     elif copies:
         action = t(
             "Ask it questions of your own, then put it on your website: visitors get copied answers."

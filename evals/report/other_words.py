@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from assistant_builder.arms import ARMS
-from assistant_builder.data.one_wording import LEAST_WORDINGS
 from assistant_builder.data.wordings import WordingCount, count_wordings
 from assistant_builder.i18n import N_, t
 from evals.report.schema import Report
@@ -19,14 +18,6 @@ def is_respelled(report: Report) -> bool:
     """Whether the test asks nothing but questions of the file, respelled."""
     counted = _counted(report)
     return counted is not None and counted.respelled > 0
-
-
-def own_words_decide(report: Report) -> bool:
-    """Whether the test has too few other wordings, so that those of the owner decide once they are asked."""
-    counted = _counted(report)
-    return counted is not None and (
-        counted.respelled > 0 or (counted.occurs_once and counted.test < LEAST_WORDINGS)
-    )
 
 
 def own_questions_wait(report: Report) -> bool:

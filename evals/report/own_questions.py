@@ -15,7 +15,7 @@ from assistant_builder.study import Study
 from evals.metrics.refusal import is_refusal
 from evals.metrics.text import exact_match
 from evals.report.number_format import count, percent
-from evals.report.other_words import is_respelled, own_words_decide
+from evals.report.other_words import is_respelled
 from evals.report.schema import OwnCounts, OwnQuestions, Report
 from evals.stats.share import share_interval
 
@@ -86,11 +86,9 @@ def _interval(successes: Sequence[bool]) -> list[float]:
 
 
 def own_counts(report: Report, arm: str) -> OwnCounts | None:
-    """The counts of an arm where hardly anything else was tested in other words; None where the test decides."""
-    own = report.own_questions.arms.get(arm) if report.own_questions is not None else None
-    if own is None or is_respelled(report):
-        return own
-    return own if own_words_decide(report) and own.wordings else None
+    """The counts of an arm where nothing else was tested in other words."""
+    own = report.own_questions
+    return own.arms.get(arm) if own is not None and is_respelled(report) else None
 
 
 def own_declines(report: Report, arm: str) -> tuple[int, int]:

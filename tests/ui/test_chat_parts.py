@@ -253,12 +253,17 @@ def test_answers_are_copied_too_where_the_report_recommends_it_unless_it_is_swit
     assert pane["visible"] and "Recommended" in pane["value"]
     assert "Recommended" not in shown[tab.talk.panes["a"]]["value"]
     assert tab._restore(f"{other}:1", {}, None)[settings.copied]["value"] is False
-    kept = settings.remember(one, {**set_to(settings, copied=False), settings.kept: None})
-    kept = settings.remember(other, {**set_to(settings, copied=True), settings.kept: kept})
+
+    def chosen(name: str, kept: Any, copied: bool) -> dict[str, Any]:
+        values = {**set_to(settings, copied=copied), settings.kept: kept}
+        return settings.remember(name, values, copied_chosen=True)
+
+    kept = chosen(other, chosen(one, None, False), True)
     assert kept["copies"] == {one: False, other: True}
     assert not settings.copied_too(one, kept) and settings.copied_too(other, kept)
-    back = settings.remember(one, {**set_to(settings, copied=True), settings.kept: kept})
-    assert back["copies"] == {other: True}
+    assert chosen(one, kept, True)["copies"] == {other: True}
+    blind = settings.remember(one, {**set_to(settings, blind=True), settings.kept: None})
+    assert blind["copies"] == {} and settings.copied_too(one, blind), "no choice of copies"
     # the report has come since the page was opened
     request = SimpleNamespace(session_hash="window")
     values = {
@@ -270,6 +275,8 @@ def test_answers_are_copied_too_where_the_report_recommends_it_unless_it_is_swit
     }
     opened = tab._opened(values, request)
     assert opened[settings.copied] is True and opened[tab.talk.panes["copy"]]["visible"]
+    for others in ({settings.kept: kept}, {settings.copied: True}, {tab.mark: f"{other}:1"}):
+        assert settings.copied not in tab._opened({**values, **others}, request)
 
 
 def test_conversations_are_kept_by_study_and_adapters():

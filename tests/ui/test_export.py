@@ -202,11 +202,13 @@ def test_copied_answers_are_served_until_training_is_shown_to_be_better(monkeypa
     monkeypatch.setattr(use, "study_report", lambda study: made)
     for conclusion, assistant in (copying, tuned):
         monkeypatch.setattr(
-            use, "recommends_copies", lambda study, found=conclusion: found.copied is not None
+            use,
+            "audience_of_copies",
+            lambda study, found=conclusion: found.copied.who if found.copied else "",
         )
         assert use.answering_assistant(study) == assistant
     assert use.answering_assistant(study, "copy") == "copy"
-    monkeypatch.setattr(use, "recommends_copies", lambda study: True)
+    monkeypatch.setattr(use, "audience_of_copies", lambda study: "customers")
     monkeypatch.setattr(use, "report_conclusion", lambda report: copying[0])
     fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, False]
     form._publish(study.name, *fields)

@@ -156,8 +156,13 @@ class ChatSettings:
             copied=bool(values[self.copied]),
         )
 
-    def remember(self, name: str | None, values: Values) -> dict[str, Any]:
-        """The new value of the browser's storage: name → value; ``systems`` and ``copies``: study → value."""
+    def remember(
+        self, name: str | None, values: Values, *, copied_chosen: bool = False
+    ) -> dict[str, Any]:
+        """The new value of the browser's storage: name → value; ``systems`` and ``copies``: study → value.
+
+        ``copied_chosen``: the box of copied answers was clicked; else it may show what a report does not say any more.
+        """
         stored = {key: values[component] for key, component in self._stored.items()}
         copied = stored.pop("copied")
         by_study = {key: dict(_by_study(values[self.kept], key)) for key in ("systems", "copies")}
@@ -165,6 +170,8 @@ class ChatSettings:
             own = {"systems": _own_system(name), "copies": _own_copied(name)}
             now = {"systems": values[self.system] or "", "copies": copied}
             for key, kept in by_study.items():
+                if key == "copies" and not copied_chosen:
+                    continue
                 kept.pop(name, None)
                 if (now[key].strip() if key == "systems" else now[key]) != own[key]:
                     kept[name] = now[key]
@@ -202,9 +209,14 @@ class ChatSettings:
         def remember(values: Values) -> dict[str, Any]:
             return self.remember(values[picker], values)
 
+        def remember_copied(values: Values) -> dict[str, Any]:
+            return self.remember(values[picker], values, copied_chosen=True)
+
+        self.copied.input(remember_copied, inputs, self.kept, trigger_mode="always_last", **quiet)
+        others = [component for component in self.inputs if component is not self.copied]
         gr.on(
             # gradio drops the first input of a text box, which can be a whole text that is pasted
-            [*(component.input for component in self.inputs), self.system.blur],
+            [*(component.input for component in others), self.system.blur],
             remember,
             inputs,
             self.kept,

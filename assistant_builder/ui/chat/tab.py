@@ -185,9 +185,9 @@ class ChatTab:
         # the report can have come since the page was opened
         opened.select(
             self._opened, {*state, settings.kept}, [settings.copied, *talk.outputs], **QUIET
-        )
+        ).then(self._load_models, loading, self.ready, **streamed)
         gr.on(
-            [opened.select, settings.base.input, settings.copied.input],
+            [settings.base.input, settings.copied.input],
             self._load_models,
             loading,
             self.ready,
@@ -334,10 +334,13 @@ class ChatTab:
 
     def _opened(self, values: Values, request: gr.Request) -> Updates:
         copied, name = self.settings.copied, values[self._picker]
-        if not name or self.talk.busy(request.session_hash or ""):
+        shown = str(values[self.mark]).partition(":")[0]
+        if not name or shown != name or self.talk.busy(request.session_hash or ""):
             return gr.skip()
-        values = {**values, copied: self.settings.copied_too(name, values[self.settings.kept])}
-        return {copied: values[copied], **self._redraw(values, request)}
+        wanted = self.settings.copied_too(name, values[self.settings.kept])
+        if wanted == bool(values[copied]):  # nothing is redrawn: a correction may be half written
+            return gr.skip()
+        return {copied: wanted, **self._redraw({**values, copied: wanted}, request)}
 
     def _settings(self, name: str | None, values: Values) -> ReplySettings:
         """Settings of the reply; blind mode needs two trained arms, and looking up a grounded study."""

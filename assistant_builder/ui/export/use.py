@@ -32,8 +32,8 @@ from assistant_builder.ui.html import copy_script, error_callout
 from assistant_builder.ui.refresh import QUIET, LiveRegion, StudyView, Updates, is_local
 from assistant_builder.ui.study_snapshot import (
     answering_arms,
+    audience_of_copies,
     log_tail,
-    recommends_copies,
     report_conclusion,
     stamp,
     study_report,
@@ -150,7 +150,7 @@ def answering_assistant(study: Study, mode: str = "") -> str:
     Returns:
         The recommended arm, or :data:`COPY`.
     """
-    if not answering_arms(study) or mode == "copy" or (not mode and recommends_copies(study)):
+    if not answering_arms(study) or mode == "copy" or (not mode and audience_of_copies(study)):
         return COPY
     return advice(study_report(study), study.config.arms).adapter
 

@@ -290,21 +290,6 @@ def test_ten_typed_wordings_are_what_the_report_counts(tmp_path):
     assert "80.0% of your other wordings" in text and "respelled" not in text
 
 
-def test_a_test_of_few_other_wordings_gives_way_to_those_of_the_owner(tmp_path):
-    rows = sheet()
-    source = write(tmp_path / "sheet.jsonl", rows)
-    few = [Wording(7 * i + 1, pair.question) for i, pair in enumerate(typed(rows, 3))]
-    columns = add_wordings(source, few, tmp_path / "more.jsonl")
-    study = scored(
-        tmp_path / "more.jsonl", right=0, eval__primary_metric="exact_match", data__columns=columns
-    )
-    _, before, _ = everything(reported(study))
-    assert not before.ready and before.figures[0].value == "0 of 3"
-    _, found, _ = everything(asked_own(study, 9, 3))
-    assert found.ready and found.figures[0].value == "8 of 10"
-    assert "of your 10 own wordings" in found.sentences[0]
-
-
 def kept_back() -> list[Any]:
     """100 rows, 30 other wordings of them, one with a short answer, and 10 questions that they do not answer."""
     rows = sheet(split="train")
