@@ -149,7 +149,7 @@ def test_outside_page_offers_it():
     assert "--arm-dummy: #7a3fb0" in arm_styles()
     export, chat = inside_blocks(ExportTab), inside_blocks(lambda: ChatTab(WorkerPool(["false"])))
     assert ("Dummy (FP4)", "dummy") in export.panel.arm.choices
-    assert list(chat.talk.panes) == ["a", "b", "qat", "dummy", "base", "copy"]
+    assert list(chat.talk.panes) == ["copy", "a", "b", "qat", "dummy", "base"]
 
 
 @outside
