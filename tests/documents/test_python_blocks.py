@@ -52,4 +52,4 @@ def test_the_blocks_run_in_order_and_print_what_the_page_shows(
             if following is not None and following.language == "text":
                 assert shown == following.text.rstrip("\n"), block.id
     (block,) = [block for block in fenced(README) if block.language == "python"]
-    assert "Is it good enough?" in output_of(block.text, names) and not names["wrong"].empty
+    assert "Is it good enough?" in output_of(block.text, names) and not names["answers"].empty
