@@ -56,6 +56,7 @@ class Figures:
 
     study: str
     processor: str
+    instructions: str  # the widest of the processor; empty if the study was made on another one
     release: str
     commit: str
     date: str
@@ -98,6 +99,7 @@ def figures(report: Report, conclusion: Sequence[str]) -> Figures:
     return Figures(
         study=report.study,
         processor=processor(report),
+        instructions=instructions(report),
         release=made["assistant_builder"],
         commit=made["git_revision"][:8],
         date=made["created"][:10],
@@ -127,15 +129,20 @@ def _number(value: float | None) -> float:
 
 
 def processor(report: Report) -> str:
-    """Name, widest instructions (if the study was made on this kind of processor), cores and precision."""
-    hardware = report.provenance["hardware"]
-    words = ""
-    path = Path("/proc/cpuinfo")
-    if hardware["cpu"] == device_name("cpu") and path.is_file():
-        flags = path.read_text(encoding="utf-8").split()
-        words = next((f" with {name}" for flag, name in _INSTRUCTIONS.items() if flag in flags), "")
+    """Name, widest instructions, cores and precision."""
+    hardware, widest = report.provenance["hardware"], instructions(report)
     dtypes = {str(each["compute_dtype"]) for each in report.resources.values()}
-    return f"{hardware['cpu']}{words}, {hardware['cores']} cores, {'/'.join(sorted(dtypes))}"
+    name = f"{hardware['cpu']} with {widest}" if widest else hardware["cpu"]
+    return f"{name}, {hardware['cores']} cores, {'/'.join(sorted(dtypes))}"
+
+
+def instructions(report: Report) -> str:
+    """The widest instructions of this processor, if the study was made on one of its kind."""
+    path = Path("/proc/cpuinfo")
+    if report.provenance["hardware"]["cpu"] != device_name("cpu") or not path.is_file():
+        return ""
+    flags = path.read_text(encoding="utf-8").split()
+    return next((name for flag, name in _INSTRUCTIONS.items() if flag in flags), "")
 
 
 def kept() -> list[Figures]:
@@ -169,8 +176,7 @@ def table(entries: Sequence[Figures]) -> str:
     titles = [TITLES.get(each.study, each.study) for each in entries]
     first, heads = "", titles
     if len({each.processor for each in entries}) > 1:
-        places = [each.processor.partition(" with ")[2] or each.processor for each in entries]
-        heads = [place.partition(",")[0] for place in places]
+        heads = [each.instructions or each.processor for each in entries]
         if len(set(titles)) == 1:
             first = titles[0]
         else:

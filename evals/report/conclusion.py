@@ -164,12 +164,7 @@ def conclude(report: Report) -> Conclusion:
         if not tested
         else test_declining(report)
         if lacks
-        else next_step(
-            report,
-            arm,
-            customers=(copied or trained).who == "customers",
-            copies=copied is not None,
-        )
+        else next_step(report, arm, trained, copied)
         if ready
         else improvement(report, learned=not too_few)
     )
@@ -216,14 +211,7 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
     ready, copied = share >= NOT_READY, _own_copied_audience(report, arm)
     trained = audience(report, arm, EXACT, ready=ready)
     action, commands = (
-        next_step(
-            report,
-            arm,
-            customers=(copied or trained).who == "customers",
-            copies=copied is not None,
-        )
-        if ready
-        else improvement(report, learned=False)
+        next_step(report, arm, trained, copied) if ready else improvement(report, learned=False)
     )
     return Conclusion(
         arm=arm,

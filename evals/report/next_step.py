@@ -6,6 +6,7 @@ import shlex
 
 from assistant_builder.i18n import t
 from evals.report.approaches import untaught
+from evals.report.audience import Audience
 from evals.report.other_words import HELP, is_respelled, own_questions_wait
 from evals.report.schema import Report
 
@@ -14,20 +15,24 @@ _MAX_QUESTION = 80  # characters of the question in the suggested command
 
 
 def next_step(
-    report: Report, arm: str, *, customers: bool, copies: bool = False
+    report: Report, arm: str, trained: Audience, copied: Audience | None
 ) -> tuple[str, tuple[str, ...]]:
     """What to do if the assistant is ready.
 
-    ``copies``: copied answers are recommended; ``customers``: what is recommended is for customers, too.
+    Args:
+        report: The report.
+        arm: The recommended arm.
+        trained: Who can be given it.
+        copied: Who can be given copied answers, where they are recommended.
     """
     name = report.study
     action, question = (
         t("Ask it questions of your own, then serve it or export it."),
         _sample_question(report),
     )
-    if not customers:
-        action = t("Ask it questions of your own, and let colleagues try it before customers do.")
-    elif copies:
+    if (copied or trained).who != "customers":
+        action = t("Ask it questions of your own, and let colleagues try it first.")
+    elif copied:
         action = t(
             "Ask it questions of your own, then put it on your website: visitors get copied answers."
         )
@@ -46,7 +51,7 @@ def next_step(
         )
     return action, (
         f'assistant-builder ask {name} "{question}" --arm {arm}',
-        f"assistant-builder serve {name}{' --mode copy' if copies else ''}",
+        f"assistant-builder serve {name}{' --mode copy' if copied else ''}",
         f"assistant-builder export {name} --arm {arm} --to {name}-{arm}",
     )
 

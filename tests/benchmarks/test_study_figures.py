@@ -25,7 +25,8 @@ def test_figures_are_those_of_the_report_and_say_where_they_come_from(home):
 
 def test_two_processors_are_two_columns(home):
     one = figures(ab.example().report, [])
-    other = replace(one, processor="another with AMX, 8 cores, bfloat16")
+    place = "another with AMX, 8 cores, bfloat16"
+    other = replace(one, processor=place, instructions="AMX")
     shown = table([one, other])
     assert "| example | " in shown and "| AMX |" in shown and other.processor in shown
     assert "| second, AMX |" in table([one, replace(other, study="second")])

@@ -84,7 +84,7 @@ def test_the_result_is_short_and_its_button_leads_on(page, at_site):
     open_at(page, at_site, "short", "evaluate")
     expect(page.locator(".ab-intervals .panel:visible")).to_have_count(1)
     expect(page.locator("#ab-conclusion")).to_contain_text("not answered right")
-    assert len(page.evaluate("document.body.innerText").split()) < 360
+    assert len(page.evaluate("document.body.innerText").split()) < 350
     assert page.evaluate("document.documentElement.scrollHeight") < 1500
     expect(page.locator(".ab-shown-answers:visible tbody tr")).to_have_count(3)
     page.get_by_text(re.compile(r"^\d+ questions not answered right$")).click()

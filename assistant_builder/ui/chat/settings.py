@@ -24,6 +24,7 @@ from assistant_builder.ui.refresh import QUIET, Updates, Values, browser_state
 from assistant_builder.ui.study_snapshot import recommends_copies
 
 GREEDY = Sampling()
+_KEPT_STUDIES = 20  # whose own settings the browser stores
 ALL = "all"
 """Value of the choice that shows every assistant."""
 
@@ -161,21 +162,16 @@ class ChatSettings:
     ) -> dict[str, Any]:
         """The new value of the browser's storage: name → value; ``systems`` and ``copies``: study → value.
 
-        ``copied_chosen``: the box of copied answers was clicked; else it may show what a report does not say any more.
+        ``copied_chosen``: the user clicked the box of copied answers; otherwise its value is no choice.
         """
         stored = {key: values[component] for key, component in self._stored.items()}
-        copied = stored.pop("copied")
-        by_study = {key: dict(_by_study(values[self.kept], key)) for key in ("systems", "copies")}
+        copied, system = stored.pop("copied"), values[self.system] or ""
+        systems, copies = (dict(_by_study(values[self.kept], key)) for key in ("systems", "copies"))
         if name:
-            own = {"systems": _own_system(name), "copies": _own_copied(name)}
-            now = {"systems": values[self.system] or "", "copies": copied}
-            for key, kept in by_study.items():
-                if key == "copies" and not copied_chosen:
-                    continue
-                kept.pop(name, None)
-                if (now[key].strip() if key == "systems" else now[key]) != own[key]:
-                    kept[name] = now[key]
-        return {**stored, **{key: dict(list(kept.items())[-20:]) for key, kept in by_study.items()}}
+            _keep(systems, name, system, differs=system.strip() != _own_system(name))
+        if name and copied_chosen:
+            _keep(copies, name, copied, differs=copied != _own_copied(name))
+        return {**stored, "systems": systems, "copies": copies}
 
     def copied_too(self, name: str | None, kept: Any) -> bool:
         """Whether answers of a study are copied too: what was chosen, else what the report recommends."""
@@ -237,6 +233,14 @@ def _switch(name: str, label: str, about: str, *, visible: bool = True) -> gr.Ch
 def _by_study(kept: Any, key: str) -> dict[str, Any]:
     found = kept.get(key) if isinstance(kept, dict) else None
     return found if isinstance(found, dict) else {}
+
+
+def _keep(kept: dict[str, Any], name: str, value: Any, *, differs: bool) -> None:
+    kept.pop(name, None)
+    if differs:
+        kept[name] = value
+    for oldest in list(kept)[:-_KEPT_STUDIES]:
+        del kept[oldest]
 
 
 def _own_system(name: str) -> str:
