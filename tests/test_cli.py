@@ -460,6 +460,17 @@ def test_a_file_whose_answers_occur_once_is_told_and_wordings_are_added(tmp_path
     assert refused.exit_code == 1 and "1 match no row of faq.csv" in str(refused.exception)
 
 
+def test_wordings_of_a_column_are_added(tmp_path):
+    file, runner = write_faq(tmp_path / "faq.csv"), CliRunner()
+    words = ["data", "add-wordings", str(file), "--to", str(tmp_path / "new.jsonl")]
+    refused = runner.invoke(app, words)
+    assert refused.exit_code == 1 and "no column has further wordings" in str(refused.exception)
+    lines = file.read_text().splitlines()
+    others = [f"{line},cost of number {n}" for n, line in enumerate(lines[1:])]
+    file.write_text("\n".join([f"{lines[0]},Also asked as", *others]))
+    assert "40 wordings were added" in runner.invoke(app, words).stdout
+
+
 def test_drafts_of_an_endpoint_are_used_only_when_accepted(tmp_path, monkeypatch):
     file, drafts, runner = write_faq(tmp_path / "faq.csv", 5), tmp_path / "drafts.csv", CliRunner()
     with judge_server(lambda texts: "1. How dear is it?\n2. Price please, clerk?") as server:

@@ -142,13 +142,19 @@ def draft(
 
 
 @documented()
-def add_wordings(file: Path, wordings: Path, *, to: Path, settings: Settings = []) -> None:
+def add_wordings(
+    file: Path,
+    wordings: Annotated[Path | None, typer.Argument()] = None,
+    *,
+    to: Path,
+    settings: Settings = [],
+) -> None:
     """Write a copy of a data file with other wordings of its questions, each in the cluster of its fact.
 
     Args:
         file (FILE): The data file.
         wordings (WORDINGS): A file with the columns question and answer, whose answers are those of FILE, or accepted
-            drafts.
+            drafts. Without it, the columns of FILE that have other wordings.
         to: The new data file (.jsonl).
     """
     from assistant_builder.data import wordings as module
@@ -158,7 +164,17 @@ def add_wordings(file: Path, wordings: Path, *, to: Path, settings: Settings = [
             "the new file is JSON Lines: end its name in .jsonl", param_hint="--to"
         )
     config, pairs, numbers = _usable(file, settings)
-    matches, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
+    if wordings is None:
+        unmatched: list[str] = []
+        _, matches = module.wordings_in_columns(file, pairs, config.data.columns)
+        if not matches:
+            raise DataError(
+                m("no column has further wordings"),
+                where=str(file),
+                remedy=m("Give a file with the columns question and answer as WORDINGS"),
+            )
+    else:
+        matches, unmatched = module.match_wordings(pairs, module.read_wordings(wordings), numbers)
     if not matches:
         raise DataError(
             m(
@@ -166,7 +182,7 @@ def add_wordings(file: Path, wordings: Path, *, to: Path, settings: Settings = [
                 unmatched=len(unmatched),
                 name=file.name,
             ),
-            where=str(wordings),
+            where=str(wordings or file),
             remedy=m(
                 "Copy the answers from the data file, or accept drafts with yes in the column accept"
             ),

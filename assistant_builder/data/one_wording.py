@@ -16,8 +16,11 @@ from assistant_builder.data.units import count_facts, fact_of, hash_order, take,
 
 LEAST_WORDINGS = 10
 """Wordings below which validation is made of respelled questions, and the user is asked for more of them."""
-_LEAST_FACTS = 2
-"""Facts that a test asks for at least: a single one has no confidence interval."""
+_FEWEST = 2
+"""Facts of any test: a single one has no confidence interval."""
+_LEAST_FACTS = 6
+"""Facts that a drawn test asks for at least: if fewer are all answered right, the 95 % interval of the share of right
+answers (Clopper–Pearson) still begins below one half."""
 _FACT_WORDS = 3
 """Words of an answer by which rows without a cluster are wordings of one fact; "Yes." answers many questions."""
 
@@ -53,7 +56,7 @@ def draw_wordings(
     declines = {unit: found for unit, found in free.items() if unit not in wordings}
     target = round(fraction * len(pairs))
     drawn = take(wordings, hash_order(wordings, config.seed, name), target)
-    least = _LEAST_FACTS if name == "heldout" else min(LEAST_WORDINGS, target)
+    least = _least_facts(target) if name == "heldout" else min(LEAST_WORDINGS, target)
     if len(count_facts(pair for unit in drawn for pair in wordings[unit])) < least:
         drawn = set()
     drawn |= take(
@@ -72,9 +75,15 @@ def _is_further(pair: Pair, first: dict[str | None, int]) -> bool:
     return fact is not None and named and first[fact] != pair.row
 
 
-def leave_single_wordings(sets: dict[SplitName, list[Pair]]) -> None:
-    """Move the questions of a drawn test to training if they ask for a single fact."""
-    if len(count_facts(sets["heldout"])) < _LEAST_FACTS:
+def _least_facts(target: int) -> int:
+    """Facts that a drawn test of ``target`` questions asks for at least."""
+    return min(_LEAST_FACTS, max(_FEWEST, target))
+
+
+def leave_few_wordings(sets: dict[SplitName, list[Pair]], config: DataConfig) -> None:
+    """Move the questions of a drawn test to training if they ask for too few facts."""
+    target = round(config.heldout_fraction * sum(map(len, sets.values())))
+    if len(count_facts(sets["heldout"])) < _least_facts(target):
         moved = [pair for pair in sets["heldout"] if pair.answerable]
         sets["heldout"] = [pair for pair in sets["heldout"] if not pair.answerable]
         sets["train"] = sorted([*sets["train"], *moved], key=lambda pair: pair.row)
@@ -105,14 +114,12 @@ def add_respelled(
         if any(pair.answerable for pair in sets[name]):
             continue
         if name == "heldout":
-            count = max(_LEAST_FACTS, round(config.heldout_fraction * len(sets["train"])))
+            count = max(_FEWEST, round(config.heldout_fraction * len(sets["train"])))
             chosen = order[
                 : count if config.max_heldout is None else min(count, config.max_heldout)
             ]
         else:  # from the other end, so that both have the same questions only in a very small file
-            chosen = order[
-                -max(_LEAST_FACTS, round(config.validation_fraction * len(sets["train"]))) :
-            ]
+            chosen = order[-max(_FEWEST, round(config.validation_fraction * len(sets["train"]))) :]
         copies = sorted(chosen, key=lambda pair: pair.row)
         sets[name] = [
             *sets[name],

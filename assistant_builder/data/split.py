@@ -15,7 +15,7 @@ from typing import Any
 from assistant_builder.atomic_io import file_hash, json_lines, read_json, read_jsonl, write_bytes
 from assistant_builder.config import DataConfig
 from assistant_builder.data.leaks import Leak, find_leaks
-from assistant_builder.data.one_wording import add_respelled, draw_wordings, leave_single_wordings
+from assistant_builder.data.one_wording import add_respelled, draw_wordings, leave_few_wordings
 from assistant_builder.data.types import SPLITS, Pair, SplitName, group_by
 from assistant_builder.data.units import (
     answers_occur_once,
@@ -241,7 +241,7 @@ def _complete_single_wordings(
 ) -> list[Text]:
     """Add respelled questions where test or validation have no other wordings; returns notes."""
     if "heldout" in cut:
-        leave_single_wordings(sets)
+        leave_few_wordings(sets, config)
     names: list[SplitName] = ["heldout", "validation"] if "validation" in cut else ["heldout"]
     add_respelled(sets, config, names, first_row)
     asked, validated = (

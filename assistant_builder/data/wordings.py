@@ -193,6 +193,57 @@ def match_wordings(
     return check_wordings(pairs, wordings), unmatched
 
 
+_HEADERS = re.compile(
+    "wording|variant|phras|synonym|also|they say|asked|question|frage|pregunta|formul",
+    re.IGNORECASE,
+)
+"""Parts of the title of a column with other wordings."""
+_BETWEEN = re.compile(r"[\n;|]|(?<=\?)\s+")
+"""What is between several wordings in one cell."""
+
+
+def wordings_in_columns(
+    source: Path, pairs: Sequence[Pair], columns: Mapping[str, str] | None = None
+) -> tuple[list[str], list[Wording]]:
+    """Other wordings in columns that have no role: their titles, and the wordings that the file does not have yet.
+
+    A column has wordings if its title says so or half of its cells are questions, and most of them have two words.
+
+    Args:
+        source: The data file.
+        pairs: Its usable pairs; other rows are left out.
+        columns: Role → column, as in ``data.columns``.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    table, mapping = load_rows(source, columns)
+    titles, found = [], []
+    usable = {pair.row for pair in pairs}
+    for name in table.columns:
+        cells = [
+            (raw.row, str(raw.cells[name]).strip())
+            for raw in table.rows
+            if raw.cells is not None and not is_empty(raw.cells.get(name))
+        ]
+        asking = sum(cell.endswith("?") for _, cell in cells)
+        if (
+            name in mapping.columns.values()
+            or 2 * sum(len(cell.split()) > 1 for _, cell in cells) <= len(cells)
+            or not (_HEADERS.search(name) or 2 * asking > len(cells))
+        ):
+            continue
+        titles.append(name)
+        found += [
+            Wording(row, " ".join(text.split()))
+            for row, cell in cells
+            if row in usable
+            for text in _BETWEEN.split(cell)
+            if text.strip()
+        ]
+    return titles, check_wordings(pairs, found)
+
+
 def check_wordings(pairs: Sequence[Pair], wordings: Iterable[Wording]) -> list[Wording]:
     """Remove the wordings that the file already has, and mark those that are doubtful."""
     by_row = {pair.row: pair for pair in pairs}

@@ -31,7 +31,7 @@ from assistant_builder.data.wordings import (
 )
 from assistant_builder.data.words import bare_words, content_words
 from assistant_builder.errors import DataError
-from assistant_builder.i18n import N_, m, t
+from assistant_builder.i18n import N_, Text, m, t
 from assistant_builder.retrieval.build import lookup_stamp
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.decline import FILE as RULE
@@ -191,8 +191,20 @@ def add_questions_of_file(study: Study, path: Path) -> tuple[OwnQuestion, ...]:
     Raises:
         DataError: The file cannot be read, or a question belongs to no training pair.
     """
+    added = questions_of(study, read_wordings(path), where=str(path))
+    return save_questions(study, [*read_questions(study), *added])
+
+
+def questions_of(
+    study: Study, cells: Sequence[tuple[str, str]], *, where: Text
+) -> list[OwnQuestion]:
+    """The questions of cells: each a question, and its answer, known question, row number or :data:`NO_ANSWER`.
+
+    Raises:
+        DataError: A question belongs to no training pair, or is one of them; ``where`` says what the cells are from.
+    """
+    _refuse_known(study, [question for question, _ in cells])
     pairs = {pair.row: pair for pair in load_split(study.folder / "data", "train")}
-    cells = read_wordings(path)
     numbers = row_numbers(study.folder / "data")
     wordings, unmatched = match_wordings(
         [*pairs.values()], (cell for cell in cells if cell[1] != NO_ANSWER), numbers
@@ -200,19 +212,15 @@ def add_questions_of_file(study: Study, path: Path) -> tuple[OwnQuestion, ...]:
     if unmatched:
         raise DataError(
             m("no row has the answer of {question!r}", question=unmatched[0]),
-            where=str(path),
+            where=where,
             remedy=m(
                 "Copy the answer from the data file, or write {sign} if it has none", sign=NO_ANSWER
             ),
         )
-    return save_questions(
-        study,
-        [
-            *read_questions(study),
-            *(wording_of(pairs[each.row], each.question) for each in wordings),
-            *(OwnQuestion(question) for question, answer in cells if answer == NO_ANSWER),
-        ],
-    )
+    return [
+        *(wording_of(pairs[each.row], each.question) for each in wordings),
+        *(OwnQuestion(question) for question, answer in cells if answer == NO_ANSWER),
+    ]
 
 
 def questions_file(study: Study) -> Path:
@@ -241,28 +249,33 @@ def save_questions(study: Study, questions: Iterable[OwnQuestion]) -> tuple[OwnQ
     Raises:
         DataError: The file of the study has one of the questions, so that it would test nothing.
     """
+    questions = [*questions]
+    _refuse_known(study, [each.question for each in questions])
+    kept: dict[str, OwnQuestion] = {}
+    for each in questions:
+        if key := casefold_normalize(each.question):
+            kept.setdefault(key, each)
+    saved = tuple(sorted(kept.values(), key=lambda each: each.row is None))
+    write_json(questions_file(study), {"questions": [vars(each) for each in saved]})
+    return saved
+
+
+def _refuse_known(study: Study, questions: Iterable[str]) -> None:
     known = {
         casefold_normalize(pair.question)
         for split in ("train", "validation")
         for pair in load_split(study.folder / "data", split)
         if pair.respelled is None
     }
-    kept: dict[str, OwnQuestion] = {}
-    for each in questions:
-        key = casefold_normalize(each.question)
-        if key in known:
+    for question in questions:
+        if casefold_normalize(question) in known:
             raise DataError(
-                m("your file has the question “{question}” already", question=each.question),
+                m("your file has the question “{question}” already", question=question),
                 where=m("{study} {name}", name=study.name),
                 remedy=m(
                     "Ask in other words: a question that the assistant was trained on tests nothing"
                 ),
             )
-        if key:
-            kept.setdefault(key, each)
-    saved = tuple(sorted(kept.values(), key=lambda each: each.row is None))
-    write_json(questions_file(study), {"questions": [vars(each) for each in saved]})
-    return saved
 
 
 def keep_questions(study: Study, version: Study) -> None:

@@ -14,7 +14,7 @@ from evals.metrics.fact_recall import has_other_numbers
 from evals.report.approaches import untaught
 from evals.report.number_format import count
 from evals.report.other_words import is_respelled, nothing_tested
-from evals.report.own_questions import own_counts, own_declines
+from evals.report.own_questions import decides, own_counts
 from evals.report.schema import OwnCounts, Report
 from evals.stats.share import share_interval
 
@@ -46,12 +46,11 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
     """
     if not ready:
         return Audience("nobody", t("No, it is not ready yet."))
-    own = own_counts(report, arm)
-    if is_respelled(report) and (own is None or not own.wordings):
+    if is_respelled(report) and not decides(report, arm):
         return Audience("colleagues", nothing_tested(report))
     if untaught(report):
         return Audience("colleagues", t("This test does not show it."))
-    reasons = list(_own_reasons(own) if own else _reasons(report, arm, metric))
+    reasons = list(_reasons(report, arm, metric))
     if not reasons:
         return Audience(
             "customers",
@@ -71,22 +70,28 @@ def audience(report: Report, arm: str, metric: str, *, ready: bool) -> Audience:
 
 
 def usable(report: Report, assistant: str, metric: str, mean: float) -> bool:
-    """Whether colleagues can use an assistant, or :data:`COPY`, by the mean of its metric and its wrong answers."""
-    if metric in (EXACT, LOSS):
-        return metric == LOSS or mean >= NOT_READY
-    asked = len(_judged(report, assistant, metric))
+    """Whether colleagues can use an assistant, or :data:`COPY`, by the mean of its metric and its wrong answers.
+
+    The owner's wordings count with the test questions where right and wrong answers are counted.
+    """
+    asked = max(1, len(_judged(report, assistant, metric)))
+    if metric == EXACT:
+        own = own_counts(report, assistant)
+        return mean * asked + own.right >= NOT_READY * (asked + own.wordings)
+    if metric == LOSS:
+        return True
     return mean >= NOT_READY_OVERLAP and far_answers(report, assistant, metric) <= NOT_READY * asked
 
 
-def _own_reasons(own: OwnCounts) -> Iterator[str]:
-    wrong = own.wordings - own.right - own.declined_wrongly
-    yield from _wrong_answers(
-        _Asked([place < wrong for place in range(own.wordings)], [None] * own.wordings),
-        own.declined_wrongly,
-    )
-    yield from _made_up_answers(
-        _Asked([place < own.declined for place in range(own.unanswered)], [None] * own.unanswered)
-    )
+def in_own_words(report: Report, assistant: str) -> OwnCounts:
+    """How the owner's questions were answered by an arm or :data:`COPY`, with the test's questions to decline."""
+    asked = _to_decline(report, assistant)
+    declines = {
+        "unanswered": len(asked.found),
+        "declined": sum(asked.found),
+        "declined_ci": list(asked.interval),
+    }
+    return own_counts(report, assistant).model_copy(update=declines)
 
 
 def _answers_of(report: Report, assistant: str) -> tuple[str, Sequence[Mapping[str, Any]]]:
@@ -108,8 +113,12 @@ def _answers_of(report: Report, assistant: str) -> tuple[str, Sequence[Mapping[s
 def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
     """Why customers are not given an assistant that colleagues can use."""
     cell, _ = _answers_of(report, arm)
-    asked = _judged(report, arm, metric)
-    if metric == EXACT:
+    asked, own = _judged(report, arm, metric), own_counts(report, arm)
+    own_wrong = own.wordings - own.right - own.declined_wrongly
+    if decides(report, arm):
+        wrong = [place < own_wrong for place in range(own.wordings)]
+        yield from _wrong_answers(_Asked(wrong, [None] * own.wordings), own.declined_wrongly)
+    elif metric == EXACT:
         yield from _wrong_answers(
             _Asked(
                 [
@@ -121,19 +130,26 @@ def _reasons(report: Report, arm: str, metric: str) -> Iterator[str]:
             sum(bool(item["declined"].get(cell)) for item in asked),
         )
     else:
-        wrong = far_answers(report, arm, metric)
-        if wrong > MOST_WRONG * len(asked):
+        far = far_answers(report, arm, metric)
+        if far > MOST_WRONG * len(asked):
             yield tn(
                 "{wrong} of {count} answer was far from the right one or had other numbers",
                 "{wrong} of {count} answers were far from the right ones or had other numbers",
                 len(asked),
-                wrong=count(wrong),
+                wrong=count(far),
             )
         falsely = sum(bool(item["declined"].get(cell)) for item in asked)
         yield from _declined_wrongly(falsely, len(asked))
         exact = sum(item["metrics"][cell].get(EXACT) == 1 for item in asked)
-        if exact + wrong + falsely < len(asked):
+        if exact + far + falsely < len(asked):
             yield t("whether answers in other words than yours are right was not judged")
+    if not decides(report, arm) and own_wrong > MOST_WRONG * own.wordings:
+        yield tn(
+            "it answered {wrong} of your {count} own wording wrong",
+            "it answered {wrong} of your {count} own wordings wrong",
+            own.wordings,
+            wrong=count(own_wrong),
+        )
     yield from _made_up_answers(_to_decline(report, arm))
 
 
@@ -149,13 +165,13 @@ def _to_decline(report: Report, assistant: str) -> _Asked:
     tested = [
         item for item in items if not item["answerable"] and item["declined"].get(cell) is not None
     ]
-    declined, own = own_declines(report, assistant)
+    own = own_counts(report, assistant)
     return _Asked(
         [
             *(bool(item["declined"][cell]) for item in tested),
-            *(place < declined for place in range(own)),
+            *(place < own.declined for place in range(own.unanswered)),
         ],
-        [*(item["cluster"] for item in tested), *[None] * own],
+        [*(item["cluster"] for item in tested), *[None] * own.unanswered],
     )
 
 

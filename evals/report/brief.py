@@ -17,7 +17,7 @@ from evals.report.audience import declined_rightly, wrong_by_overlap
 from evals.report.conclusion import Conclusion
 from evals.report.counts import total, wrong_answers
 from evals.report.number_format import count, number, shown
-from evals.report.own_questions import own_counts
+from evals.report.own_questions import decides, own_counts
 from evals.report.schema import Report
 
 Tone = Literal["good", "warn", "bad"]
@@ -105,7 +105,7 @@ def risks(report: Report, conclusion: Conclusion) -> list[str]:
 def _answers(report: Report, conclusion: Conclusion, *, missed: bool = False) -> Iterator[Example]:
     """The answers to the questions that the conclusion is about, or only the missed ones, the worst first."""
     cell, metric = ARMS[conclusion.arm].cell, conclusion.metric
-    if own_counts(report, conclusion.arm) is not None:
+    if decides(report, conclusion.arm):
         yield from _own_answers(report, conclusion.arm, missed=missed)
         return
     if metric == LOSS:
@@ -179,12 +179,12 @@ def _readable(examples: Sequence[Example], chosen: Sequence[Example]) -> list[Ex
 
 
 def _risks(report: Report, conclusion: Conclusion) -> Iterator[str]:
-    own = own_counts(report, conclusion.arm)
-    if own is not None:
-        rightly, unknown, asked = own.declined, own.unanswered, own.wordings
+    rightly, unknown = declined_rightly(report, conclusion.arm)
+    if decides(report, conclusion.arm):
+        own = own_counts(report, conclusion.arm)
+        asked = own.wordings
         wrong = asked - own.right - own.declined_wrongly
     else:
-        rightly, unknown = declined_rightly(report, conclusion.arm)
         asked = total(report, conclusion.metric)
         wrong = (
             wrong_answers(report, conclusion.arm)

@@ -23,6 +23,7 @@ from evals.report.audience import (
     audience,
     declined_rightly,
     far_answers,
+    in_own_words,
     usable,
 )
 from evals.report.counts import declined_wrongly, score_text, total, wrong_answers
@@ -38,7 +39,7 @@ from evals.report.number_format import (
 )
 from evals.report.other_results import NAMES
 from evals.report.other_words import asks_other_words, is_respelled
-from evals.report.own_questions import own_counts, own_declines, sentences, share_text
+from evals.report.own_questions import decides, own_counts, sentences, share_text
 from evals.report.rows import of_contrast, reading_of
 from evals.report.schema import OwnCounts, Report
 from evals.stats.significance import mcnemar_exact
@@ -137,19 +138,14 @@ def conclude(report: Report) -> Conclusion:
     )
     if metrics.get(metric) is None:
         metric = report.primary_metric
-    own = own_counts(report, arm)
-    if own is not None and own.wordings:
-        return _in_own_words(report, arm, own)
+    if decides(report, arm):
+        return _in_own_words(report, arm)
     tested = not is_respelled(report)
     rival, outcome = _copying(report, arm, metric) if tested else ("", "")
     too_few = tested and not usable(report, arm, metric, metrics[metric])
     ready = not too_few and outcome != "worse"
     answers = _answers(report, arm, metric) if tested else ""
-    declines = (
-        _declines(report, arm, tested=tested)
-        if own is None
-        else " ".join(sentences(own, _who(report, arm)))
-    )
+    declines = _declines(report, arm, tested=tested)
     copied = _copied_audience(report, metric, outcome)
     trained = audience(report, arm, metric, ready=ready)
     lacks = (
@@ -176,9 +172,14 @@ def conclude(report: Report) -> Conclusion:
         ready=ready,
         audience=trained,
         copied=copied,
-        sentences=tuple(filter(None, (answers, declines, rival))),
-        figures=tuple(
-            _figures(report, arm, metric, tested=tested) if own is None else _own_figures(own)
+        sentences=(
+            *filter(None, (answers, declines, rival)),
+            *sentences(_own_wordings(report, arm), _who(report, arm)),
+            *sentences(_own_wordings(report, COPY), t("Copying an answer")),
+        ),
+        figures=(
+            *_figures(report, arm, metric, tested=tested),
+            *_own_figures(_own_wordings(report, arm)),
         ),
         notes=_notes(report, arm),
         four_bit=(
@@ -205,8 +206,14 @@ def _file(report: Report) -> str:
     )
 
 
-def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
+def _own_wordings(report: Report, assistant: str) -> OwnCounts:
+    """The owner's wordings alone: questions to decline count with those of the test."""
+    return own_counts(report, assistant).model_copy(update={"unanswered": 0})
+
+
+def _in_own_words(report: Report, arm: str) -> Conclusion:
     """The conclusion where nothing but the wordings of the owner was asked in other words."""
+    own, copies = in_own_words(report, arm), in_own_words(report, COPY)
     share = own.right / own.wordings
     ready, copied = share >= NOT_READY, _own_copied_audience(report, arm)
     trained = audience(report, arm, EXACT, ready=ready)
@@ -221,7 +228,10 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
         ready=ready,
         audience=trained,
         copied=copied,
-        sentences=(*sentences(own, _who(report, arm)), *_own_copies(report)),
+        sentences=(
+            *sentences(own, _who(report, arm)),
+            *(sentences(copies, t("Copying an answer")) if copies.wordings else ()),
+        ),
         figures=tuple(_own_figures(own)),
         notes=_notes(report, arm),
         four_bit=own_four_bit(report),
@@ -235,20 +245,13 @@ def _in_own_words(report: Report, arm: str, own: OwnCounts) -> Conclusion:
 def _own_copied_audience(report: Report, arm: str) -> Audience | None:
     """Who can be given copied answers; None where the arm is shown to be better on the owner's questions."""
     copies = own_counts(report, COPY)
-    if copies is None or not copies.wordings or report.own_questions is None:
+    if not copies.wordings or report.own_questions is None:
         return None
     pairs = [(row["right"][arm], row["right"][COPY]) for row in report.own_questions.questions]
     gained, lost = pairs.count((True, False)), pairs.count((False, True))
     if gained > lost and mcnemar_exact(gained, lost) <= SIGNIFICANT:
         return None
     return audience(report, COPY, EXACT, ready=copies.right / copies.wordings >= NOT_READY)
-
-
-def _own_copies(report: Report) -> Iterator[str]:
-    """What copying did with the owner's questions."""
-    copies = own_counts(report, COPY)
-    if copies is not None:
-        yield from sentences(copies, t("Copying an answer"))
 
 
 def _own_figures(own: OwnCounts) -> Iterator[Figure]:
@@ -349,7 +352,7 @@ def _of_hundred(value: float | None, metric: str) -> str:
 def _declines(report: Report, arm: str, *, tested: bool) -> str:
     """How many questions an assistant declined wrongly, if it was tested, and rightly; empty without answers."""
     falsely, (rightly, unknown) = declined_wrongly(report, arm), declined_rightly(report, arm)
-    if falsely is None:
+    if falsely is None and (tested or not unknown):
         return ""
     wrongly = {"wrongly": falsely or tc("questions", "none")}
     text = (
@@ -414,7 +417,7 @@ def _figures(report: Report, arm: str, metric: str, *, tested: bool) -> Iterator
             else (Figure(count(falsely), t("declined wrongly"), t("questions it should answer")))
         )
     if unknown:
-        own = own_declines(report, arm)[1]
+        own = own_counts(report, arm).unanswered
         yield Figure(
             t("{part} of {whole}", part=count(rightly), whole=count(unknown)),
             t("declined rightly"),
@@ -462,11 +465,8 @@ def _copying(report: Report, arm: str, metric: str) -> tuple[str, str]:
     if (
         share is not None
     ):  # of the approach that declines by a rule, whose answers the items may lack
-        (own_rightly, own_unknown), tested = (
-            own_declines(report, COPY),
-            total(report, RIGHT_DECLINES),
-        )
-        rightly, unknown = own_rightly + round(share * tested), own_unknown + tested
+        own, tested = own_counts(report, COPY), total(report, RIGHT_DECLINES)
+        rightly, unknown = own.declined + round(share * tested), own.unanswered + tested
     if unknown:
         copied += t(
             "; declined rightly: {right} of {asked}", right=count(rightly), asked=count(unknown)

@@ -96,7 +96,7 @@ def four_bit(report: Report, *, copies: bool = False) -> str:
 def own_four_bit(report: Report) -> str:
     """How the twins compare on the owner's wordings, which are too few for a verdict."""
     ours, theirs = (own_counts(report, arm) for arm in (TWINS[1], TWINS[0]))
-    if not report.compares or ours is None or theirs is None:
+    if not (report.compares and ours.wordings and theirs.wordings):
         return untested_four_bit(report)
     return tn(
         "Of your {count} own wording the compact one was right on {ours}, and the full one on {theirs}. Such a "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from assistant_builder.arms import plain, plain_order
-from assistant_builder.i18n import N_, t, tc, tn
+from assistant_builder.i18n import t, tc, tn
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.own_questions import assistants, read_answers, read_questions
 from assistant_builder.retrieval.yes_no import without_yes_no
@@ -18,9 +18,6 @@ from evals.report.number_format import count, percent
 from evals.report.other_words import is_respelled
 from evals.report.schema import OwnCounts, OwnQuestions, Report
 from evals.stats.share import share_interval
-
-TEST_DECLINING = N_("Test whether it declines")
-"""Title of the form for questions that the file does not answer."""
 
 
 def own_questions(study: Study) -> dict[str, Any] | None:
@@ -85,16 +82,15 @@ def _interval(successes: Sequence[bool]) -> list[float]:
     return list(share_interval(successes, [None] * len(successes)))
 
 
-def own_counts(report: Report, arm: str) -> OwnCounts | None:
-    """The counts of an arm where nothing else was tested in other words."""
+def own_counts(report: Report, arm: str) -> OwnCounts:
+    """How an arm answered the owner's questions; empty before it was asked all."""
     own = report.own_questions
-    return own.arms.get(arm) if own is not None and is_respelled(report) else None
+    return own.arms.get(arm, OwnCounts()) if own is not None else OwnCounts()
 
 
-def own_declines(report: Report, arm: str) -> tuple[int, int]:
-    """How many of the owner's questions that the file does not answer an arm declined, and their number."""
-    own = report.own_questions.arms.get(arm) if report.own_questions is not None else None
-    return (own.declined, own.unanswered) if own is not None else (0, 0)
+def decides(report: Report, arm: str) -> bool:
+    """Whether the conclusion is about the owner's wordings: nothing else was tested in other words."""
+    return is_respelled(report) and own_counts(report, arm).wordings > 0
 
 
 def share_text(interval: Sequence[float]) -> str:

@@ -123,10 +123,23 @@ def test_many_wordings_are_validation_too():
     assert len(split.heldout) == 29 and len(split.validation) == 12 and not split.copies
 
 
-def test_a_single_other_wording_is_trained():
+@pytest.mark.parametrize("number", [1, 5])
+def test_few_other_wordings_are_trained(number):
     rows = sheet()
-    split = split_pairs([*rows, *typed(rows, 1)], DataConfig())
-    assert len(split.train) == 101 and all(p.respelled for p in split.heldout)
+    split = split_pairs([*rows, *typed(rows, number)], DataConfig())
+    assert len(split.train) == 100 + number and all(p.respelled for p in split.heldout)
+
+
+def test_six_other_wordings_are_a_test_and_a_small_sheet_needs_fewer():
+    rows = sheet()
+    split = split_pairs([*rows, *typed(rows, 6)], DataConfig())
+    assert len(split.heldout) == 6 and not any(p.respelled for p in split.heldout)
+    few = rows[:16]
+    other = [
+        pair(201 + i, f"Tell me {i}, of {p.question}", p.answer) for i, p in enumerate(few[:5])
+    ]
+    split = split_pairs([*few, *other], DataConfig(remove_leaks="never"))
+    assert len(split.heldout) == 4 and not any(p.respelled for p in split.heldout)
 
 
 def test_wordings_that_repeat_training_leave_a_respelled_test():

@@ -16,6 +16,7 @@ from assistant_builder.data.wordings import (
     parse_drafts,
     parse_wordings,
     read_wordings,
+    wordings_in_columns,
     write_drafts,
 )
 from assistant_builder.errors import DataError
@@ -118,6 +119,34 @@ def test_pasted_wordings_are_matched_by_answer_question_or_row():
     for text in ("", "Only a question\n"):
         with pytest.raises(DataError):
             parse_wordings(text)
+
+
+def test_columns_without_a_role_can_have_other_wordings(tmp_path):
+    source = tmp_path / "faq.csv"
+    source.write_text(
+        "Question,Answer,Or they say,Notes,Links\n"
+        'Are you open on Sundays?,From ten.,"open sunday; what about bank holidays?",ask Ann first,\n'
+        'Can I park?,In the yard.,"Is there a car park? Where do I leave the car?",,see page 4\n'
+        "Do you deliver?,Yes.,do you deliver?,,\n"
+        "Nobody answers this,,why not,,\n"
+    )
+    pairs = load_pairs(source).pairs
+    titles, found = wordings_in_columns(source, pairs)
+    assert titles == ["Or they say"]
+    assert [(each.row, each.question) for each in found] == [
+        (1, "open sunday"),
+        (1, "what about bank holidays?"),
+        (2, "Is there a car park?"),
+        (2, "Where do I leave the car?"),
+    ]
+    assert wordings_in_columns(source, pairs, {"group": "Or they say"}) == ([], [])
+    columns = add_wordings(source, found, tmp_path / "more.jsonl")
+    more = load_pairs(tmp_path / "more.jsonl", columns=columns).pairs
+    assert len(more) == 7 and wordings_in_columns(tmp_path / "more.jsonl", more, columns)[1] == []
+    source.write_text("question,answer,x\nWho?,Ann.,Who is it?\nWhen?,Now.,When is it?\n")
+    assert wordings_in_columns(source, load_pairs(source).pairs)[0] == ["x"], (
+        "its cells are questions"
+    )
 
 
 @pytest.mark.parametrize("columns", [{}, {"group": "", "cluster": ""}])

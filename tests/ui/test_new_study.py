@@ -106,6 +106,21 @@ def test_a_role_is_moved_to_another_column(form, file):
         assert form.header.roles[2] not in moved
 
 
+def test_wordings_in_a_column_of_the_file_are_offered(form, tmp_path):
+    path, extra = tmp_path / "faq.csv", form.wordings
+    path.write_text(
+        "Question,Answer,Or they say\n"
+        + "".join(
+            f"What does {n} cost today?,It costs {n} pounds.,price of {n}\n" for n in range(40)
+        )
+    )
+    shown = loaded(form, path)
+    assert "40 other wordings in the column “Or they say”" in shown[extra.message]
+    assert shown[extra.table]["data"][3][:4] == [True, 5, "What does 3 cost today?", "price of 3"]
+    used = form._use_wordings({**shown, extra.table: shown[extra.table]["data"]})
+    assert "80 of 80" in used[form.upload.brief] and "40 wordings were added" in used[extra.message]
+
+
 def test_wordings_are_offered_looked_over_and_used(form, file):
     shown, extra = loaded(form, file), form.wordings
     assert "Each answer occurs once" in shown[form.once]

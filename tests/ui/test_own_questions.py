@@ -8,6 +8,7 @@ import pytest
 
 from assistant_builder.chat.client import WorkerPool
 from assistant_builder.data import load_split
+from assistant_builder.errors import DataError
 from assistant_builder.retrieval.own_questions import (
     read_questions,
     save_answers,
@@ -56,9 +57,15 @@ def marks(panel: OwnQuestionsPanel) -> list[str]:
     return [section.mark(StudyView("sheet")) for section in panel.sections()]
 
 
-def saved(panel: OwnQuestionsPanel, *wordings: str, ticked: Any = (), others: str = "") -> None:
+def saved(
+    panel: OwnQuestionsPanel,
+    *wordings: str,
+    ticked: Any = (),
+    others: str = "",
+    pasted: str = "",
+) -> None:
     texts = [*wordings, *[""] * (len(panel.wordings) - len(wordings))]
-    panel._save("sheet", ticked, others, *texts)
+    panel._save("sheet", ticked, others, pasted, *texts)
 
 
 def test_the_questions_can_be_typed_while_it_trains(panel, source):
@@ -93,6 +100,32 @@ def test_the_questions_can_be_typed_while_it_trains(panel, source):
     assert shown[panel.waiting] == "" and unasked(study) == []
     view = plain(shown[panel.answers])
     assert "Copying an answer was right on 0 of your 1 own wording" in view
+
+
+def test_questions_about_other_facts_are_pasted_and_can_be_taken_back(panel, source):
+    study = with_data(new_study("sheet", source))
+    labels = {drawn(panel)[box]["label"] for box in panel.wordings}
+    other = next(
+        pair
+        for pair in load_split(study.folder / "data", "train")
+        if pair.question not in labels and pair.respelled is None
+    )
+    saved(panel, "how dear", pasted=f'is "it" dear\t{other.answer}\nwho pays\t{other.question}\n')
+    asked = [(each.question, each.row) for each in read_questions(study)[1:]]
+    assert asked == [('is "it" dear', other.row), ("who pays", other.row)]
+    text = drawn(panel)[panel.pasted]
+    saved(panel, "how dear", pasted=text)
+    assert [(each.question, each.row) for each in read_questions(study)[1:]] == asked
+    saved(panel, "how dear", pasted=text.splitlines()[1])
+    assert [each.question for each in read_questions(study)] == ["how dear", "who pays"]
+    for wrong, said in (
+        ("no answer", "not every line has a question and its answer"),
+        ("why\tno such row", "no row has the answer of 'why'"),
+        (f"{other.question}\t{other.answer}", "your file has the question"),
+    ):
+        with pytest.raises(DataError, match=said):
+            panel._save("sheet", [], "", wrong, *[""] * len(panel.wordings))
+    assert [each.question for each in read_questions(study)] == ["how dear", "who pays"]
 
 
 def test_answers_are_shown_side_by_side_and_do_not_disturb_what_is_typed(panel, source):

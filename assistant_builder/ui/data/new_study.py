@@ -52,7 +52,6 @@ from assistant_builder.ui.data.wordings import (
     WordingsForm,
     accepted_wordings,
     once_view,
-    wording_lines,
 )
 from assistant_builder.ui.html import Markup, callout, card, empty, error_callout, fragment
 from assistant_builder.ui.refresh import QUIET, Updates, Values, chosen_study
@@ -320,8 +319,7 @@ class NewStudyForm:
             self.editor.body: gr.update(visible=True),
             self.once: once,
             extra.body: gr.update(visible=True, open=bool(once)),
-            extra.table: wording_lines(findings, [], accepted=True),
-            extra.message: "",
+            **extra.of_columns(path, columns, findings),
         }
 
     def _remap(self, values: Values, event: gr.EventData) -> Updates:

@@ -19,6 +19,7 @@ from assistant_builder.data.wordings import (
     pairs_to_word,
     parse_wordings,
     read_wordings,
+    wordings_in_columns,
 )
 from assistant_builder.drafting import SMALL_MODEL_NOTE, URL_VARIABLE, draft_wordings
 from assistant_builder.errors import AssistantBuilderError, DataError
@@ -171,6 +172,30 @@ class WordingsForm:
         return {
             self.message: callout(tone, title, lost if unmatched else ""),
             self.table: wording_lines(findings, wordings, accepted=True),
+        }
+
+    def of_columns(self, path: Path, columns: dict[str, str], findings: Findings) -> Updates:
+        """The table: wordings in columns without a role, or without any the questions that have one wording."""
+        shown = {self.table: wording_lines(findings, [], accepted=True), self.message: ""}
+        if findings.dataset.rows > _MAX_ROWS or all(
+            name in findings.dataset.columns.values() for name in findings.dataset.column_names
+        ):
+            return shown
+        titles, found = wordings_in_columns(path, findings.usable, columns)
+        if not found:
+            return shown
+        title = tn(
+            "{count} other wording in the column {columns}",
+            "{count} other wordings in the column {columns}",
+            len(found),
+            columns=", ".join(f"“{name}”" for name in titles),
+        )
+        note = t(
+            "They are ticked in the table below. “Use the ticked wordings” makes rows of them."
+        )
+        return {
+            self.table: wording_lines(findings, found, accepted=True),
+            self.message: callout("info", title, note),
         }
 
     def drafted(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,13 +14,15 @@ from assistant_builder.chat.client import WorkerPool
 from assistant_builder.chat.own_questions import OwnQuestionAsker, renew_report
 from assistant_builder.data import Pair, load_split
 from assistant_builder.data.prepare import row_numbers
-from assistant_builder.i18n import N_, t
+from assistant_builder.data.wordings import parse_wordings
+from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.own_questions import (
     ASKED,
     answers_file,
     assistants,
     facts_to_word,
     questions_file,
+    questions_of,
     read_questions,
     save_questions,
     suggested_questions,
@@ -41,7 +45,7 @@ from assistant_builder.ui.refresh import (
 )
 from assistant_builder.ui.study_snapshot import stamp, state_of
 from evals.report.build import write_report
-from evals.report.own_questions import TEST_DECLINING, own_questions, texts_of_questions
+from evals.report.own_questions import own_questions, texts_of_questions
 from evals.report.schema import OwnQuestions
 
 _ABOUT = N_(
@@ -84,6 +88,16 @@ class OwnQuestionsPanel:
                         )
                         for place in range(ASKED)
                     ]
+                self.pasted = gr.Textbox(
+                    label=t("Other questions, with their answers"),
+                    info=t(
+                        "One per line, copied from two columns of a spreadsheet: how a visitor would ask it, and the "
+                        "answer, the question or the row number of your file."
+                    ),
+                    lines=2,
+                    max_lines=12,
+                    elem_id="ab-own-pasted",
+                )
                 self.unanswered = gr.CheckboxGroup(
                     label=t("Questions that your file does not answer"),
                     info=t(
@@ -108,7 +122,15 @@ class OwnQuestionsPanel:
         return [
             LiveRegion(
                 "evaluate-own",
-                [self.body, self.form, self.about, *self.wordings, self.unanswered, self.others],
+                [
+                    self.body,
+                    self.form,
+                    self.about,
+                    *self.wordings,
+                    self.pasted,
+                    self.unanswered,
+                    self.others,
+                ],
                 lambda view: (
                     f"{_takes(view)}:{_stamp(view, 'data/split.json', 'retrieval/index.json')}"
                 ),
@@ -135,7 +157,7 @@ class OwnQuestionsPanel:
         if study is None or not _takes(view):
             return {self.body: gr.update(visible=False)}
         asked, facts, reword = read_questions(study), _facts(study), takes_wordings(study)
-        given = {each.row: each.question for each in asked if each.row is not None}
+        given, others = _divided(asked, facts)
         numbers = row_numbers(study.folder / "data")
         boxes: Updates = dict.fromkeys(self.wordings, gr.update(visible=False, value=""))
         for box, pair in zip(self.wordings, facts, strict=False):
@@ -153,10 +175,13 @@ class OwnQuestionsPanel:
             self.body: gr.update(visible=True),
             self.form: gr.update(
                 open=not asked,
-                label=t("Test it in your own words") if reword else t(TEST_DECLINING),
+                label=t("Test it in your own words")
+                if reword
+                else t("Test it with more questions"),
             ),
             self.about: hint(t(_ABOUT_WORDINGS if reword else _ABOUT)),
             **boxes,
+            self.pasted: _lines(others),
             self.unanswered: gr.update(choices=list(dict.fromkeys([*suggested, *own])), value=own),
             self.others: "",
         }
@@ -185,23 +210,26 @@ class OwnQuestionsPanel:
 
     def wire(self, picker: gr.Dropdown) -> None:
         """Connect the components."""
-        inputs = [picker, self.unanswered, self.others, *self.wordings]
+        inputs = [picker, self.unanswered, self.others, self.pasted, *self.wordings]
         self.save.click(self._save, inputs, None, **QUIET)
         self.waiting.change(self._begin, self.waiting, None, queue=False, **QUIET)
 
     def _save(
-        self, name: str | None, unanswered: Sequence[str], others: str, *wordings: str
+        self,
+        name: str | None,
+        unanswered: Sequence[str],
+        others: str,
+        pasted: str,
+        *wordings: str,
     ) -> None:
         study = Study.open(name or "")
         facts = _facts(study)
-        shown = {pair.row for pair in facts}
         questions = [
             *(wording_of(pair, text or "") for pair, text in zip(facts, wordings, strict=False)),
-            # wordings of other facts are those of the command
             *(
-                each
-                for each in read_questions(study)
-                if each.row is not None and each.row not in shown
+                questions_of(study, parse_wordings(pasted), where=m("the questions with answers"))
+                if pasted.strip()
+                else ()
             ),
             *(OwnQuestion(" ".join(each.split())) for each in (*unanswered, *others.splitlines())),
         ]
@@ -213,6 +241,29 @@ class OwnQuestionsPanel:
         name, _, rest = (waiting or "").partition(":")
         if rest:
             self.asker.start(Study.open(name), copies=rest.endswith(":copies"))
+
+
+def _divided(
+    questions: Sequence[OwnQuestion], facts: Sequence[Pair]
+) -> tuple[dict[int, str], list[OwnQuestion]]:
+    """Row of a fact that is asked for → its first wording, and the other wordings."""
+    given: dict[int, str] = {}
+    others = []
+    for each in questions:
+        if each.row in given or each.row not in {pair.row for pair in facts}:
+            others.append(each)
+        else:
+            given[each.row] = each.question
+    return given, [each for each in others if each.row is not None]
+
+
+def _lines(wordings: Sequence[OwnQuestion]) -> str:
+    """Wordings as lines of two columns, as they are pasted."""
+    out = io.StringIO()
+    csv.writer(out, delimiter="\t", lineterminator="\n").writerows(
+        (each.question, each.known) for each in wordings
+    )
+    return out.getvalue()
 
 
 def _takes(view: StudyView) -> bool:

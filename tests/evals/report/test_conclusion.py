@@ -372,6 +372,40 @@ def test_the_owners_questions_to_decline_count_with_those_of_the_test():
     assert "Of 11 other questions, which it should decline, it declined 7." in found.good_enough
 
 
+def own_wordings(right: dict[str, int], asked: int = 10) -> dict[str, Any]:
+    """The owner's wordings, of which each assistant answered the first ones right and the others wrong."""
+    arms = {
+        arm: {"wordings": asked, "right": number, "right_ci": [0.1, 0.9]}
+        for arm, number in right.items()
+    }
+    return {"arms": arms, "questions": []}
+
+
+def test_the_owners_wordings_are_told_beside_the_test_and_can_only_speak_against_it():
+    without = conclude(as_report(report()))
+    made = {**report(), "own_questions": own_wordings({"lora": 10, "copy": 4})}
+    found = conclude(as_report(made))
+    assert found.audience == without.audience and found.share == without.share
+    assert found.sentences[:-2] == without.sentences
+    assert "right on 10 of your 10 own wordings (95% interval 10% to 90%)" in found.sentences[-2]
+    assert found.sentences[-1].startswith("Copying an answer was right on 4 of your 10 own")
+    assert found.figures[:-1] == without.figures
+    assert (found.figures[-1].value, found.figures[-1].what) == (
+        "10 of 10",
+        "right on your own wordings",
+    )
+    worse = conclude(as_report({**report(), "own_questions": own_wordings({"lora": 8})}))
+    assert "it answered 2 of your 10 own wordings wrong" in worse.audience.text
+
+
+def test_the_owners_wordings_count_with_a_small_test():
+    made = report(lora=0.6, qlora=0.6)
+    assert conclude(as_report(made)).ready
+    most = {**made, "own_questions": own_wordings({"lora": 0}, 60)}
+    assert not conclude(as_report(most)).ready, "120 of 260 are right"
+    assert conclude(as_report({**made, "own_questions": own_wordings({"lora": 0}, 30)})).ready
+
+
 def with_copied(made: dict[str, Any], *, wrong: int, declined: int = 0) -> dict[str, Any]:
     """A report whose items have copied answers, of which the first ones are wrong or declined."""
     for place, item in enumerate(made["items"]):

@@ -241,6 +241,20 @@ def test_own_wordings_decide_who_can_be_given_an_assistant(tmp_path, right, who)
     assert right == 4 or "10 test questions are too few" in found.audience.text
 
 
+def test_questions_to_decline_of_the_file_count_with_those_of_the_owner(tmp_path):
+    rows = [*sheet(split="train"), *declines(10, split="heldout")]
+    study = scored(
+        write(tmp_path / "sheet.jsonl", rows),
+        right=20,
+        declined=7,
+        eval__primary_metric="exact_match",
+    )
+    _, found, text = everything(asked_own(study, 9, 3))
+    assert [each.value for each in found.figures] == ["8 of 10", "10 of 14"]
+    assert found.sentences[1] == ("It declined 10 of 14 questions that your file does not answer.")
+    assert "It answered 4 of 14 questions that it should have declined" in text
+
+
 def test_questions_to_decline_alone_do_not_test_the_answers(tmp_path):
     study = scored(write(tmp_path / "sheet.jsonl", sheet()), right=20)
     save_questions(study, [OwnQuestion("Who is the mayor?")])
@@ -252,7 +266,7 @@ def test_questions_to_decline_alone_do_not_test_the_answers(tmp_path):
     _, found, text = everything(reported(study))
     assert not found.tested and found.next_tab == "evaluate"
     assert found.good_enough == (
-        f"{NOTHING} The trained assistant (Full) declined none of 1 question that your file does not answer."
+        f"{NOTHING} It declined none of 1 question that your file does not answer."
     )
     assert "It answered 1 of 1 question that it should have declined" in text
 
