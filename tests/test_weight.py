@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LIMITS = """
 assistant_builder                    4850  2570
-assistant_builder/chat               3020  1700
+assistant_builder/chat               3030  1710
 assistant_builder/cli                2570  1295
 assistant_builder/cluster             990   585
 assistant_builder/config             1440   795
@@ -24,7 +24,7 @@ assistant_builder/planning           2590  1440
 assistant_builder/quantization       1290   695
 assistant_builder/retrieval          4910  2605
 assistant_builder/runner             1910  1075
-assistant_builder/serving            3580  1960
+assistant_builder/serving            3590  1965
 assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505

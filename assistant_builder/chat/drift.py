@@ -8,7 +8,7 @@ from statistics import median
 
 from assistant_builder.arms import ARMS
 from assistant_builder.atomic_io import read_jsonl
-from assistant_builder.chat.visitor_log import MAX_QUESTIONS, TALK, checked, log_file, opened
+from assistant_builder.chat.visitor_log import MAX_QUESTIONS, checked, log_file, opened
 from assistant_builder.documents.store import Documents
 from assistant_builder.i18n import Message, m, mn
 from assistant_builder.retrieval.copying import COPY
@@ -88,9 +88,9 @@ def read_drift(study: Study, served: Study) -> Drift | None:
         ).fetchone() or ("",)
         rows = checked(
             connection.execute(
-                "SELECT declined, similarity FROM question LEFT JOIN found USING (id) WHERE model = ? AND state != ? "
-                "LIMIT ?",
-                (*last, TALK, MAX_QUESTIONS),  # a database of somebody else can have more
+                "SELECT declined, similarity FROM question LEFT JOIN found USING (id) "
+                "WHERE model = ? AND state != 'talk' LIMIT ?",
+                (*last, MAX_QUESTIONS),  # a database of somebody else can have more
             ).fetchall(),
             Row,
         )

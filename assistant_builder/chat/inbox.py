@@ -43,11 +43,12 @@ _BATCH = 256
 _MOST_WEEKS = 5_000
 _KEPT_TEXTS = 20
 """Answers and suggestions of a group that are shown at most."""
-_Week = tuple[int, int, int, int, int, int, int]
+_Week = tuple[int, int, int, int, int, int, int, int]
 _Waiting = tuple[str, int, int, str, str | None, str | None, str, str, int | None, str | None]
 _JUDGED_WRONG = "question.id IN (SELECT id FROM drawn WHERE correct IS 0)"
+_COUNTED = "(state NOT IN ('talk', 'clarified') OR vote IS -1)"
 _WAITING = (
-    "question.wording IS NOT NULL AND question.state IN ('open', 'later') "
+    "question.wording IS NOT NULL AND question.state IN ('open', 'later', 'clarified') "
     f"AND (declined OR vote = -1 OR {_JUDGED_WRONG}) AND NOT (declined AND question.wording IN "
     "(SELECT settled.wording FROM question AS settled WHERE settled.state = 'rejected' "
     "AND settled.wording IS NOT NULL))"
@@ -86,7 +87,8 @@ class QuestionGroup:
 class Overview:
     """Counts of what was asked within some days.
 
-    A question counts once: as declined, else as voted down, else as judged wrong; a greeting is no question.
+    A question counts once: as declined, else as voted down, else as judged wrong. A greeting is no question, and one
+    that the assistant asked back about counts only if that was voted down: its visitor asks again.
     """
 
     asked: int = 0
@@ -95,6 +97,7 @@ class Overview:
     voted_down: int = 0
     greetings: int = 0
     judged_wrong: int = 0
+    asked_back: int = 0
 
     @property
     def answered(self) -> float | None:
@@ -148,10 +151,11 @@ def read_inbox(study: Study, now: float) -> Inbox:
         return Inbox()
     with opened(path) as connection:
         weeks = connection.execute(
-            "SELECT CAST((? - time) / ? AS INTEGER) AS week, SUM(state IS NOT 'talk'), SUM(declined), "
-            "SUM(vote IS 1), SUM(vote IS -1 AND NOT declined), SUM(state IS 'talk'), "
-            f"SUM({_JUDGED_WRONG} AND vote IS NOT -1 AND NOT declined) FROM question "
-            "GROUP BY week HAVING SUM(state IS NOT 'talk') > 0 ORDER BY week LIMIT ?",
+            "SELECT CAST((? - time) / ? AS INTEGER) AS week, "
+            f"SUM({_COUNTED}), SUM(declined), SUM(vote IS 1), SUM(vote IS -1 AND NOT declined), "
+            f"SUM(state IS 'talk'), SUM({_JUDGED_WRONG} AND vote IS NOT -1 AND NOT declined), "
+            "SUM(state IS 'clarified') FROM question "
+            f"GROUP BY week HAVING SUM({_COUNTED}) > 0 ORDER BY week LIMIT ?",
             (now, WEEK, _MOST_WEEKS),
         ).fetchall()
         weeks = checked(weeks[::-1], _Week)

@@ -70,8 +70,8 @@ _FORGOTTEN = (
 )
 A_WEEK = 10
 """Answers a week that are drawn to be judged, about."""
-TALK = "talk"
-"""State of a greeting, which waits for no answer."""
+Asked = Literal["open", "talk", "clarified"]
+"""State in which a question is kept: it can wait for an answer; a greeting; one that was answered by asking back."""
 MAX_QUESTION, MAX_ANSWER, MAX_QUESTIONS = 2_000, 8_000, 100_000
 """Characters that are kept of a question or a suggestion, and of an answer; questions that are kept, the latest."""
 
@@ -243,12 +243,12 @@ class VisitorLog:
         answer: str,
         *,
         declined: bool,
-        talk: bool = False,
+        state: Asked = "open",
         judged: Mapping[str, Any] | None = None,
     ) -> None:
         """Keep a question with its answer.
 
-        ``talk``: it is a greeting; ``judged``: what :func:`~assistant_builder.retrieval.decline.judgement` says of it.
+        ``judged``: what :func:`~assistant_builder.retrieval.decline.judgement` says of the answer.
         """
         now, question, answer = time.time(), question[: 2 * MAX_QUESTION], answer[: 2 * MAX_ANSWER]
 
@@ -257,7 +257,6 @@ class VisitorLog:
             if self._kept == "texts":
                 masked = mask(question, MAX_QUESTION)
                 texts = (masked, mask(answer, MAX_ANSWER), casefold_normalize(masked))
-            state = TALK if talk else "open"
             return (id, now, mask_name(visitor), model, int(declined), state, *texts)
 
         self._put(
@@ -265,7 +264,7 @@ class VisitorLog:
             "wording) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             values,
         )
-        if talk or not judged:
+        if state == "talk" or not judged:
             return
         if (similarity := judged.get("evidence", {}).get("similarity")) is not None:
             self._put(
@@ -273,7 +272,8 @@ class VisitorLog:
                 lambda: (similarity, id),
             )
         confidence = judged.get("confidence")
-        if confidence is not None and self._kept == "texts" and not declined:
+        judgeable = state == "open" and not declined
+        if confidence is not None and self._kept == "texts" and judgeable:
             self._put(
                 "INSERT OR IGNORE INTO drawn SELECT id, ?, ?, ?, NULL FROM question WHERE id = ?",
                 lambda: (confidence, self._chance, random.random(), id),

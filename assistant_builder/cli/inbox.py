@@ -195,7 +195,7 @@ def _print(name: str, inbox: Inbox) -> None:
     output.echo(
         f"{whole.asked} questions: {whole.declined} declined, {whole.voted_down} voted down, "
         f"{whole.judged_wrong} judged wrong, {whole.voted_up} voted up; "
-        f"{whole.answered:.0%} answered. {whole.greetings} greetings."
+        f"{whole.answered:.0%} answered. {whole.greetings} greetings, {whole.asked_back} asked back."
     )
     weeks = [[str(week), str(each.asked), f"{each.answered:.0%}"] for week, each in inbox.weeks]
     output.print_table(["weeks ago", "asked", "answered"], weeks[-12:])

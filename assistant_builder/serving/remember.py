@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from assistant_builder.chat.visitor_log import VisitorLog, log_file
+from assistant_builder.chat.visitor_log import Asked, VisitorLog, log_file
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.serving.engine import GenerationRequest, StreamChunk
 from assistant_builder.serving.registry import ModelRegistry
@@ -36,6 +36,7 @@ async def remembered(
             text += chunk.text
             if chunk.finish and log is not None:
                 found, version = chunk.grounding or {}, request.assistant.version
+                state: Asked = "clarified" if found.get("asks_back") else "open"
                 log.asked(
                     id,
                     visitor,
@@ -43,7 +44,7 @@ async def remembered(
                     request.messages[-1].content,
                     text,
                     declined=bool(found.get("declined")),
-                    talk=found.get("mode") == "reply",
+                    state="talk" if found.get("mode") == "reply" else state,
                     judged=chunk.judged,
                 )
                 # the questions of a message that have no answer wait for one, too

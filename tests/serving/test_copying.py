@@ -1,11 +1,13 @@
 """An endpoint and a widget that copy answers, without a base model and before a training."""
 
+import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -14,6 +16,7 @@ import pytest
 from assistant_builder.atomic_io import write_json
 from assistant_builder.chat.client import ChatWorker
 from assistant_builder.chat.inbox import read_inbox
+from assistant_builder.chat.visitor_log import VisitorLog, log_file
 from assistant_builder.config import StudyConfig
 from assistant_builder.config.serving import ServingConfig
 from assistant_builder.data import Message, load_split
@@ -23,13 +26,14 @@ from assistant_builder.inference.copying import CopySession
 from assistant_builder.models import embedding
 from assistant_builder.retrieval.copying import COPY
 from assistant_builder.retrieval.promise import if_broken
-from assistant_builder.serving.engine import Engine
+from assistant_builder.serving.engine import Engine, StreamChunk
 from assistant_builder.serving.registry import (
     ModelRegistry,
     prompt_limits,
     select_copies,
     select_models,
 )
+from assistant_builder.serving.remember import remembered
 from assistant_builder.serving.switch import EngineSwitch
 from assistant_builder.serving.widget import START_PATH, site_token
 from assistant_builder.study import Study
@@ -259,6 +263,28 @@ def test_what_is_clicked_under_a_decline_becomes_a_label(copies):
     assert group.chosen == (TESTED,) and group.problem == "declined"
     counted = inbox.whole
     assert (counted.asked, counted.declined, counted.greetings) == (1, 1, 1)
+
+
+def test_a_question_that_the_assistant_asks_back_about_is_counted_apart():
+    study = new_study("baths")
+    log_file(study).parent.mkdir(parents=True, exist_ok=True)
+    log = VisitorLog(log_file(study), "texts", 90)
+    request: Any = SimpleNamespace(
+        assistant=SimpleNamespace(version="v"), messages=(Message("user", "How deep?"),)
+    )
+
+    async def answered(mode: str, more: dict[str, Any]) -> None:
+        async def chunks() -> AsyncGenerator[StreamChunk, None]:
+            yield StreamChunk("Which?", 1, "stop", {"mode": mode, "declined": False, **more})
+
+        async for _ in remembered(chunks(), request, log, f"{mode}{len(more)}", "v1"):
+            pass
+
+    for mode, more in (("copy", {"asks_back": True}), ("reply", {}), ("copy", {})):
+        asyncio.run(answered(mode, more))
+    log.close()
+    counted = read_inbox(study, time.time()).whole
+    assert (counted.asked, counted.asked_back, counted.greetings) == (1, 1, 1)
 
 
 def test_what_cannot_be_copied_is_refused():
