@@ -87,8 +87,8 @@ class QuestionGroup:
 class Overview:
     """Counts of what was asked within some days.
 
-    A question counts once: as declined, else as voted down, else as judged wrong. A greeting is no question, and one
-    that the assistant asked back about counts only if that was voted down: its visitor asks again.
+    A question counts once: as declined, else as voted down, else as judged wrong. A greeting, and a
+    question that the assistant asked back about, counts only if its answer was voted down.
     """
 
     asked: int = 0
