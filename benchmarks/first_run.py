@@ -40,6 +40,8 @@ MOMENTS: dict[str, tuple[str, float | None]] = {
     "copied": ("first answer of the study, looked up before training", 30.0),
     "verdict": ("first verdict, assistant ready to chat", 600.0),
     "finished": ("all finished", 1080.0),
+    "evaluate": ("ten cells scored: seconds of this step", 180.0),
+    "formats": ("files of the recommended arm, written and scored: seconds of this step", 120.0),
 }
 """Moment → what it is, and its target in seconds, from the start; that of the example counts from the question."""
 _POLL_SECONDS = 0.5
@@ -126,6 +128,8 @@ def measure(commands: Commands, source: Path, begun: float) -> dict[str, float]:
             log.seek(0)
             raise RuntimeError(f"the run failed: {log_end(log.read().decode())}")
         reached("finished")
+        seconds = {step["name"]: step["seconds"] for step in _status()["steps"]}
+        found |= {step: seconds[step] for step in ("evaluate", "formats")}
         commands.text("example")
         found["example"] = float(commands.python("-c", _ASK_AS_THE_PAGE, QUESTION))
     return found

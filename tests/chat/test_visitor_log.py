@@ -314,18 +314,20 @@ def test_a_chosen_question_is_kept_masked_with_texts_alone_and_goes_with_its_que
         log.asked(f"c-{kept}", "v1", "m", "How?", "A or B?", declined=False, state="clarified")
         log.asked(f"d-{kept}", "v1", "m", "Which?", "A or B?", declined=False, state="clarified")
         log.voted(f"d-{kept}", -1, "")
+        log.asked(f"g-{kept}", "v1", "m", "hello", "Hello!", declined=False, state="talk")
+        log.voted(f"g-{kept}", -1, "")
         log.voted(f"q-{kept}", None, "", "Is ann@shop.example there?")
         log.close()
     whole = read_inbox(study, time.time())
     counted = whole.whole
-    assert (counted.asked, counted.declined, counted.greetings) == (4, 2, 2)
-    # an answer that asks back is neither answered nor waits for an answer, unless it is voted down
-    assert (counted.asked_back, counted.voted_down, counted.answered) == (4, 2, 0)
+    assert (counted.asked, counted.declined, counted.greetings) == (6, 2, 4)
+    # a greeting and an answer that asks back are not answered; they count as asked if they are voted down
+    assert (counted.asked_back, counted.voted_down, counted.answered) == (4, 4, 0)
     voted, group = whole.groups
     assert (voted.wordings, voted.problem) == (("Which?",), "voted down")
     (chosen,) = group.chosen
     assert chosen.startswith("Is [e-mail]") and chosen.endswith("there?")
-    assert erase(study, "v1") == 8
+    assert erase(study, "v1") == 10
     with opened(path) as connection:
         assert connection.execute("SELECT COUNT(*) FROM chosen").fetchone() == (0,)
         connection.execute("DROP TABLE chosen")  # as in the files of earlier releases

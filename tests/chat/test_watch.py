@@ -76,7 +76,14 @@ def test_the_first_answers_are_drawn_and_then_about_ten_a_week():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"declined": True}, {"talk": True}, {"judged": {}}, {"kept": "counts"}]
+    "changes",
+    [
+        {"declined": True},
+        {"state": "talk"},
+        {"state": "clarified"},
+        {"judged": {}},
+        {"kept": "counts"},
+    ],
 )
 def test_what_is_no_judged_answer_is_not_drawn(changes):
     study = new_study()
