@@ -13,7 +13,7 @@ assistant_builder                    4850  2570
 assistant_builder/chat               3030  1710
 assistant_builder/cli                2570  1295
 assistant_builder/cluster             990   585
-assistant_builder/config             1440   795
+assistant_builder/config             1450   800
 assistant_builder/data               5565  2980
 assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
@@ -29,7 +29,7 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                12990  6400
+assistant_builder/ui                13010  6405
 assistant_builder/web                2010  1170
 evals                                3900  1950
 evals/bundle                         1550   880

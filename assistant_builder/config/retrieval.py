@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, StringConstraints
 
 from assistant_builder.config.base import ConfigModel
 from assistant_builder.i18n import N_
+
+ExampleQuestion = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)
+]
 
 
 class RetrievalConfig(ConfigModel):
@@ -46,5 +50,7 @@ class RetrievalConfig(ConfigModel):
     suggestions: bool = Field(True, title=N_("Suggested questions"))
     """Whether questions of the data are offered: the two nearest ones where the assistant declines, and examples after
     a greeting. They are rows of the data file, and visitors see them."""
+    examples: list[ExampleQuestion] = Field([], max_length=5, title=N_("Example questions"))
+    """Up to five that an empty conversation and the reply to a greeting offer, in place of three of the data."""
     sources_in_endpoint: bool = Field(False, title=N_("Sources in the endpoint"))
     """Whether 'serve' sends the facts that were found with each answer. They are rows of the data file."""

@@ -75,7 +75,7 @@ class Conversing:
             frozenset(tuple(bare_words(fact.question)) for fact in facts),
             several < SEVERAL * len(facts) or several < 2,
             config.greeting,
-            example_questions(facts) if config.suggestions else (),
+            tuple(config.examples) or (example_questions(facts) if config.suggestions else ()),
             config.suggestions,
             retriever,
         )

@@ -96,12 +96,6 @@ def require_promise(study: Study, arm: str) -> None:
     )
 
 
-def keep_promise(study: Study, *, keep: bool) -> None:
-    """Change whether the promise is kept by what is served from now on."""
-    if study.config.retrieval.keep_promise != keep:
-        study.write_config(study.config.with_changes({"retrieval.keep_promise": keep}))
-
-
 def version_name(study: Study, arm: str) -> str:
     """The name of a served assistant with that of its version.
 

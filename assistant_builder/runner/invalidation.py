@@ -381,7 +381,7 @@ def _grounding(
     """The inputs of a step that writes facts into prompts, which serving does not change; empty without facts."""
     if "grounded" not in config.approaches:
         return {}
-    unread = {"sources_in_endpoint", "greeting", "suggestions"}
+    unread = {"sources_in_endpoint", "greeting", "suggestions", "examples"}
     unread |= {"most_wrong", "keep_promise", "if_broken"}
     unread |= leave_out or set()
     return {

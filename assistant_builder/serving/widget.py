@@ -383,8 +383,9 @@ def widget_assistant(models: ModelRegistry) -> tuple[str, ServedModel]:
 
 def opening_examples(study: Study) -> list[str]:
     """Questions that an empty conversation offers; none where the study offers none, or has no pairs."""
-    if not study.config.retrieval.suggestions:
-        return []
+    config = study.config.retrieval
+    if config.examples or not config.suggestions:
+        return config.examples
     with suppress(AssistantBuilderError):  # an answer reports it
         if study.split_file("train").is_file():
             pairs: Sequence[Pair] = load_split(study.folder / "data", "train")

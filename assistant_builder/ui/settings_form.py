@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["integer", "number", "text", "flag", "choice", "choices", "list", "mapping"]
 
-HIDDEN_KEYS = frozenset(("version", "model.trust_remote_code"))
-"""Fields of the config that are not settings; for code of a model see ``models/trust.py``."""
+HIDDEN_KEYS = frozenset(("version", "model.trust_remote_code", "retrieval.examples"))
+"""Fields of the config that the form of settings lacks: code of a model is trusted by ``models/trust.py``, examples
+are chosen where the bubble is put on a website."""
 
 
 @dataclass(frozen=True)

@@ -148,6 +148,9 @@ def test_the_reply_is_the_owners_if_there_is_one():
     known = conversing("Is parking free?", greeting="Welcome to the pool!", suggestions=False)
     (chunk,) = said(Asked(), "Bonjour", with_=known)
     assert chunk.text_delta == "Welcome to the pool!" and chunk.judged["suggestions"] == []
+    known = conversing("Is parking free?", examples=["When do you open?"], suggestions=False)
+    (chunk,) = said(Asked(), "hi", with_=known)
+    assert chunk.judged["suggestions"] == ["When do you open?"]
 
 
 def test_a_greeting_of_the_data_is_answered_from_them():

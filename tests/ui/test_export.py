@@ -24,7 +24,7 @@ from assistant_builder.export_formats import ExportSpec
 from assistant_builder.serving.auth import check_access
 from assistant_builder.serving.endpoint_process import EndpointState, Websites
 from assistant_builder.serving.website import Website, published_file
-from assistant_builder.serving.widget import site_token
+from assistant_builder.serving.widget import opening_examples, site_token
 from assistant_builder.study import Study
 from assistant_builder.ui.export import use
 from assistant_builder.ui.export.tab import ExportTab
@@ -134,7 +134,9 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     form = tab.cards.website
     form._websites = bubbles = Bubbles()
     monkeypatch.setattr(use, "WEBSITES", bubbles)
-    fields = ["Linde", "www.example.com", "http://chat.example.com", "", True, "copy", False, False]
+    asked = "When do you open?\n\n  May I bring  a dog? \n"
+    fields: list[Any] = ["Linde", "www.example.com", "http://chat.example.com", "", asked]
+    fields += [True, "copy", False, False]
     assert "no https address" in form._publish(study.name, *fields) and not bubbles.started
     assert "is no address" in form._publish(study.name, "Linde", "x y", *fields[2:])
     for wrong in ("localhost", "https://[x", "https://a.b;}<script>", "https://*.example.com"):
@@ -142,12 +144,16 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     fields[2] = "chat.example.com/"
     assert "ready for customers" in form._publish(study.name, *fields) and not bubbles.started
     fields[-1] = True
+    refused = form._publish(study.name, *fields[:4], "x" * 121, *fields[5:])
+    assert "at most 120 characters" in refused and not bubbles.started
     form._publish(study.name, *fields)
     assert bubbles.started == [("library", "copy")]
     shown = drawn(tab, study)["use-website"]
     assert "Visitors get copied answers." in shown[1]
     website = Website.of(study)
     assert website.running and website.port and website.origin == "https://www.example.com"
+    assert shown[7] == "When do you open?\nMay I bring  a dog?"
+    assert opening_examples(study) == shown[7].splitlines()
     line = f"data-site=&#34;{site_token(study)}&#34;"
     assert line in shown[1] and "https://chat.example.com/widget.js" in shown[1]
     assert f"http://127.0.0.1:{website.port}" in shown[1] and shown[3] == "Linde"
@@ -165,18 +171,18 @@ def test_a_bubble_is_put_on_a_website_without_a_terminal_and_its_line_stays_vali
     bubbles.started.clear()
     use.resume_websites()
     assert bubbles.started == [("library", "copy")]
-    fields[5] = "tuned"
+    fields[6] = "tuned"
     assert "The bubble still looks answers up" in drawn(tab, study)["use-website"][1]
     form._publish(study.name, *fields)
     assert bubbles.started[-1] == ("library", "lora") and Website.of(study).port == website.port
     served_now = drawn(tab, study)["use-website"][1]
     assert line in served_now and "still looks" not in served_now
     assert "Visitors get answers of the trained assistant." in served_now
-    assert drawn(tab, study)["use-website"][9]["visible"] is False  # its report promises nothing
+    assert drawn(tab, study)["use-website"][10]["visible"] is False  # its report promises nothing
     monkeypatch.setattr(use, "promised_threshold", lambda study, arm: 0.7)
-    form._publish(study.name, *fields[:6], True, True)
+    form._publish(study.name, *fields[:7], True, True)
     assert study.config.retrieval.keep_promise
-    box = drawn(tab, study)["use-website"][9]
+    box = drawn(tab, study)["use-website"][10]
     assert box["visible"] and box["value"] is True
     form._withdraw(study.name)
     bubbles.started.clear()
@@ -210,13 +216,13 @@ def test_copied_answers_are_served_until_training_is_shown_to_be_better(monkeypa
     assert use.answering_assistant(study, "copy") == "copy"
     monkeypatch.setattr(use, "audience_of_copies", lambda study: "customers")
     monkeypatch.setattr(use, "report_conclusion", lambda report: copying[0])
-    fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, False]
+    fields = ["Linde", "www.example.com", "chat.example.com", "", "", False, "copy", False, False]
     form._publish(study.name, *fields)
     assert bubbles.started[-1] == ("library", "copy") and Website.of(study).mode == ""
     drawn_now = drawn(tab, study)["use-website"]
     assert "still looks" not in drawn_now[1]
-    assert (drawn_now[8]["value"], drawn_now[8]["visible"]) == ("copy", True)
-    fields[5] = "tuned"
+    assert (drawn_now[9]["value"], drawn_now[9]["visible"]) == ("copy", True)
+    fields[6] = "tuned"
     assert "ready for customers" in form._publish(study.name, *fields), "they have another audience"
     form._publish(study.name, *fields[:-1], True)
     assert bubbles.started[-1] == ("library", "lora") and Website.of(study).mode == "tuned"
@@ -229,11 +235,11 @@ def test_the_tick_for_one_assistant_is_not_that_for_another(monkeypatch):
     study, tab = new_study(), inside_blocks(ExportTab)
     tab.cards.website._websites = bubbles = Bubbles()
     monkeypatch.setattr(use, "WEBSITES", bubbles)
-    fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, True]
+    fields = ["Linde", "www.example.com", "chat.example.com", "", "", False, "copy", False, True]
     tab.cards.website._publish(study.name, *fields)
-    assert drawn(tab, study)["use-website"][10]["value"] is True
+    assert drawn(tab, study)["use-website"][11]["value"] is True
     trained(with_data(study))
-    assert drawn(tab, study)["use-website"][10] == gr.update(value=False, visible=True)
+    assert drawn(tab, study)["use-website"][11] == gr.update(value=False, visible=True)
 
 
 def test_a_study_of_somebody_else_publishes_nothing(monkeypatch):
@@ -247,7 +253,7 @@ def test_a_study_of_somebody_else_publishes_nothing(monkeypatch):
     write_json(study.folder / "website.json", asdict(evil))
     use.resume_websites()
     assert not bubbles.started
-    fields = ["Linde", "www.example.com", "chat.example.com", "", False, "copy", False, True]
+    fields = ["Linde", "www.example.com", "chat.example.com", "", "", False, "copy", False, True]
     form._publish(study.name, *fields)
     assert Website.of(study).port != 22  # one that this program chooses
     bubbles.started.clear()

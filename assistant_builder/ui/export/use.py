@@ -16,7 +16,7 @@ from assistant_builder.export.job import ZIP_LIMIT, ExportJob
 from assistant_builder.export_formats import ExportSpec, advice, shipped_file
 from assistant_builder.i18n import N_, m, t
 from assistant_builder.retrieval.copying import COPY
-from assistant_builder.retrieval.promise import keep_promise, promised_threshold
+from assistant_builder.retrieval.promise import promised_threshold
 from assistant_builder.serving.endpoint_process import Endpoints, EndpointState, Websites
 from assistant_builder.serving.website import Website
 from assistant_builder.study import Study
@@ -231,6 +231,14 @@ class WebsiteForm:
                 max_length=200,
                 elem_id="ab-website-contact",
             )
+            self._examples = gr.Textbox(
+                label=t("Example questions, one per line"),
+                info=t(
+                    "Visitors can click them. Without any, three short ones of your data are shown."
+                ),
+                lines=3,
+                elem_id="ab-website-examples",
+            )
             self._remember = gr.Checkbox(
                 label=t("Keep what visitors ask, for the Inbox"),
                 info=t("Without it the Inbox stays empty. The bubble tells visitors."),
@@ -256,8 +264,8 @@ class WebsiteForm:
 
     @property
     def _fields(self) -> list[Any]:
-        plain = [self._title, self._origin, self._address, self._contact, self._remember]
-        return [*plain, self._mode, self._promise, self._anyway]
+        plain = [self._title, self._origin, self._address, self._contact, self._examples]
+        return [*plain, self._remember, self._mode, self._promise, self._anyway]
 
     @property
     def outputs(self) -> list[Any]:
@@ -307,6 +315,7 @@ class WebsiteForm:
             self._origin: website.origin,
             self._address: website.address,
             self._contact: website.contact,
+            self._examples: "\n".join(version.config.retrieval.examples),
             self._remember: website.remember,
             self._promise: gr.update(value=version.config.retrieval.keep_promise, visible=promised),
             self._mode: gr.update(
@@ -331,7 +340,7 @@ class WebsiteForm:
 
     def _publish(self, name: str | None, *fields: Any) -> Any:
         study = root_of(Study.open(name or ""))
-        title, origin, address, contact, remember, mode, promise, anyway = fields
+        title, origin, address, contact, examples, remember, mode, promise, anyway = fields
         try:
             version = served_version(study).recommended
             recommended = answering_assistant(version)
@@ -351,7 +360,14 @@ class WebsiteForm:
                     m("no test shows yet that the assistant is ready for customers"),
                     remedy=m("Make it better, or tick “{anyway}”", anyway=m(_ANYWAY)),
                 )
-            keep_promise(version, keep=promise is True)
+            changes = {
+                "retrieval.keep_promise": promise is True,
+                "retrieval.examples": [
+                    line for line in (examples or "").splitlines() if line.strip()
+                ],
+            }
+            if (changed := version.config.with_changes(changes)) != version.config:
+                version.write_config(changed)
             self._websites.publish(study, website, chosen)
         except AssistantBuilderError as error:
             return error_callout(error.to_record())
