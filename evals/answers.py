@@ -67,17 +67,15 @@ def looks_of(item: Item, turns: int = 0) -> list[Item]:
     return [item, *([item["second"]] if "second" in item else [])]
 
 
-def further_prompts(items: Iterable[Item]) -> list[str]:
-    """The prompts of all looks but the first of each item."""
-    found = [
-        look["prompt"]
-        for item in items
-        for look in (
-            *looks_of(item)[1:],
-            *(look for looks in item.get(AFTER, {}).values() for look in looks),
-        )
-    ]
-    return list(dict.fromkeys(found))
+def second_prompts(items: Iterable[Item]) -> list[str]:
+    """The prompts of the second look of each item that has one."""
+    return [look["prompt"] for item in items for look in looks_of(item)[1:]]
+
+
+def prompts_after_turns(items: Iterable[Item]) -> list[str]:
+    """The prompts of all looks after unrelated turns."""
+    looks = [looks for item in items for looks in item.get(AFTER, {}).values()]
+    return [look["prompt"] for each in looks for look in each]
 
 
 def given_answer(

@@ -29,7 +29,14 @@ from assistant_builder.retrieval.decline import (
 from assistant_builder.study import Study
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
-from evals.answers import Generated, after_turns, further_prompts, given_answer, looks_of
+from evals.answers import (
+    Generated,
+    after_turns,
+    given_answer,
+    looks_of,
+    prompts_after_turns,
+    second_prompts,
+)
 from evals.baselines import Neighbour, nearest, retrieval_prompt, served_similarities
 from evals.cells import LoadedCell, Variant, base_of, load_cells
 from evals.declaration import SIMILAR_QUESTIONS, freeze
@@ -37,6 +44,7 @@ from evals.decline_rules import copy_rule, fit_rules
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
 from evals.records import sample_record, write_scores
+from evals.report.load import served_cells
 from evals.stats.similar import similar_questions
 from evals.tasks.extra import ExtraTasks
 from evals.tasks.general_knowledge import TASK
@@ -279,7 +287,8 @@ class _Scoring:
             rule = self.rules.get(str(piece.variant.run))
         seconds |= lm.seconds
         if rule is not None:
-            lm.answer(further_prompts(self.items))
+            further = prompts_after_turns(self.items) if self._in_conversation(piece) else []
+            lm.answer([*second_prompts(self.items), *further])
             generated = {
                 prompt: Generated(text, *lm.beginnings[prompt])
                 for prompt, text in lm.answers.items()
@@ -308,7 +317,7 @@ class _Scoring:
                 self.items, texts, targets, scores, prompts, details, strict=True
             )
         ]
-        if rule is not None:
+        if rule is not None and self._in_conversation(piece):
             after = after_turns(self.items, samples, rule, generated, self.refusals)
             conversation = {"conversation": after}
         write_scores(
@@ -329,6 +338,11 @@ class _Scoring:
             },
             self.plan.inputs(piece),
         )
+
+    def _in_conversation(self, piece: WorkItem) -> bool:
+        """Whether the questions are asked after unrelated turns, too: of the cells of which the report says it."""
+        served = [Variant(CELLS[cell]) for cell in served_cells(self.study.config.arms)]
+        return piece.kind == "cell" and piece.variant in served
 
     def _copy(self) -> None:
         self.clock.set_message(m("Copying the nearest training answers"))
