@@ -61,21 +61,20 @@ class Given:
 
 
 def looks_of(item: Item, turns: int = 0) -> list[Item]:
-    """The looks of an item, one or two, as it is or after so many unrelated turns."""
+    """The looks of an item, one or two, as it is or after so many unrelated turns; none if it is not asked so."""
     if turns:
-        return list(item[AFTER][str(turns)])
+        return list(item.get(AFTER, {}).get(str(turns), ()))
     return [item, *([item["second"]] if "second" in item else [])]
 
 
-def second_prompts(items: Iterable[Item]) -> list[str]:
-    """The prompts of the second look of each item that has one."""
-    return [look["prompt"] for item in items for look in looks_of(item)[1:]]
-
-
-def prompts_after_turns(items: Iterable[Item]) -> list[str]:
-    """The prompts of all looks after unrelated turns."""
-    looks = [looks for item in items for looks in item.get(AFTER, {}).values()]
-    return [look["prompt"] for each in looks for look in each]
+def further_prompts(items: Iterable[Item], turns: Iterable[int] = ()) -> list[str]:
+    """The prompts of the second look of each item that has one, and of its looks after these numbers of turns."""
+    return [
+        look["prompt"]
+        for item in items
+        for looks in (looks_of(item)[1:], *(looks_of(item, number) for number in turns))
+        for look in looks
+    ]
 
 
 def given_answer(
@@ -156,10 +155,8 @@ def after_turns(
     for turns in (0, *AFTER_TURNS):
         for item, sample in single:
             text, refused = sample["answer"], sample["declined"]
-            if turns and str(turns) in item.get(AFTER, {}):
-                text = given_answer(
-                    looks_of(item, turns), item["question"], rule, generated, taught
-                ).text
+            if turns and (looks := looks_of(item, turns)):
+                text = given_answer(looks, item["question"], rule, generated, taught).text
                 refused = text == rule.sentence
             if item["answerable"]:
                 right[str(turns)] += exact_match(text, item["reference"]) == 1

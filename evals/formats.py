@@ -38,7 +38,7 @@ from assistant_builder.retrieval.decline import (
 from assistant_builder.study import Study
 from assistant_builder.study.limits import answer_limit
 from assistant_builder.study.steps import FORMATS
-from evals.answers import Generated, given_answer, looks_of, second_prompts
+from evals.answers import Generated, further_prompts, given_answer, looks_of
 from evals.declaration import freeze
 from evals.metric_resources import MetricResources
 from evals.metrics import score_answers
@@ -312,7 +312,7 @@ class _FormatScoring:
 
     def _answer(self, path: Path, title: Text) -> _Answers:
         limit = answer_limit(self._study)
-        texts = [*(item["prompt"] for item in self._items), *second_prompts(self._items)]
+        texts = [*(item["prompt"] for item in self._items), *further_prompts(self._items)]
         prompts = [self._prompter.split_ids(text, "")[0] for text in texts]
         options: dict[str, Any] = {
             "stop_ids": self._prompter.stop_ids,

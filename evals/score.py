@@ -30,12 +30,12 @@ from assistant_builder.study import Study
 from assistant_builder.study.containment import path_inside
 from assistant_builder.study.limits import answer_limit
 from evals.answers import (
+    AFTER_TURNS,
     Generated,
     after_turns,
+    further_prompts,
     given_answer,
     looks_of,
-    prompts_after_turns,
-    second_prompts,
 )
 from evals.baselines import Neighbour, nearest, retrieval_prompt, served_similarities
 from evals.cells import LoadedCell, Variant, base_of, load_cells
@@ -287,8 +287,9 @@ class _Scoring:
             rule = self.rules.get(str(piece.variant.run))
         seconds |= lm.seconds
         if rule is not None:
-            further = prompts_after_turns(self.items) if self._in_conversation(piece) else []
-            lm.answer([*second_prompts(self.items), *further])
+            lm.answer(
+                further_prompts(self.items, AFTER_TURNS if self._in_conversation(piece) else ())
+            )
             generated = {
                 prompt: Generated(text, *lm.beginnings[prompt])
                 for prompt, text in lm.answers.items()
@@ -318,8 +319,9 @@ class _Scoring:
             )
         ]
         if rule is not None and self._in_conversation(piece):
-            after = after_turns(self.items, samples, rule, generated, self.refusals)
-            conversation = {"conversation": after}
+            conversation = {
+                "conversation": after_turns(self.items, samples, rule, generated, self.refusals)
+            }
         write_scores(
             piece.folder,
             samples,
@@ -341,8 +343,9 @@ class _Scoring:
 
     def _in_conversation(self, piece: WorkItem) -> bool:
         """Whether the questions are asked after unrelated turns, too: of the cells of which the report says it."""
-        served = [Variant(CELLS[cell]) for cell in served_cells(self.study.config.arms)]
-        return piece.kind == "cell" and piece.variant in served
+        return piece.kind == "cell" and piece.variant in [
+            Variant(CELLS[cell]) for cell in served_cells(self.study.config.arms)
+        ]
 
     def _copy(self) -> None:
         self.clock.set_message(m("Copying the nearest training answers"))

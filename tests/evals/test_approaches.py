@@ -10,6 +10,7 @@ from assistant_builder.atomic_io import read_json, read_jsonl, write_json, write
 from assistant_builder.errors import ConfigError
 from assistant_builder.retrieval.decline import score_rule
 from assistant_builder.study import Study
+from evals.answers import AFTER_TURNS, further_prompts
 from evals.formats import recommended
 from evals.report.approaches import add_approaches
 from evals.report.build import build_report, write_report
@@ -218,6 +219,24 @@ def test_the_facts_in_a_prompt_are_listed_with_the_answers():
     page = render_html(as_report(report))
     assert "Which &lt;b&gt;buoy&lt;/b&gt;?" in page and "The wicker one." in page
     assert "The wicker one." in render_markdown(as_report(report))
+
+
+def test_only_the_prompts_of_the_looks_that_are_counted_are_answered():
+    def looks(*prompts: str) -> list[dict[str, str]]:
+        return [{"prompt": prompt} for prompt in prompts]
+
+    items = [
+        {"prompt": "a", "second": {"prompt": "a, again"}, "after": {"1": looks("b, a"), "4": []}},
+        {"prompt": "c", "after": {"4": looks("b, b, c", "b, b, c, again")}},
+        {"prompt": "d"},
+    ]
+    assert further_prompts(items) == ["a, again"]
+    assert further_prompts(items, AFTER_TURNS) == [
+        "a, again",
+        "b, a",
+        "b, b, c",
+        "b, b, c, again",
+    ]
 
 
 def test_the_report_counts_answers_in_conversation_and_in_other_words_than_a_fact():

@@ -175,6 +175,8 @@ def test_a_run_with_both_approaches(bundled_models, tmp_path):
         asked = record_of(f"ask both 'When does it open?' --arm lora --approach {approach}")
         assert bool(asked["answers"]["lora"]["sources"]) == (approach == "grounded")
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
+    talked = [path for path in written if "conversation" in json.loads(path.read_text("utf-8"))]
+    assert sorted(path.parent.name for path in talked) == ["L16", "Q4"]  # of the grounded approach
     assert record_of("run both")["state"] == "succeeded"
     assert written == {path: path.stat().st_mtime_ns for path in folder.rglob("scores.json")}
     # another held-out answer changes neither the index nor what the adapters saw
