@@ -3,6 +3,9 @@
 The right fact of a question is one with its answer. Datasets without a validation split leave out the row itself. With
 ``--write`` the table of ``docs/retrieval.md`` is replaced. Held-out questions are not read.
 
+``--one-wording`` keeps one wording of each fact, as most sheets have, and asks the others; with ``--write`` the second
+table of ``docs/retrieval.md`` is replaced.
+
 ``--languages`` compares the bundled embedders in four languages, on 100 facts that each have one question in the index
 and one in other words per language; with ``--write`` the table of ``docs/languages.md`` is replaced. ``--mean`` remakes
 the mean that is subtracted from the vectors of the multilingual embedder.
@@ -12,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
@@ -26,9 +31,15 @@ from assistant_builder.models import wheel_download
 from assistant_builder.models.bundled import BUNDLED_EMBEDDERS, MULTILINGUAL, MULTILINGUAL_BUNDLE
 from assistant_builder.models.e5_import import MEAN, convert_e5
 from assistant_builder.models.embedding import Embedder
-from assistant_builder.retrieval import index as index_module
 from assistant_builder.retrieval import ranking
-from assistant_builder.retrieval.index import ANSWER_WEIGHT, Index, facts_of
+from assistant_builder.retrieval.decline import (
+    Evidence,
+    Retrieved,
+    far_from_everything,
+    found_alone,
+)
+from assistant_builder.retrieval.index import Hit, Index, facts_of
+from assistant_builder.retrieval.ranking import PLAIN, TRAINED, Weights
 from assistant_builder.retrieval.train_embedder import HYPERPARAMETERS, batches
 from benchmarks.doc_tables import markdown_table, write_section
 from benchmarks.paths import FERRIES, ROOT
@@ -48,14 +59,27 @@ FACTS = _OWN / "four-languages" / "facts.jsonl"
 NEUTRAL = _OWN / "neutral-sentences.txt"
 """Sentences about anything in the four languages, one a line."""
 LANGUAGES = {"en": "English", "de": "German", "es": "Spanish", "fr": "French"}
+_ALL, _TRAINED = ranking.WORDINGS, "with answers, as for a trained embedder"
 SEARCHES = {
-    "embeddings of questions, nearest wording": (1, 0.0, 0.0),
-    "BM25, best wording": (1, 1e6, 0.0),
-    "embeddings of questions, all wordings": (ranking.WORDINGS, 0.0, 0.0),
-    "embeddings of questions, all wordings, BM25": (ranking.WORDINGS, ranking.WORD_WEIGHT, 0.0),
-    "as used: with answers": (ranking.WORDINGS, ranking.WORD_WEIGHT, ANSWER_WEIGHT),
+    "embeddings of questions, nearest wording": (1, Weights(0.0, 0.0)),
+    "BM25, best wording": (1, Weights(0.0, 1e6)),
+    "embeddings of questions, all wordings": (_ALL, Weights(0.0, 0.0)),
+    "embeddings of questions, all wordings, BM25": (_ALL, Weights(0.0, TRAINED.words)),
+    _TRAINED: (_ALL, TRAINED),
+    "as used: answers weigh as much as questions": (_ALL, PLAIN),
 }
-"""Kind of search → wordings that are averaged, weight of BM25, and weight of the answers' embeddings."""
+"""Kind of search → wordings that are averaged, and the weights."""
+ONE_WORDING = {
+    "100 facts in English": None,
+    **DATASETS,
+    "Mokvard Espresso Parts": _OWN / "mokvard-espresso-parts" / "data.jsonl",
+    "Nettled Spout Tea Shop": _OWN / "nettled-spout-tea-shop" / "data.jsonl",
+    "Dunsallow Narrowboats": _OWN / "dunsallow-narrowboats" / "data.jsonl",
+    "Larkmoor Campsite": _CARDS / "larkmoor-campsite" / "data.csv",
+}
+"""Dataset → its file; ``None``: :data:`FACTS`."""
+KNOWN, MOST_ASKED = 0.6, 3
+"""Share of the facts that are indexed, with one wording each, and questions that are asked of a fact at most."""
 KS = (1, 3, 5)
 
 
@@ -63,11 +87,7 @@ def recall(
     train: Sequence[Pair], asked: Sequence[Pair], embedder: Embedder
 ) -> dict[str, tuple[float, ...]]:
     """Kind of search → share of the answerable questions with the right answer among the first 1, 3 and 5."""
-    indexes = {}
-    for weight in {weight for *_, weight in SEARCHES.values()}:
-        with mock.patch.object(index_module, "ANSWER_WEIGHT", weight):
-            indexes[weight] = Index.build(train, embedder)
-    index = indexes[0.0]
+    index = Index.build(train, embedder)
     targets = [facts_of(pair)[-1] for pair in asked if pair.answerable]
     known = {(fact.answer_key, fact.row) for fact in index.facts}
     targets = [
@@ -78,9 +98,9 @@ def recall(
     queries = [fact.query for fact in targets]
     vectors = embedder.encode([query.text for query in queries])
     found = {}
-    for name, (wordings, words, answers) in SEARCHES.items():
-        with mock.patch.multiple(ranking, WORDINGS=wordings, WORD_WEIGHT=words):
-            hits = indexes[answers].search(
+    for name, (wordings, weights) in SEARCHES.items():
+        with mock.patch.object(ranking, "WORDINGS", wordings):
+            hits = Index.build(train, embedder, weights=weights).search(
                 queries, vectors, max(KS), exclude=[{fact.row} for fact in targets]
             )
         ranks = np.array(
@@ -123,7 +143,7 @@ def found_first(embedder: Embedder) -> dict[str, np.ndarray]:
         )
         queries = [facts_of(pair)[-1].query for pair in asked]
         vectors = embedder.encode([query.text for query in queries])
-        hits = Index.build(index, embedder).search(queries, vectors, 1)
+        hits = Index.build(index, embedder, weights=PLAIN).search(queries, vectors, 1)
         found[code] = np.array(
             [each[0].fact.row == row for row, each in enumerate(hits, start=1)], dtype=bool
         )
@@ -151,6 +171,84 @@ def languages_table() -> str:
     return markdown_table(("embedder", "language", "recall at 1", "points more than English"), rows)
 
 
+def one_wording(path: Path | None) -> tuple[list[Pair], list[Pair]]:
+    """One pair of each fact of a dataset, in random order, and other wordings of the same answers."""
+    if path is None:
+        texts = [json.loads(line)["en"] for line in FACTS.read_text(encoding="utf-8").splitlines()]
+        pairs = [
+            Pair(row, (Message("user", text[key]), Message("assistant", text["answer"])))
+            for row, text in enumerate(texts, start=1)
+            for key in ("question", "held_out")
+        ]
+    else:
+        pairs = [pair for pair in load_pairs(path).pairs if pair.answerable and pair.turns == 1]
+    rng, facts = random.Random(0), defaultdict(list)
+    for pair in pairs:
+        facts[pair.answer].append(pair)
+    known, asked = [], []
+    for each in facts.values():
+        rng.shuffle(each)
+        known.append(each[0])
+        asked += each[1 : 1 + MOST_ASKED]
+    rng.shuffle(known)
+    return known, asked
+
+
+def one_wording_row(path: Path | None, embedder: Embedder) -> list[float]:
+    """How questions are answered by an index of :data:`KNOWN` of the facts, with one wording each.
+
+    Returns:
+        Shares of the questions whose answer is indexed: found at first with the weights of a trained embedder, found at
+        first with those of any other one; of these, declined by the rule without validation; of all, answered wrong;
+        and the share of the questions without an indexed answer that are answered.
+    """
+    pairs, asked = one_wording(path)
+    pairs = pairs[: int(KNOWN * len(pairs))]
+    answers = {pair.answer for pair in pairs}
+    inside = [pair for pair in asked if pair.answer in answers]
+    outside = [pair for pair in asked if pair.answer not in answers]
+
+    def search(weights: Weights, of: Sequence[Pair], *, withheld: bool = False) -> list[Hit]:
+        queries = [facts_of(pair)[-1].query for pair in of]
+        vectors = embedder.encode([query.text for query in queries])
+        index = Index.build(pairs, embedder, weights=weights)
+        own = [{pair.row} if withheld else () for pair in of]
+        return [hits[0] for hits in index.search(queries, vectors, 1, exclude=own)]
+
+    def judged(hits: Sequence[Hit]) -> list[Evidence]:
+        found = (Retrieved(hit.score, hit.log_share, hit.score, ()) for hit in hits)
+        return [found_alone(each) for each in found]
+
+    plain = search(PLAIN, inside)
+    before, hits = (
+        [hit.fact.answer == pair.answer for hit, pair in zip(found, inside, strict=True)]
+        for found in (search(TRAINED, inside), plain)
+    )
+    rule = far_from_everything(
+        judged(search(PLAIN, pairs, withheld=True)), target=0.04, sentence=""
+    )
+    shown = np.array([not rule.declines(each) for each in judged(plain)])
+    beyond = [not rule.declines(each) for each in judged(search(PLAIN, outside))]
+    right = np.array(hits)
+    return [
+        float(np.mean(before)),
+        float(right.mean()),
+        float(1 - shown[right].mean()),
+        float((shown & ~right).mean()),
+        float(np.mean(beyond)),
+    ]
+
+
+def one_wording_table() -> str:
+    """Facts with one wording, by dataset and in the mean."""
+    embedder = Embedder.load()
+    shares = {name: one_wording_row(path, embedder) for name, path in ONE_WORDING.items()}
+    shares["mean"] = np.mean(list(shares.values()), axis=0).tolist()
+    rows = [(name, *(f"{share:.0%}" for share in row)) for name, row in shares.items()]
+    head = "found first, weights of a trained embedder", "found first", "of these declined"
+    return markdown_table(("dataset", *head, "answered wrong", "answered though withheld"), rows)
+
+
 def write_mean() -> None:
     """Replace the mean of the multilingual embedder's vectors by that of the neutral sentences."""
     from sentence_transformers import SentenceTransformer
@@ -176,6 +274,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "--write", action="store_true", help="replace the table of the documentation"
     )
     parser.add_argument("--languages", action="store_true", help="compare four languages")
+    parser.add_argument("--one-wording", action="store_true", help="facts with one wording")
     parser.add_argument("--mean", action="store_true", help="remake the mean that is subtracted")
     options = parser.parse_args(words)
     if options.mean:
@@ -188,6 +287,13 @@ def main(words: Sequence[str] | None = None) -> int:
             command = "`python -m benchmarks.retrieval_recall --languages --write`"
             write_section(SECTION, f"{command}\n\n{table}", LANGUAGES_PAGE)
         return 0
+    if options.one_wording:
+        table = one_wording_table()
+        print(table)
+        if options.write:
+            command = "`python -m benchmarks.retrieval_recall --one-wording --write`"
+            write_section("one-wording", f"{command}\n\n{table}", RETRIEVAL_PAGE)
+        return 0
     embedder = Embedder.load()
     rows = []
     for title, path in DATASETS.items():
@@ -199,8 +305,8 @@ def main(words: Sequence[str] | None = None) -> int:
             for name, shares in recall(train, asked, embedder).items()
         ]
         if asked is not train:  # an embedder knows the questions that it was trained on
-            *_, (name, shares) = recall(train, asked, trained(train)).items()
-            rows.append((title, f"{name}, trained embedder", *(f"{share:.1%}" for share in shares)))
+            shares = recall(train, asked, trained(train))[_TRAINED]
+            rows.append((title, "as used: trained embedder", *(f"{share:.1%}" for share in shares)))
     table = markdown_table(("dataset", "search", *(f"recall at {k}" for k in KS)), rows)
     print(table)
     if options.write:

@@ -139,7 +139,7 @@ def test_ask_copies_before_the_training_and_says_so(monkeypatch):
     answer = json.loads(far.stdout)["answers"]["copy"]
     assert answer["declined"] and answer["sources"] == [] and "nearest question" in answer["reason"]
     assert answer["advice"].startswith(("If “", "Add a row"))
-    missed = CliRunner().invoke(app, ["ask", name, "water zebra quartz?", "--why"])
+    missed = CliRunner().invoke(app, ["ask", name, "tested zebra quartz lamp opal grey?", "--why"])
     lines = missed.stdout.splitlines()
     assert lines[1] == "  Did you mean:" and "  - How often is the water tested?" in lines[2:4]
     assert lines[4].startswith("  Why: The nearest question of the data is “")

@@ -22,7 +22,7 @@ assistant_builder/inference          3560  2050
 assistant_builder/models             4170  2155
 assistant_builder/planning           2590  1440
 assistant_builder/quantization       1290   695
-assistant_builder/retrieval          4910  2605
+assistant_builder/retrieval           5040  2650
 assistant_builder/runner             1910  1075
 assistant_builder/serving            3590  1965
 assistant_builder/store              1150   750

@@ -31,6 +31,7 @@ from assistant_builder.retrieval.index import (
     fact_vectors,
     facts_of,
 )
+from assistant_builder.retrieval.ranking import TRAINED, Weights
 from assistant_builder.retrieval.recall import RECALL, last_facts, recall_at_k
 from assistant_builder.study import Study
 
@@ -62,6 +63,8 @@ def write_index(
     known: Mapping[str, NDArray[np.float32]],
     progress: Progress | None = None,
     passages: Sequence[Fact] = (),
+    *,
+    weights: Weights = TRAINED,
 ) -> list[Path]:
     """Index the training pairs, or the statements that they are about, and measure the recall of the validation pairs.
 
@@ -73,6 +76,7 @@ def write_index(
         known: Vectors of texts that ``embedder`` has embedded, float32 [d] each.
         progress: Called with the number of texts that are embedded and their total.
         passages: Statements of documents, which are indexed in place of the pairs.
+        weights: Weights of the index of the pairs.
 
     Returns:
         The files; none if there are more answers than :data:`MAX_FACTS`, which cannot be looked up.
@@ -85,7 +89,7 @@ def write_index(
         model = {"name": embedder.name, "sha256": embedder.sha256}
         index = Index(passages, fact_vectors(passages, encoder, progress), model)
     else:
-        index = Index.build(training, encoder, progress)
+        index = Index.build(training, encoder, progress, weights)
     questions = [fact.query.text for fact in last_facts(validation)]
     vectors = encoder.encode(questions, progress=progress)
     # respelled questions are found easily
@@ -125,8 +129,8 @@ def with_missing_answers(
     ]
     if not new:
         return index, new
-    vectors = np.concatenate([index.vectors, fact_vectors(new, embedder)])
-    return Index([*index.facts, *new], vectors, index.embedder, spells=index.spells), new
+    added = fact_vectors(new, embedder, weights=index.weights)
+    return index.of_facts([*index.facts, *new], np.concatenate([index.vectors, added])), new
 
 
 def write_final_index(study: Study, pairs: Sequence[Pair], embedder: TextEncoder) -> list[Path]:

@@ -38,6 +38,7 @@ from assistant_builder.retrieval.index import FILES, RECORD, Index, Progress, Te
 from assistant_builder.retrieval.passages import Passages
 from assistant_builder.retrieval.prior import Priors
 from assistant_builder.retrieval.promise import kept
+from assistant_builder.retrieval.ranking import PLAIN
 from assistant_builder.retrieval.retriever import Chooser, Found, Retriever
 from assistant_builder.retrieval.staleness import UNDECIDED, stale_rows
 from assistant_builder.retrieval.study_pairs import splits
@@ -119,7 +120,7 @@ class Copier:
             embedder: TextEncoder = measured.embedder
         else:
             embedder = _embedder(study, [*training, *validation, *test])
-            index = Index.build(training, embedder, _reporter(report, 0.5))
+            index = Index.build(training, embedder, _reporter(report, 0.5), PLAIN)
             measured = Retriever(study, index, embedder, Chooser(study.config.retrieval.facts))
         report(m("Fitting the rule for declining"), 0.9)
         asked = ValidationQuestions(training, validation, measured)

@@ -105,12 +105,12 @@ class Corrected:
                 if fact.answerable and (same or (edited and fact.answer_key == wrong)):
                     changed[place] = replace(fact, answer=each.answer)
         new = list({fact.row: fact for fact in answers.values()}.values())
-        vectors = fact_vectors([*changed.values(), *new], embedder)
+        vectors = fact_vectors([*changed.values(), *new], embedder, weights=index.weights)
         facts, all_vectors = list(index.facts), index.vectors.copy()
         for vector, (place, fact) in zip(vectors, changed.items(), strict=False):
             facts[place], all_vectors[place] = fact, vector
         all_vectors = np.concatenate([all_vectors, vectors[len(changed) :]])
-        changed_index = Index([*facts, *new], all_vectors, index.embedder, spells=index.spells)
+        changed_index = index.of_facts([*facts, *new], all_vectors)
         return cls(changed_index, {**rows, **answers})
 
 

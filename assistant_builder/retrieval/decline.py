@@ -62,10 +62,9 @@ colloquial test questions, the threshold for 4 % of validation declines all test
 FOLLOW_UP_SHARE, NAMED_SHARE = 0.03, 0.3
 """Largest share of the questions to decline that the second look answers after an unrelated question, and that share
 for facts with all the words of the question, which the second look rarely finds by chance."""
-LEAST_WITHHELD, LOWEST_SHARE, FAR = 10, 0.05, 0.3
-"""Where validation has too few facts: least training questions for a threshold, their share that it declines, and the
-score below which a question is far from everything where they are fewer. With a share of a third, 34 of the 45
-questions were declined whose fact was found first in the FAQ of Tolmere Cycle Repair."""
+LEAST_WITHHELD, LOWEST_SHARE, CERTAIN, FAR = 10, 0.25, 0.4, 0.3
+"""Where validation has too few facts: least training questions for a threshold, their share that it declines, weight of
+certainty relative to the score, and the score below which a question is far from everything where they are fewer."""
 OWN_WORDS = 0.95
 """Share of the answers to validation questions that repeat a fact word for word, from which other answers are replaced:
 of 908 test answers of two such assistants 6 did not, and none of the 6 was right."""
@@ -76,8 +75,9 @@ STRICTER = (0.03, 0.1, 0.2, 0.3, 0.45)
 FOLLOW_UPS = 0.75
 """Confidence for the second look of a follow-up where none was fitted, as by earlier versions."""
 _ITERATIONS = 50
-# of the scores of :func:`far_from_everything`, which confidence is a logistic function of
-_SPREAD = 0.05
+_SPREAD = (
+    0.05  # of the scores of :func:`far_from_everything`, which confidence is a logistic function of
+)
 _MOST_LOG_ODDS = 6.0  # of a threshold that is averaged
 
 
@@ -123,6 +123,7 @@ class Evidence:
 
 NAMES = tuple(field.name for field in fields(Evidence))
 _NEARBY = NAMES.index("nearby")
+_NONE = (0.0,) * (len(NAMES) - 2)  # weights of what the answer says
 
 
 @dataclass(frozen=True)
@@ -377,11 +378,15 @@ def fit(
         recognised=int((unsure < threshold).sum()),
         stricter=_stricter(sure, threshold),
     )
+    return _with_second_looks(rule, follow_ups)
+
+
+def _with_second_looks(rule: DeclineRule, follow_ups: Sequence[Evidence]) -> DeclineRule:
     second = [rule.confidence(each) for each in follow_ups]
     if not second:
         return rule
     follow_up, named = (
-        max(threshold, float(np.nextafter(np.quantile(second, 1 - share, method="higher"), 1)))
+        max(rule.threshold, float(np.nextafter(np.quantile(second, 1 - share, method="higher"), 1)))
         for share in (FOLLOW_UP_SHARE, NAMED_SHARE)
     )
     return replace(rule, follow_up_threshold=follow_up, named_threshold=named)
@@ -426,22 +431,43 @@ def _stricter(sure: NDArray[np.float64], threshold: float) -> tuple[float, ...]:
     return tuple(sorted({each for each in found if each > threshold}, reverse=True))
 
 
-def far_from_everything(scores: Sequence[float], *, target: float, sentence: str) -> DeclineRule:
+def far_from_everything(
+    withheld: Sequence[Evidence],
+    *,
+    target: float,
+    sentence: str,
+    follow_ups: Sequence[Evidence] = (),
+) -> DeclineRule:
     """The rule where validation has too few facts, so that false declines cannot be counted.
 
-    A question is declined if it is nearer to no fact than nearly all training questions are to the facts of others:
-    if the score of its best answer is below the :data:`LOWEST_SHARE` quantile of theirs with their own fact withheld,
-    with fewer than :data:`LEAST_WITHHELD` of them below :data:`FAR`. The share of false declines is unknown.
+    A question is declined if its best answer is as far from it, and as little better than others, as those of training
+    questions whose own fact is withheld: if its score and :data:`CERTAIN` times its certainty are below the
+    :data:`LOWEST_SHARE` quantile of theirs. With fewer than :data:`LEAST_WITHHELD` of them its score must reach
+    :data:`FAR`. The share of false declines is unknown.
 
     Args:
-        scores: For each training question, the score of the best other answer.
+        withheld: Evidence of training questions whose own fact is withheld, by the search alone.
         target: As of :func:`fit`.
         sentence: What is said instead of an answer.
+        follow_ups: Evidence of such questions with an unrelated question before them.
     """
-    lowest = float(np.quantile(scores, LOWEST_SHARE)) if len(scores) >= LEAST_WITHHELD else FAR
-    below = sum(score < lowest for score in scores)
-    rule = score_rule(lowest, target=target, sentence=sentence)
-    return replace(rule, to_decline=len(scores), recognised=below)
+    if len(withheld) < LEAST_WITHHELD:
+        return score_rule(FAR, target=target, sentence=sentence)
+    score, certainty = (
+        np.array([getattr(each, name) for each in withheld]) for name in ("similarity", "certainty")
+    )
+    values = score + CERTAIN * certainty
+    lowest = float(np.quantile(values, LOWEST_SHARE))
+    rule = replace(
+        score_rule(0.0, target=target, sentence=sentence),
+        center=(float(score.mean()), float(certainty.mean()), *_NONE),
+        scale=(1.0,) * len(NAMES),
+        weights=(1 / _SPREAD, CERTAIN / _SPREAD, *_NONE),
+        bias=(float(values.mean()) - lowest) / _SPREAD,
+        to_decline=len(withheld),
+        recognised=int((values < lowest).sum()),
+    )
+    return _with_second_looks(rule, follow_ups)
 
 
 def score_rule(lowest: float, *, target: float, sentence: str) -> DeclineRule:

@@ -1,13 +1,14 @@
 """The index over the training pairs: exact search by sentence embeddings and BM25, kept in plain files.
 
-Every assistant turn of a pair is one fact, searched by embeddings of its question and, with less weight, its answer,
-and by BM25 of its question (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind
-these choices. The module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
+Every assistant turn of a pair is one fact, searched by embeddings of its question and its answer, and by BM25 of its
+question (:mod:`assistant_builder.retrieval.ranking`). docs/retrieval.md has the measurements behind these choices. The
+module needs numpy and bm25s, and torch only in the embedder that :meth:`Index.build` is given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,13 +30,15 @@ from assistant_builder.data import Pair
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import DataError, StudyError
 from assistant_builder.i18n import Text, m
-from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, terms
+from assistant_builder.retrieval.lexical import GRAM, K1, METHOD, B, Bm25, Numbers, terms
 from assistant_builder.retrieval.ranking import (
+    DECLINING,
     DEPTH,
     SHARPNESS,
-    WORD_WEIGHT,
+    TRAINED,
     WORDINGS,
     Ranked,
+    Weights,
     fact_scores,
     log_total,
     numbered,
@@ -48,7 +51,6 @@ FACTS, VECTORS, RECORD = "facts.jsonl", "vectors.safetensors", "index.json"
 FILES = (FACTS, VECTORS, RECORD)
 _VERSION = 3
 _TENSOR = "facts"
-ANSWER_WEIGHT = 0.3  # weight of the embedding of a fact's answer relative to that of its question
 GRID = 2048
 """Components of vectors are multiples of 1/GRID. Products of unit vectors are then multiples of 1/GRID² below 4, which
 float32 holds exactly: cosines do not depend on the order of the sums, so that equal questions tie in every batch."""
@@ -213,9 +215,13 @@ def facts_of(pair: Pair) -> list[Fact]:
 
 
 def fact_vectors(
-    facts: Sequence[Fact], embedder: TextEncoder, progress: Progress | None = None
+    facts: Sequence[Fact],
+    embedder: TextEncoder,
+    progress: Progress | None = None,
+    *,
+    weights: Weights = TRAINED,
 ) -> NDArray[np.float32]:
-    """Unit vectors of n facts, float32 [n, d]: the question's embedding and a little of the answer's.
+    """Unit vectors of n facts, float32 [n, d]: the question's embedding and, by its weight, the answer's.
 
     New wordings share the subject with the answer where they share few words with the question.
     """
@@ -225,7 +231,10 @@ def fact_vectors(
     rows = {text: row for row, text in enumerate(texts)}
     known = embedder.encode(texts, progress=progress)
     answered = known[[rows[fact.answer[:BEGINNING]] for fact in facts]]
-    vectors = known[[rows[text] for text in questions]] + np.float32(ANSWER_WEIGHT) * answered
+    declining = min(weights.answer, DECLINING)
+    shares = [weights.answer if fact.answerable else declining for fact in facts]
+    vectors = known[[rows[text] for text in questions]]
+    vectors = vectors + np.array(shares, np.float32)[:, None] * answered
     norms = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     return np.asarray(vectors / norms, np.float32)
 
@@ -241,7 +250,7 @@ class Index:
     ``vectors`` are those of :func:`fact_vectors`, float32 [n, d], rounded as in the file, so that a
     loaded index returns what the built one did. ``embedder`` has the name and the SHA-256 of the model. ``positions``
     are those of the facts of a row. ``spells``: whether misspelt words of a question are corrected; indexes of earlier
-    versions were measured without.
+    versions were measured without. ``weights`` are those of the vectors.
     """
 
     def __init__(
@@ -251,10 +260,11 @@ class Index:
         embedder: Mapping[str, str],
         *,
         spells: bool = True,
+        weights: Weights = TRAINED,
     ) -> None:
         self.facts = list(facts)
         self.vectors = on_grid(vectors)
-        self.embedder, self.spells = dict(embedder), spells
+        self.embedder, self.spells, self.weights = dict(embedder), spells, weights
         self._answers = numbered(fact.answer_key for fact in self.facts)
         subjects = (fact.subject for fact in self.facts)
         self._subjects = numbered(zip(self._answers.tolist(), subjects, strict=True))
@@ -265,6 +275,11 @@ class Index:
             self._asked.setdefault(fact.query.key, []).append(position)
             self.positions.setdefault(fact.row, []).append(position)
         self._bm25 = Bm25([terms(fact.query.text) for fact in self.facts])
+        self._numbers = Numbers([fact.question for fact in self.facts])
+
+    def of_facts(self, facts: Sequence[Fact], vectors: NDArray[np.float32]) -> Index:
+        """An index of other facts and their vectors, otherwise like this one."""
+        return Index(facts, vectors, self.embedder, spells=self.spells, weights=self.weights)
 
     @cached_property
     def _spelling(self) -> Spelling:
@@ -278,7 +293,11 @@ class Index:
 
     @classmethod
     def build(
-        cls, pairs: Sequence[Pair], embedder: TextEncoder, progress: Progress | None = None
+        cls,
+        pairs: Sequence[Pair],
+        embedder: TextEncoder,
+        progress: Progress | None = None,
+        weights: Weights = TRAINED,
     ) -> Index:
         """Index the pairs in file order.
 
@@ -298,7 +317,9 @@ class Index:
                 remedy=m("Lower {data.max_train}"),
             )
         model = {"name": embedder.name, "sha256": embedder.sha256}
-        return cls(facts, fact_vectors(facts, embedder, progress), model)
+        return cls(
+            facts, fact_vectors(facts, embedder, progress, weights=weights), model, weights=weights
+        )
 
     def save(self, folder: Path) -> list[Path]:
         """Write the files of the index, which depend on nothing but its content; the record is written last."""
@@ -314,7 +335,7 @@ class Index:
                 "dimensions": int(self.vectors.shape[1]),
                 "embedder": self.embedder,
                 **({"spelling": True} if self.spells else {}),
-                **_METHOD,
+                **_method(self.weights),
                 "sha256": {name: file_hash(folder / name) for name in (FACTS, VECTORS)},
             },
         )
@@ -333,8 +354,13 @@ class Index:
         for name in FILES:
             if not (folder / name).is_file():
                 raise _damaged(folder / name, m("is missing"))
-        record = read_json(folder / RECORD)
-        version = {"version": _VERSION, **_METHOD}
+        record, weights = read_json(folder / RECORD), TRAINED
+        with suppress(KeyError, TypeError):
+            given = record["ranking"]
+            weights = Weights(
+                record["answer_weight"], given["word_weight"], given.get("number_weight", 0.0)
+            )
+        version = {"version": _VERSION, **_method(weights)}
         if {key: record.get(key) for key in version} != version:
             raise _damaged(folder / RECORD, m("was written by another version or is damaged"))
         record = read_json(folder / RECORD, IndexRecord)
@@ -347,7 +373,7 @@ class Index:
             facts = read_jsonl(folder / FACTS, Fact)
             vectors = load_file(folder / VECTORS)[_TENSOR]
             spells = record.get("spelling", False)
-            index = cls(facts, vectors, record["embedder"], spells=spells)
+            index = cls(facts, vectors, record["embedder"], spells=spells, weights=weights)
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise _damaged(folder, m("is damaged")) from error
         shape, count = index.vectors.shape, len(facts)
@@ -405,7 +431,9 @@ class Index:
         nearest = []
         for number, query in enumerate(queries if rows else ()):
             cosines = self.vectors[positions] @ vectors[number]
-            scores = fact_scores(cosines, self._words(query)[positions], len(self.facts))
+            scores = fact_scores(
+                cosines, self._words(query)[positions], len(self.facts), self.weights.words
+            )
             out = exclude[number] if exclude else ()
             pairs = zip(scores.tolist(), rows, strict=True)
             nearest.append(max((score for score, row in pairs if row not in out), default=0.0))
@@ -427,10 +455,20 @@ class Index:
         bm25 = self._words(query)
         out = [position for row in exclude for position in self.positions.get(row, ())]
         cosines[out], bm25[out] = -np.inf, 0.0
+        unlike = np.float32(self.weights.numbers) * self._numbers.differ(query.question)
+        ranked_by: NDArray[np.float32] = (cosines - unlike).astype(np.float32)
         depth, asked = max(DEPTH, k), self._asked.get(query.key, ())
         answers, subjects = self._answers, self._subjects
         while True:
-            ranked = rank(cosines, bm25, answers, depth, subjects=subjects, asked=asked)
+            ranked = rank(
+                ranked_by,
+                bm25,
+                answers,
+                depth,
+                words=self.weights.words,
+                subjects=subjects,
+                asked=asked,
+            )
             chosen = self._choose(ranked, k)
             if len(chosen) == k or depth >= len(self.facts):
                 break
@@ -453,12 +491,18 @@ class Index:
         return list(chosen.values())
 
 
-_METHOD: dict[str, Any] = {
-    "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
-    "question_weight": _REPEATS,
-    "answer_weight": ANSWER_WEIGHT,
-    "ranking": {"word_weight": WORD_WEIGHT, "wordings": WORDINGS, "sharpness": SHARPNESS},
-}
+def _method(weights: Weights) -> dict[str, Any]:
+    return {
+        "bm25": {"variant": METHOD, "k1": K1, "b": B, "characters": GRAM},
+        "question_weight": _REPEATS,
+        "answer_weight": weights.answer,
+        "ranking": {
+            "word_weight": weights.words,
+            **({"number_weight": weights.numbers} if weights.numbers else {}),
+            "wordings": WORDINGS,
+            "sharpness": SHARPNESS,
+        },
+    }
 
 
 def _damaged(path: Path, what: Text) -> StudyError:

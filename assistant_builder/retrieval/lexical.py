@@ -17,6 +17,18 @@ from assistant_builder.data.words import bare_words
 METHOD, K1, B = "lucene", 1.5, 0.75
 """The variant of BM25, the saturation of term frequency, and the share of length normalization."""
 GRAM = 4  # characters of a term
+COUNTED = {
+    word: str(number)
+    for words in (
+        "one two three four five six seven eight nine ten eleven twelve",
+        "ein zwei drei vier funf sechs sieben acht neun zehn elf zwolf",
+        "un deux trois quatre cinq six sept huit neuf dix onze douze",
+        "un dos tres cuatro cinco seis siete ocho nueve diez once doce",
+    )
+    for number, word in enumerate(words.split(), start=1)
+}
+"""Number words up to twelve, without accents → the number."""
+_ARTICLES = frozenset("one ein un".split())
 
 
 def terms(text: str) -> list[str]:
@@ -53,3 +65,24 @@ class Bm25:
         if self._model is None or not known:
             return np.zeros(self._size, dtype=np.float32)
         return np.asarray(self._model.get_scores_from_ids(known), dtype=np.float32)
+
+
+def number_of(word: str) -> str | None:
+    """The number that a word without accents is; ``None`` for other words and for articles."""
+    return word if word.isdigit() else None if word in _ARTICLES else COUNTED.get(word)
+
+
+class Numbers:
+    """The numbers in n texts, in digits or words."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._found = list(map(_numbers, texts))
+
+    def differ(self, text: str) -> NDArray[np.bool_]:
+        """Whether each text has numbers and none of those of ``text``, bool [n]; nowhere if ``text`` has none."""
+        asked = _numbers(text)
+        return np.array([bool(asked and each) and asked.isdisjoint(each) for each in self._found])
+
+
+def _numbers(text: str) -> frozenset[str]:
+    return frozenset(filter(None, map(number_of, bare_words(text))))

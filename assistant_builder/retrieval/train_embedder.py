@@ -15,12 +15,13 @@ from assistant_builder.data.respell import as_typed
 from assistant_builder.models.bundled import BUNDLED_EMBEDDERS
 from assistant_builder.models.embedding import Embedder
 from assistant_builder.retrieval.embedder_choice import chosen_embedder
-from assistant_builder.retrieval.index import ANSWER_WEIGHT, BEGINNING, Fact
+from assistant_builder.retrieval.index import BEGINNING, Fact
+from assistant_builder.retrieval.ranking import TRAINED
 from assistant_builder.study import Study
 
 BATCH = 32  # facts of a step
 _RATES = {"scale": 20.0, "learning_rate": 5e-5, "answer_loss": 0.5}
-HYPERPARAMETERS = {"answer_weight": ANSWER_WEIGHT, **_RATES}
+HYPERPARAMETERS = {"answer_weight": TRAINED.answer, **_RATES}
 """Arguments of :meth:`assistant_builder.models.embedding.Embedder.train`."""
 PASSES, LEAST_STEPS, MOST_STEPS = 8, 40, 100
 """Passes over the questions, and the least and most steps of a training."""

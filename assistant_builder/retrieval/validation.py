@@ -25,6 +25,7 @@ from assistant_builder.retrieval.decline import (
     decline_sentence,
     far_from_everything,
     fit,
+    found_alone,
 )
 from assistant_builder.retrieval.grounding import supporting
 from assistant_builder.retrieval.index import Query, facts_of
@@ -128,8 +129,16 @@ class ValidationQuestions:
             return found
         rows = supporting(self._retriever.index, [facts_of(pair)[-1] for pair in self._training])
         alone = self._retriever.find([_look(pair) for pair in self._training], exclude=rows)
+        rng, later = random.Random("follow-ups"), _some(range(len(rows)), MOST_FOLLOW_UPS)
+        second = self._retriever.find(
+            [self._follow_up(self._training[place], rng) for place in later],
+            exclude=[rows[place] for place in later],
+        )
         return far_from_everything(
-            [each.evidence.similarity for each in alone], target=target, sentence=self.sentence
+            [found_alone(each.evidence) for each in alone],
+            target=target,
+            sentence=self.sentence,
+            follow_ups=[found_alone(each.evidence) for each in second],
         )
 
 

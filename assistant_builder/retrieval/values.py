@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from assistant_builder.data.language import language_of
 from assistant_builder.data.words import bare_words, content_words
-from assistant_builder.retrieval.yes_no import COUNTED
+from assistant_builder.retrieval.lexical import COUNTED
 
 _CALENDAR = frozenset(
     "monday tuesday wednesday thursday friday saturday sunday january february march april june july august september "

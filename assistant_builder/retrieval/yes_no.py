@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from assistant_builder.data.language import language_of
 from assistant_builder.data.words import bare_words, content_words
+from assistant_builder.retrieval.lexical import number_of
 from assistant_builder.retrieval.parts import QUESTION_WORDS, VERBS
 
 YES_NO = {"en": ("Yes", "No"), "de": ("Ja", "Nein"), "fr": ("Oui", "Non"), "es": ("Sí", "No")}
@@ -55,18 +56,6 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(r"[,;:!?()\n]|\.(?!\d)|(?<!\d)\.")
-COUNTED = {
-    word: str(number)
-    for words in (
-        "one two three four five six seven eight nine ten eleven twelve",
-        "ein zwei drei vier funf sechs sieben acht neun zehn elf zwolf",
-        "un deux trois quatre cinq six sept huit neuf dix onze douze",
-        "un dos tres cuatro cinco seis siete ocho nueve diez once doce",
-    )
-    for number, word in enumerate(words.split(), start=1)
-}
-"""Number words up to twelve, without accents → the number."""
-_ARTICLES = frozenset("one ein un".split())
 _STEM = 4  # characters by which longer words are compared
 
 
@@ -99,15 +88,15 @@ def decides(question: str, fact: str) -> bool | None:
         return None
     content = [word for word in content_words(" ".join(asked)) if word not in VERBS]
     bounds = _BOUND.intersection(asked)
-    if not content or not all(_has(said, word) for word in content if not _number(word)):
+    if not content or not all(_has(said, word) for word in content if not number_of(word)):
         return None
-    numbers = [word for word in content if _number(word)]
-    plain = [word for word in content if not _number(word)]
-    known = [_number(word) for word in said]
-    if other := [word for word in numbers if _number(word) not in known]:
+    numbers = [word for word in content if number_of(word)]
+    plain = [word for word in content if not number_of(word)]
+    known = [number_of(word) for word in said]
+    if other := [word for word in numbers if number_of(word) not in known]:
         return (
             False
-            if len(other) == 1 and not bounds and _other_number(asked, other[0], fact)
+            if len(other) == 1 and not bounds and _othernumber_of(asked, other[0], fact)
             else None
         )
     for clause in map(bare_words, _CLAUSE.split(fact)):
@@ -115,7 +104,7 @@ def decides(question: str, fact: str) -> bool | None:
         if not plain or not bounds <= set(clause):
             continue
         whole = all(_has(clause, word) for word in plain) and all(
-            _number(word) in map(_number, clause) for word in numbers
+            number_of(word) in map(number_of, clause) for word in numbers
         )
         if (
             negated
@@ -145,7 +134,7 @@ def _asked(question: str) -> tuple[list[str], bool]:
     return (words, True) if claims else ([], False)
 
 
-def _other_number(asked: Sequence[str], number: str, fact: str) -> bool:
+def _othernumber_of(asked: Sequence[str], number: str, fact: str) -> bool:
     """Whether a clause of the fact has one other number where the question has this one."""
     place = list(asked).index(number)
     left = asked[place - 1] if place else ""
@@ -153,7 +142,7 @@ def _other_number(asked: Sequence[str], number: str, fact: str) -> bool:
     found = []
     for clause in map(bare_words, _CLAUSE.split(fact)):
         for at, word in enumerate(clause):
-            if not _number(word):
+            if not number_of(word):
                 continue
             before = clause[at - 1] if at else ""
             after = clause[at + 1] if at + 1 < len(clause) else ""
@@ -166,10 +155,6 @@ def _other_number(asked: Sequence[str], number: str, fact: str) -> bool:
 def _denied(clause: Sequence[str], word: str) -> bool:
     place = next(at for at, each in enumerate(clause) if _same(word, each))
     return bool(place) and clause[place - 1] in _BARE_NO
-
-
-def _number(word: str) -> str | None:
-    return word if word.isdigit() else None if word in _ARTICLES else COUNTED.get(word)
 
 
 def _has(words: Sequence[str], word: str) -> bool:

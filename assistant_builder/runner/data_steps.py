@@ -79,6 +79,7 @@ def embed_data(study: Study) -> Iterable[Path]:
     from assistant_builder.retrieval.build import write_index
     from assistant_builder.retrieval.embedder_choice import available_embedder, embedder_for
     from assistant_builder.retrieval.passages import trained_passages
+    from assistant_builder.retrieval.ranking import PLAIN, TRAINED
 
     config = study.config.data
     data = study.folder / "data"
@@ -145,7 +146,14 @@ def embed_data(study: Study) -> Iterable[Path]:
         embedder, known = train_embedder(study, other, facts, progress), {}
     progress = reporting(m("Indexing the training questions"))
     index = write_index(
-        study.retrieval_folder, training, validation, embedder, known, progress, passages
+        study.retrieval_folder,
+        training,
+        validation,
+        embedder,
+        known,
+        progress,
+        passages,
+        weights=TRAINED if study.embedder_folder.is_dir() else PLAIN,
     )
     trained = sorted(path for path in study.embedder_folder.rglob("*") if path.is_file())
     return [study.embedding_file, *index, *trained]

@@ -181,7 +181,7 @@ def test_the_evidence_is_the_same_where_the_answer_of_the_best_fact_is_read(
 
         def fit(self, evidence: Any, target: float, follow_ups: Any) -> DeclineRule:
             self.evidence = [*evidence, *follow_ups]
-            return far_from_everything([0.1], target=target, sentence="No.")
+            return far_from_everything([], target=target, sentence="No.")
 
     def fitted(answers: list[str]) -> tuple[dict[str, Any], list[Any]]:
         asked = Asked(answers)

@@ -86,7 +86,8 @@ def test_a_follow_up_is_looked_up_with_the_turn_before(fake):
     assert copier.answer(asked("Who is the manager of the baths?", *before)).text == told
 
 
-def test_a_follow_up_about_a_thing_that_the_data_do_not_name_is_declined(fake):
+@pytest.mark.train
+def test_a_follow_up_about_a_thing_that_the_data_do_not_name_is_declined(bundled_models):
     copier = Copier.load(sheet())
     before = ("What does a single swim cost for adults?", "A single swim costs 5.40 for adults.")
     found = copier.answer(asked("And donkeys?", *before))

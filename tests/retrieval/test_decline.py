@@ -169,9 +169,14 @@ def test_how_alike_a_question_is_worded_does_not_decide():
     assert not rule.declines(Evidence(0.5, -0.2, 0.5, 0.0, 1.0))
 
 
+def withheld(scores: list[float]) -> list[Evidence]:
+    """Evidence of training questions whose own fact is withheld."""
+    return [Evidence(score, 0.0, score, 0.0, 1.0) for score in scores]
+
+
 def test_what_is_nearest_to_a_question_to_decline_is_declined():
     sure = Evidence(0.9, 3.0, -0.01, 0.0, 1.0)
-    for rule in (fitted(), far_from_everything([0.5] * 20, target=0.04, sentence="")):
+    for rule in (fitted(), far_from_everything(withheld([0.5] * 20), target=0.04, sentence="")):
         assert rule.declines(sure) and not rule.declines(replace(sure, nearby=0.01))
         assert low_evidence(sure, rule, NAMES) == ["nearby"]
     # such a question among few of validation does not make the rule answer everything
@@ -276,12 +281,15 @@ def test_the_threshold_leaves_room_for_harder_wordings():
 
 @pytest.mark.parametrize("scores", [[], [0.4] * 5, [0.1 * step for step in range(20)]])
 def test_there_is_always_a_rule_that_declines_what_is_far(scores):
-    rule = far_from_everything(scores, target=0.04, sentence="No.")
+    rule = far_from_everything(withheld(scores), target=0.04, sentence="No.")
 
     def at(score: float) -> Evidence:
         return Evidence(score, 0.0, 0.0, 0.0, 0.0)
 
     assert rule.declines(at(0.02)) and not rule.declines(at(1.9))
+    if len(scores) == 20:  # a score that many answers share is no reason to answer
+        assert not rule.declines(at(0.5)) and rule.declines(replace(at(0.5), certainty=-1.0))
+        assert rule.recognised == 5
 
 
 def test_few_second_looks_of_questions_to_decline_are_answered():
@@ -341,7 +349,7 @@ def test_two_answers_tie_where_none_is_likelier_than_all_others():
 
 
 def test_the_reason_names_the_evidence_that_was_low_and_what_to_add():
-    rule = far_from_everything([0.5] * 20, target=0.04, sentence=DECLINE_SENTENCE)
+    rule = far_from_everything(withheld([0.5] * 20), target=0.04, sentence=DECLINE_SENTENCE)
     said = judgement(
         "copy",
         Evidence(0.3, -0.1, 0.3, 0.0, 1.0),

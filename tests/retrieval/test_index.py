@@ -10,6 +10,8 @@ import pytest
 from assistant_builder.errors import StudyError
 from assistant_builder.retrieval import index
 from assistant_builder.retrieval.index import Fact, Hit, Index, Query, facts_of
+from assistant_builder.retrieval.lexical import Numbers
+from assistant_builder.retrieval.ranking import PLAIN, TRAINED
 from tests.retrieval.fake_embedder import FakeEmbedder, pair
 
 PAIRS = [
@@ -208,3 +210,30 @@ def test_cosines_are_exact_in_every_order_of_the_sums():
     assert np.array_equal(left @ right.T, exact) and np.array_equal(left.astype(np.float16), left)
     shuffled = rng.permutation(384)
     assert np.array_equal(left[:, shuffled] @ right[:, shuffled].T, exact)
+
+
+def test_an_index_keeps_its_weights_and_prefers_the_number_that_is_asked(tmp_path):
+    pairs = [
+        pair(1, "How much is it for three people?", "84 pounds."),
+        pair(2, "How much is it for four people, please?", "104 pounds."),
+        pair(3, "Is there a fee?", "I cannot say.", answerable=False),
+    ]
+    plain = Index.build(pairs, FakeEmbedder(), weights=PLAIN)
+    plain.save(tmp_path)
+    loaded = Index.load(tmp_path)
+    assert loaded.weights == PLAIN and (loaded.vectors == plain.vectors).all()
+    question = "How much is it for 4 people?"
+    trained = Index.build(pairs, FakeEmbedder())
+    assert trained.weights == TRAINED
+    assert search(trained, question)[0][0].fact.row == 1
+    assert search(loaded, question)[0][0].fact.row == 2
+    assert search(loaded, "How much is it for people?")[0][0].fact.row == 1
+
+
+def test_numbers_differ_where_both_texts_have_some_and_none_in_common():
+    numbers = Numbers(
+        ["a group of four", "2 to 6 players", "no number", "one person", "zwölf Tage"]
+    )
+    assert numbers.differ("for 4").tolist() == [False, True, False, False, True]
+    assert not numbers.differ("for us").any()
+    assert numbers.differ("12 days").tolist() == [True, True, False, False, False]

@@ -5,7 +5,7 @@ import pytest
 
 from assistant_builder.data.words import bare_words
 from assistant_builder.retrieval.lexical import Bm25, terms
-from assistant_builder.retrieval.ranking import SHARPNESS, WORD_WEIGHT, highest, log_total, rank
+from assistant_builder.retrieval.ranking import PLAIN, SHARPNESS, highest, log_total, rank
 
 
 @pytest.mark.parametrize(
@@ -60,6 +60,7 @@ def ranked(
         np.array(bm25, np.float32),
         np.array(answers),
         depth,
+        words=PLAIN.words,
         subjects=None if subjects is None else np.array(subjects),
         asked=asked,
     )
@@ -68,9 +69,9 @@ def ranked(
 
 def test_words_decide_between_facts_of_nearly_the_same_similarity():
     rarest = float(np.log(2 + 2 * 3))
-    order, scores = ranked([0.9, 0.6, 0.55], [0.0, 0.0, rarest], [0, 1, 2])
+    order, scores = ranked([0.9, 0.58, 0.55], [0.0, 0.0, rarest], [0, 1, 2])
     assert order == [0, 2, 1]
-    assert scores == pytest.approx([0.9, 0.55 + WORD_WEIGHT, 0.6], abs=1e-6)
+    assert scores == pytest.approx([0.9, 0.55 + PLAIN.words, 0.58], abs=1e-6)
 
 
 def test_an_answer_has_the_mean_of_its_best_wording_and_of_its_best_five():
@@ -107,7 +108,8 @@ def test_facts_left_out_are_not_ranked_and_ties_are_in_order():
 
 def test_shares_are_over_the_answers_that_count():
     answers, counted = np.array([0, 0, 1, 2]), np.array([True, True, True, False])
-    found = rank(np.array([0.5, 0.5, 0.5, 0.9], np.float32), np.zeros(4, np.float32), answers)
+    cosines = np.array([0.5, 0.5, 0.5, 0.9], np.float32)
+    found = rank(cosines, np.zeros(4, np.float32), answers, words=PLAIN.words)
     total = log_total(found, answers, counted)
     assert SHARPNESS * 0.5 - total == pytest.approx(np.log(0.5), abs=1e-6)
     assert log_total(found, answers, np.zeros(4, dtype=bool)) == -np.inf

@@ -34,7 +34,7 @@ def test_a_phase_is_named_when_it_begins_and_not_after_its_first_part(monkeypatc
     monkeypatch.setattr("assistant_builder.retrieval.train_embedder.train_embedder", train)
     monkeypatch.setattr(
         "assistant_builder.retrieval.build.write_index",
-        lambda *arguments: said.setdefault("indexing", message()) and [],
+        lambda *_, **__: said.setdefault("indexing", message()) and [],
     )
     monkeypatch.setattr(data_steps, "collect_provenance", lambda study: {})
     data_steps.embed_data(study)

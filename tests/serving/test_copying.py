@@ -246,7 +246,7 @@ def test_what_is_clicked_under_a_decline_becomes_a_label(copies):
         streamed = ask(f"{served.url}/widget/ask", json={**site, "messages": turns}).text
         return json.loads(streamed.strip().splitlines()[-1].removeprefix("data: "))
 
-    greeted, missed = said("hi"), said("water zebra quartz?")
+    greeted, missed = said("hi"), said("tested zebra quartz lamp opal grey?")
     assert greeted["reply"] and greeted["suggestions"]
     assert missed["declined"] and TESTED in missed["suggestions"]
     body = {**site, "id": missed["id"], "chosen": TESTED}
