@@ -14,10 +14,10 @@ assistant_builder/chat               3030  1710
 assistant_builder/cli                2570  1295
 assistant_builder/cluster             990   585
 assistant_builder/config             1450   800
-assistant_builder/data               5565  2980
+assistant_builder/data              5575   2980
 assistant_builder/export             3470  1745
 assistant_builder/documents          2850  1680
-assistant_builder/i18n                680   405
+assistant_builder/i18n               690    410
 assistant_builder/inference          3560  2050
 assistant_builder/models             4170  2155
 assistant_builder/planning           2590  1440
@@ -29,8 +29,8 @@ assistant_builder/store              1150   750
 assistant_builder/study              2400  1440
 assistant_builder/sweep               950   505
 assistant_builder/training           2610  1560
-assistant_builder/ui                13010  6405
-assistant_builder/web                2010  1170
+assistant_builder/ui               13020   6410
+assistant_builder/web               2010   1175
 evals                                3900  1950
 evals/bundle                         1550   880
 evals/judge                           440   220
@@ -38,7 +38,7 @@ evals/metrics                        1210   520
 evals/model_compare                  1900   980
 evals/report                         9660  4380
 evals/stats                          1390   665
-evals/study_compare                   830   355
+evals/study_compare                  830    360
 evals/tasks                           540   235
 evals/atlas                           740   420
 """

@@ -103,7 +103,16 @@ class WordingCount:
             )
             return f"{asked} {shows}"
         kept = t("The assistant is trained on all of them.")
-        if self.respelled:
+        others = self.facts - self.single
+        if self.respelled and others:
+            shows = tn(
+                "{count} answer has other wordings, which is too few for a test, so they are trained: the test asks "
+                "questions of the file, respelled.",
+                "{count} answers have other wordings, which is too few for a test, so they are trained: the test asks "
+                "questions of the file, respelled.",
+                others,
+            )
+        elif self.respelled:
             shows = t(
                 "The file has no other wordings, so nothing is tested in other words: the test asks "
                 "questions of the file, respelled."

@@ -30,3 +30,11 @@ def format_duration(seconds: float | None) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def format_remaining(seconds: float) -> str:
+    """An estimate of seconds: ``20 s``, from two minutes on ``7 min``."""
+    if seconds < 115:
+        return f"{max(10, 10 * round(seconds / 10))} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

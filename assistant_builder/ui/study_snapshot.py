@@ -20,6 +20,7 @@ from assistant_builder.config import StudyConfig
 from assistant_builder.error_record import ErrorRecord
 from assistant_builder.errors import AssistantBuilderError
 from assistant_builder.i18n import N_, t
+from assistant_builder.i18n.quantities import format_remaining
 from assistant_builder.study import Study
 from assistant_builder.study.contents import ArmSummary, Scores, Step
 from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_shards, split_run
@@ -376,9 +377,11 @@ def _step(snapshot: Snapshot, record: StepRecord) -> tuple[str, str, str, str, f
         fraction = progress.done / progress.total
         note = f"{100 * fraction:.0f} %"
         if progress.verdict_seconds is not None:
-            note += " · " + t("first verdict in {time}", time=duration(progress.verdict_seconds))
+            note += " · " + t(
+                "first verdict in {time}", time=format_remaining(progress.verdict_seconds)
+            )
         elif progress.eta_seconds is not None:
-            note += " · " + t("{time} left", time=duration(progress.eta_seconds))
+            note += " · " + t("{time} left", time=format_remaining(progress.eta_seconds))
     return record.state, _MARKS[record.state], step_title(record.step), note, fraction
 
 

@@ -8,6 +8,7 @@ configuration.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import time
@@ -54,7 +55,10 @@ class ConnectionLimits:
 
 
 class AlikeLines(logging.Filter):
-    """Passes ten alike lines a minute: uvicorn logs every malformed request, and clients could fill the disk."""
+    """Passes ten alike lines a minute: uvicorn logs every malformed request, and clients could fill the disk.
+
+    Requests that the end of the server cancels are left out.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -62,7 +66,10 @@ class AlikeLines(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether a line is written; the last one of a minute says that others follow."""
-        now, alike = self._clock(), (str(record.msg), record.exc_info and record.exc_info[0])
+        error = record.exc_info and record.exc_info[0]
+        if error is asyncio.CancelledError:
+            return False
+        now, alike = self._clock(), (str(record.msg), error)
         if now - self._since >= _LOG_SECONDS:
             self._since = now
             self._count.clear()

@@ -39,7 +39,7 @@ class VersionVerdict:
     """The verdict on a version against the one that is served.
 
     Attributes:
-        outcome: ``not trained`` before the version is evaluated.
+        outcome: ``not trained`` before the version is evaluated; ``inconclusive`` where an earlier one is not, either.
         sentence: The verdict with difference, interval and margin; empty before the evaluation.
         record: The result of :func:`evals.study_compare.compare_studies`; None before the evaluation.
     """
@@ -95,15 +95,21 @@ def version_verdict(root: Study, version: Study) -> VersionVerdict:
     if version.step("evaluate").state != "succeeded":
         return VersionVerdict("not trained")
     names, served = read_versions(root).names, served_version(root).recommended
+    earlier = [served] if served.name == root.name else [served, root.recommended]
+    if any(each.step("evaluate").state != "succeeded" for each in earlier):
+        return VersionVerdict(
+            "inconclusive",
+            m(
+                "The version before it was not evaluated, so the two cannot be compared; finish its run to know more, "
+                "or judge the new one by its own report."
+            ),
+        )
     tries = max(
         1, names.index(version.name) if version.name in names else 1, uses(version, names[1:])
     )
     report = Report.load(served.report_file) if served.report_file.is_file() else None
     cell = ARMS[advice(report, served.config.arms).adapter].cell
-    records = [
-        compare_studies(earlier, version.recommended, tries=tries)
-        for earlier in ([served] if served.name == root.name else [served, root.recommended])
-    ]
+    records = [compare_studies(each, version.recommended, tries=tries) for each in earlier]
     verdicts = [
         next((each for each in record["verdicts"] if each["cell"] == cell), None)
         for record in records

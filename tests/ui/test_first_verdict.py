@@ -29,7 +29,7 @@ def test_the_verdict_can_be_read_and_the_assistant_asked(study):
     strip = study_strip(snapshot)
     assert "First verdict:" in strip
     assert 'data-tab="chat"' in strip and 'data-tab="evaluate"' in strip
-    assert "1 min 0 s left" in plain(strip)
+    assert "60 s left" in plain(strip)
     assert {"evaluate", "chat", "report"} <= ready_steps(StudyView(study.name))
 
 

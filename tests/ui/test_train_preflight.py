@@ -340,7 +340,7 @@ def test_the_time_left_of_a_trained_study_is_that_of_scoring():
     seen = take_snapshot(study)
     left = time_left(seen, None, 20)
     assert left == TimeRemaining(33.0, complete=True, verdict=12.0)
-    assert "The first verdict in about 12 s." in run_panel(seen, "", left)
+    assert "The first verdict in about 10 s." in run_panel(seen, "", left)
 
 
 def test_a_training_that_can_end_earlier_takes_at_most_its_estimate():

@@ -3,6 +3,7 @@
 Clients that disconnect during a request or its response leave no traceback in the log.
 """
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -526,4 +527,7 @@ def test_alike_lines_of_the_log_are_limited():
     assert len(written) == 20 and "left out" in written[-1]
     clock.now += 61
     logger.warning("Invalid HTTP request received.")
+    assert written[-1] == "Invalid HTTP request received."
+    # requests that wait when the server ends
+    logger.error("Exception in ASGI application", exc_info=asyncio.CancelledError())
     assert written[-1] == "Invalid HTTP request received."

@@ -206,6 +206,7 @@ class NewStudyForm:
             extra.body,
             extra.table,
             extra.message,
+            extra.pasted,
             *self.header.outputs,
         ]
 
@@ -453,7 +454,8 @@ class NewStudyForm:
             tn("{count} wording was added", "{count} wordings were added", len(accepted)),
             t("They are rows of the data now; “Undo all edits” removes them."),
         )
-        return {**self._look(target, columns, values), self.wordings.message: added}
+        shown = {self.wordings.message: added, self.wordings.pasted: ""}
+        return {**self._look(target, columns, values), **shown}
 
     # creating a study
 

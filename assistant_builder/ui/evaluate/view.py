@@ -237,7 +237,7 @@ def own_state_view(
             if trained
             else t("You can write the test while it trains"),
             t(
-                "Each answer of your file occurs once, so the program has no other wordings to test the assistant "
+                "Most answers of your file occur once, so the program has too few other wordings to test the assistant "
                 "with. That says nothing against the assistant."
             ),
             t("Type some questions below: it is asked them, and is never trained on them."),

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from assistant_builder.config import ModelConfig
 from assistant_builder.i18n import N_, localize, m, render, t
+from assistant_builder.i18n.quantities import format_remaining
 from assistant_builder.models.catalog import CATALOG
 from assistant_builder.models.fetch import download_bytes
 from assistant_builder.ui.html import (
@@ -68,15 +69,18 @@ def _running(snapshot: Snapshot, left: TimeRemaining | None) -> Markup:
     if left is None:
         remaining = t("The remaining time is shown after the first training steps.")
     elif left.complete:
-        remaining = t("About {time} left for the project.", time=duration(left.seconds))
+        remaining = t("About {time} left for the project.", time=format_remaining(left.seconds))
     elif left.seconds:
         remaining = t(
-            "About {time} left for the project, plus the scoring.", time=duration(left.seconds)
+            "About {time} left for the project, plus the scoring.",
+            time=format_remaining(left.seconds),
         )
     else:
         remaining = t("The remaining time is shown after the first scores.")
     if left is not None and left.verdict is not None:
-        remaining += " " + t("The first verdict in about {time}.", time=duration(left.verdict))
+        remaining += " " + t(
+            "The first verdict in about {time}.", time=format_remaining(left.verdict)
+        )
     title = t(
         "Step {number} of {steps}: {step_title}",
         number=number,

@@ -177,3 +177,14 @@ def test_a_version_that_is_trained_again_until_it_passes_pays_for_each_time(root
         assert record is not None
         levels.append(record["verdicts"][0]["level"])
     assert levels == pytest.approx([0.95, 0.975, 0.975, 0.9875])
+
+
+def test_a_version_of_one_that_was_not_evaluated_can_be_published_by_its_owner(root):
+    version = scored_version(root, 0.0)
+    root.status_file("evaluate").unlink()
+    found = version_verdict(root, version)
+    assert found.outcome == "inconclusive" and "was not evaluated" in str(found.sentence)
+    with pytest.raises(StudyError, match="not shown to be no worse"):
+        publish_version(root, version)
+    publish_version(root, version, anyway=True)
+    assert served_version(root).name == version.name
