@@ -27,6 +27,7 @@ from assistant_builder.study.steps import STEPS, Progress, StepRecord, insert_sh
 from assistant_builder.ui.html import callout, empty, error_callout, fragment, state_label
 from evals.report.conclusion import Conclusion, conclude
 from evals.report.number_format import duration
+from evals.report.other_words import is_respelled
 from evals.report.schema import Report
 from evals.report.to_come import to_come_text
 
@@ -403,6 +404,8 @@ def elapsed(record: StepRecord) -> float:
 def first_verdict(snapshot: Snapshot) -> Markup:
     """That the verdict is there, and what is still to come; empty before it and for a final report."""
     text = to_come_text(snapshot.report) if snapshot.report else ""
+    if text and snapshot.report and is_respelled(snapshot.report):
+        return callout("info", t("The first figures are there"), text)
     return callout("good", t("The verdict is there"), text) if text else Markup("")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from assistant_builder.i18n import N_, enumerated, t
 from assistant_builder.study import Study
 from assistant_builder.study.steps import FORMATS
-from evals.report.other_words import own_questions_wait
+from evals.report.other_words import is_respelled, own_questions_wait
 from evals.report.schema import Report
 
 _PARTS = {"cells": N_("further comparisons"), "files": N_("the files for other programs")}
@@ -46,4 +46,6 @@ def to_come_text(report: Report) -> str:
     parts = enumerated([t(_PARTS[name]) for name in report.to_come])
     if own_questions_wait(report):
         return t("Still to come: {parts}, and the answers to your own questions.", parts=parts)
+    if is_respelled(report):  # there is no verdict
+        return t("Still to come: {parts}.", parts=parts)
     return t("This verdict is final. Still to come: {parts}.", parts=parts)
