@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from assistant_builder.chat.feedback import add_correction, read_corrections
 from assistant_builder.chat.visitor_log import MAX_QUESTIONS, checked, log_file, opened
+from assistant_builder.chat.watch import judge, read_watch
 from assistant_builder.data import SPLITS, load_split
 from assistant_builder.data.similarity import casefold_normalize
 from assistant_builder.errors import AssistantBuilderError, DataError
@@ -234,6 +235,8 @@ def accept(
 ) -> int:
     """Make the answer a correction for each wording of a group; returns their number.
 
+    An answer of the group that was drawn to be judged is wrong then.
+
     Args:
         study: The study with the inbox.
         group: The group.
@@ -288,6 +291,10 @@ def _decide(
             answerable=answerable,
         )
     set_state(study, group, state)
+    corrected_keys = {casefold_normalize(text) for text in chosen}
+    for drawn in read_watch(study, corrected or study).waiting:
+        if casefold_normalize(drawn.question) in corrected_keys and drawn.answer in group.answers:
+            judge(study, corrected or study, drawn.id, right=False)  # another answer is right
     return len(chosen)
 
 

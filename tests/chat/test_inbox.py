@@ -22,7 +22,7 @@ from assistant_builder.chat.inbox import (
     set_state,
 )
 from assistant_builder.chat.visitor_log import VisitorLog, erase, log_file, opened, read_questions
-from assistant_builder.chat.watch import judge
+from assistant_builder.chat.watch import judge, read_watch
 from assistant_builder.cli import app
 from assistant_builder.data import Message, Pair
 from assistant_builder.errors import DataError
@@ -369,3 +369,29 @@ def test_an_answer_that_was_judged_wrong_waits_for_a_better_one():
     assert group.problem == "judged wrong"
     judge(study, study, "q-1", right=True)
     assert not inbox_of(study).groups
+
+
+def test_an_answer_that_is_corrected_need_not_be_judged():
+    study = new_study()
+    log = VisitorLog(log_file(study), "texts", 90)
+    for number, answer in enumerate(("Yes.", "Yes.", "No.")):
+        log.asked(
+            f"q-{number}",
+            "v",
+            "library-lora",
+            "Is it far?" if number else "Is it open?",
+            answer,
+            declined=False,
+            judged={"confidence": 0.9},
+        )
+    log.voted("q-1", -1, "")
+    log.close()
+    assert len(read_watch(study, study).waiting) == 3
+    (group,) = inbox_of(study).groups
+    accept(study, group, "A mile.")
+    watch = read_watch(study, study)
+    assert (watch.judged, watch.wrong) == (1, 1)
+    assert [(each.question, each.answer) for each in watch.waiting] == [
+        ("Is it open?", "Yes."),
+        ("Is it far?", "No."),
+    ]
